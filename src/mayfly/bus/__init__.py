@@ -1,0 +1,1 @@
+"""The only room that speaks NATS: connection, subjects, shapes, the queue and the stores."""

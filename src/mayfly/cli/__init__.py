@@ -1,0 +1,1 @@
+"""The user's commands. They speak only through `mayfly.client`."""

@@ -1,0 +1,1 @@
+"""The only room that starts containers: one protocol (`runtime`), its drivers, cgroups, seccomp and the held init."""

@@ -1,0 +1,1 @@
+"""The nouns of Mayfly and their rules. Pure: no I/O, no clock, no environment."""

@@ -1,0 +1,1 @@
+"""The only room that knows registries: image references, and the store of unpacked images."""

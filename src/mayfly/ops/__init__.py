@@ -1,0 +1,1 @@
+"""The operator's commands: up, api, worker, bootstrap, settings, images."""
