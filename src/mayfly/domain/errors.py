@@ -123,8 +123,8 @@ class LimitReached(MayflyError):
 class FunctionError(MayflyError):
     """The activation ended without a result."""
 
-    fault = "function"
-    default_ran = "yes"
+    fault: ClassVar[Fault] = "function"
+    default_ran: ClassVar[Ran] = "yes"
 
 
 class ImageUnavailable(FunctionError):

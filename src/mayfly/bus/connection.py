@@ -1,0 +1,163 @@
+"""
+The connection to NATS, and the one place where the client's errors become ours.
+
+A connection reconnects for ever by itself; when the client closes it for good (which nats-py does on some protocol
+errors), `closed` is set and the process must end, so that its supervisor starts a fresh one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+
+import nats
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.errors import APIError, NoStreamResponseError, ServiceUnavailableError
+
+from mayfly.domain.errors import QueueUnavailable
+from mayfly.settings import NatsSettings
+
+log = structlog.get_logger()
+
+REQUEST_TIMEOUT_S = 5.0
+MIN_VERSION = (2, 15, 1)
+MIN_PAYLOAD_BYTES = 4_000_000
+
+UNREACHABLE = (
+    nats.errors.TimeoutError,
+    nats.errors.NoRespondersError,
+    nats.errors.ConnectionClosedError,
+    nats.errors.ConnectionReconnectingError,
+    nats.errors.OutboundBufferLimitError,
+    nats.errors.NoServersError,
+    NoStreamResponseError,
+    ServiceUnavailableError,
+    APIError,
+    asyncio.TimeoutError,
+    OSError,
+)
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """
+    Turn whatever NATS's client raises while *doing* something into QueueUnavailable.
+
+    What a caller wants to tell apart (a lost compare-and-set, a full stream) it catches inside.
+    """
+    try:
+        yield
+    except UNREACHABLE as error:
+        log.warning("nats.failed", doing=doing, error=repr(error))
+        raise QueueUnavailable(retry_after_s=1) from error
+
+
+@dataclass
+class Bus:
+    """An open connection with its JetStream context; the other modules of this room work on it."""
+
+    client: Client
+    js: JetStreamContext
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+    reconnects: int = 0
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection is up now."""
+        return self.client.is_connected
+
+    async def ping(self) -> None:
+        """
+        Make one round trip.
+
+        Raises: QueueUnavailable when it takes longer than 2 s.
+        """
+        with translated("ping"):
+            await self.client.flush(timeout=2)
+
+
+@asynccontextmanager
+async def connect(settings: NatsSettings, *, role: str, buffer_while_disconnected: bool = False) -> AsyncIterator[Bus]:
+    """
+    Connect as *role*, and drain at the end.
+
+    Without *buffer_while_disconnected* a publish fails at once while there is no connection, rather than being
+    sent later, when nobody waits for it any more.
+
+    Raises: QueueUnavailable when no server can be reached or it is not fit (version, max_payload).
+    """
+    closed = asyncio.Event()
+
+    async def on_closed() -> None:
+        closed.set()
+
+    async def on_disconnected() -> None:
+        log.warning("nats.disconnected", role=role)
+
+    async def on_error(error: Exception) -> None:
+        log.warning("nats.error", role=role, error=repr(error))
+
+    bus: Bus | None = None
+
+    async def on_reconnected() -> None:
+        log.info("nats.reconnected", role=role)
+        if bus:
+            bus.reconnects += 1
+
+    tls = ssl.create_default_context(cafile=settings.nats_ca_file) if settings.nats_ca_file else None
+    password = settings.nats_password_file.read_text().strip() if settings.nats_password_file else None
+    with translated("connect"):
+        client = await nats.connect(
+            settings.nats_url.split(","),
+            name=f"mayfly-{role}",
+            user=settings.nats_user or None,
+            password=password,
+            tls=tls,
+            inbox_prefix=inbox_prefix(role),
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.25,
+            connect_timeout=5,
+            ping_interval=5,
+            pending_size=2 << 20 if buffer_while_disconnected else 0,
+            error_cb=on_error,
+            disconnected_cb=on_disconnected,
+            reconnected_cb=on_reconnected,
+            closed_cb=on_closed,
+        )
+    try:
+        _check_server(client)
+        bus = Bus(client, client.jetstream(timeout=REQUEST_TIMEOUT_S), closed)
+        yield bus
+    finally:
+        await _close(client)
+
+
+def inbox_prefix(role: str) -> str:
+    """Each role's replies have a prefix of their own, so that permissions can keep roles from reading others'."""
+    return f"_INBOX_{role}"
+
+
+def _check_server(client: Client) -> None:
+    version = client.connected_server_version
+    if (version.major, version.minor, version.patch) < MIN_VERSION:
+        wanted = ".".join(map(str, MIN_VERSION))
+        raise QueueUnavailable(f"nats-server {version} is too old: per-subject limits are exact from {wanted} on.")
+    if client.max_payload < MIN_PAYLOAD_BYTES:
+        raise QueueUnavailable(
+            f"nats-server has max_payload {client.max_payload}; a result of 1 MiB with its headers needs more. "
+            "Set `max_payload: 4MB` in every server's configuration."
+        )
+
+
+async def _close(client: Client) -> None:
+    try:
+        async with asyncio.timeout(5):
+            await client.drain()
+    except (nats.errors.Error, TimeoutError, OSError):
+        await client.close()

@@ -1,0 +1,292 @@
+"""
+The work stream: admission on one side, claims on the other.
+
+The stream is the limiter. What it holds is in flight, and `submit` is refused by the server itself, alone or in a
+cluster, when M or U are reached. A claim keeps its place until it is acked.
+
+The pull loop is our own because `fetch` prefetches, stalls after an empty fetch and loses what arrives while it is
+cancelled (see docs/adr). Rows: A3, F13.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import msgspec
+import nats.errors
+import structlog
+from nats.aio.msg import Msg
+from nats.js.errors import APIError, NoStreamResponseError
+
+from mayfly.bus import subjects
+from mayfly.bus.codec import Codec, Undecodable
+from mayfly.bus.connection import REQUEST_TIMEOUT_S, UNREACHABLE, Bus, translated
+from mayfly.bus.schema import ACK_WAIT_S, message_ttl_s
+from mayfly.domain.activation import Work
+from mayfly.domain.errors import QueueUnavailable
+
+log = structlog.get_logger()
+
+LIMIT_REACHED = 10077  # err_code of "maximum messages (per subject) exceeded", and of other full stores
+DUPLICATE_IN_PROCESS = 10158
+ADMISSION_RETRY_S = 0.005
+PULL_EXPIRES_S = 20.0
+PULL_HEARTBEAT_S = 5.0
+UNDECODABLE_DELAY_S = 30.0
+
+WORK = Codec(Work)
+
+
+class Refused(Exception):
+    """The stream is full; `scope` says for whom."""
+
+    def __init__(self, scope: str) -> None:
+        """*scope* is `platform` or `user`."""
+        self.scope = scope
+        super().__init__(scope)
+
+
+class SubmitUnknown(Exception):
+    """Nobody can say whether the message is in the stream: its publication timed out, twice."""
+
+
+async def submit(bus: Bus, work: Work, *, wait_s: float) -> int:
+    """
+    Put an activation into the work stream; return its sequence. For up to *wait_s* a full stream is asked again,
+    since on a cluster a slot frees some milliseconds after the answer that freed it.
+
+    Raises: Refused; SubmitUnknown; QueueUnavailable when it is certain that nothing was stored.
+    """
+    payload = WORK.encode(work)
+    give_up_at = time.monotonic() + wait_s
+    pause = ADMISSION_RETRY_S
+    while True:
+        try:
+            return await _publish(bus, work, payload)
+        except Refused:
+            if time.monotonic() + pause > give_up_at:
+                raise
+        await asyncio.sleep(pause)
+        pause *= 2
+
+
+async def _publish(bus: Bus, work: Work, payload: bytes) -> int:
+    """Publish once, and once more under the same message id if the answer was lost."""
+    for attempt in (1, 2):
+        try:
+            headers = {"Nats-Msg-Id": work.ulid}
+            ttl = message_ttl_s(work.budget_s)
+            ack = await bus.js.publish(subjects.act(work.user_id), payload, headers=headers, msg_ttl=ttl)
+        except APIError as error:
+            if error.err_code == DUPLICATE_IN_PROCESS and attempt == 1:
+                await asyncio.sleep(ADMISSION_RETRY_S)
+                continue
+            _raise_refusal(error, ambiguous=attempt > 1)
+        except (nats.errors.OutboundBufferLimitError, NoStreamResponseError) as error:
+            if attempt == 1:
+                raise QueueUnavailable(retry_after_s=1) from error
+            raise SubmitUnknown from error
+        except UNREACHABLE as error:
+            log.warning("queue.submit-unanswered", activation=work.ulid, attempt=attempt, error=repr(error))
+        else:
+            return ack.seq
+    raise SubmitUnknown
+
+
+def _raise_refusal(error: APIError, *, ambiguous: bool) -> None:
+    """A refusal after an unanswered attempt proves nothing about that attempt: the caller's CAS decides."""
+    description = error.description or ""
+    if error.err_code == LIMIT_REACHED and "maximum messages" in description:
+        raise Refused("user" if "per subject" in description else "platform") from error
+    if ambiguous:
+        raise SubmitUnknown from error
+    raise QueueUnavailable(f"The queue did not take the activation: {description}.", retry_after_s=1) from error
+
+
+async def in_flight(bus: Bus) -> int:
+    """
+    Count what the stream holds: waiting and running.
+
+    Raises: QueueUnavailable.
+    """
+    with translated("count activations"):
+        return (await bus.js.stream_info(subjects.ACT)).state.messages
+
+
+@dataclass
+class Claim:
+    """One delivery of a message. It is this worker's until it is acked, or not kept alive for `ACK_WAIT_S`."""
+
+    work: Work
+    stream_seq: int
+    deliveries: int
+    queued_s: float  # how long it lay in the stream, by this machine's clock against the server's
+    _message: Msg = field(repr=False)
+
+    async def ack(self) -> None:
+        """
+        Remove the message, and with it the activation's slot; returns when the server has done it.
+
+        Raises: QueueUnavailable (the message will be delivered again, and its record says that it is over).
+        """
+        with translated("ack"):
+            await self._message.ack_sync(timeout=REQUEST_TIMEOUT_S)
+
+    async def keep(self) -> None:
+        """
+        Say that the work goes on. Call it every `ACK_WAIT_S / 3`.
+
+        Raises: QueueUnavailable.
+        """
+        with translated("keep a claim"):
+            await self._message.in_progress()
+
+    async def give_back(self, *, delay_s: float = 0) -> None:
+        """
+        Hand the message to another worker, not before *delay_s*.
+
+        Raises: QueueUnavailable.
+        """
+        with translated("give a claim back"):
+            await self._message.nak(delay=delay_s or None)
+
+
+class _Pull(msgspec.Struct):
+    """One outstanding pull request."""
+
+    open: int
+    expires_at: float
+
+
+class PullLoop:
+    """
+    Keeps exactly as many messages requested as there are free slots, and hands each over as a `Claim`.
+
+    Guarantees: never more undone claims plus requested messages than slots; a pull that the server forgot (restart,
+    leader change) is noticed by its expiry or a reconnect and asked again; a message that cannot be decoded goes back
+    with a delay and an error in the log.
+    """
+
+    def __init__(
+        self, bus: Bus, *, free_slots: Callable[[], int], on_claim: Callable[[Claim], Awaitable[None]]
+    ) -> None:
+        """*free_slots* counts the slots without an activation; *on_claim* must return at once (start a task)."""
+        self._bus = bus
+        self._free_slots = free_slots
+        self._on_claim = on_claim
+        self._pulls: dict[str, _Pull] = {}
+        self._number = 0
+        self._wake = asyncio.Event()
+        self._inbox = bus.client.new_inbox()
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{subjects.ACT}.{subjects.ACT_CONSUMER}"
+        self._stopping = False
+
+    def slot_freed(self) -> None:
+        """Tell the loop that it may ask for more."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Ask for nothing more; what arrives from now on goes back to the queue."""
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """
+        Pull until `stop`.
+
+        Raises: nothing that NATS does; it waits for the connection to come back.
+        """
+        subscription = await self._bus.client.subscribe(f"{self._inbox}.*", cb=self._on_message)
+        reconnects = self._bus.reconnects
+        try:
+            while not self._stopping:
+                if self._bus.reconnects != reconnects:
+                    reconnects = self._bus.reconnects
+                    self._pulls.clear()
+                self._forget_expired()
+                await self._ask()
+                await self._pause()
+        finally:
+            await self._unsubscribe(subscription.unsubscribe)
+
+    async def _unsubscribe(self, unsubscribe: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await unsubscribe()
+        except nats.errors.Error as error:
+            log.debug("queue.unsubscribe-failed", error=repr(error))
+
+    async def _pause(self) -> None:
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(0.5):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _forget_expired(self) -> None:
+        now = time.monotonic()
+        for token in [token for token, pull in self._pulls.items() if pull.expires_at < now]:
+            del self._pulls[token]
+
+    async def _ask(self) -> None:
+        batch = self._free_slots() - sum(pull.open for pull in self._pulls.values())
+        if batch <= 0 or not self._bus.is_connected:
+            return
+        self._number += 1
+        token = str(self._number)
+        self._pulls[token] = _Pull(open=batch, expires_at=time.monotonic() + PULL_EXPIRES_S + 1)
+        query = {
+            "batch": batch,
+            "expires": int(PULL_EXPIRES_S * 1e9),
+            "idle_heartbeat": int(PULL_HEARTBEAT_S * 1e9),
+        }
+        try:
+            await self._bus.client.publish(self._next, msgspec.json.encode(query), reply=f"{self._inbox}.{token}")
+        except nats.errors.Error as error:
+            self._pulls.pop(token, None)
+            log.warning("queue.pull-failed", error=repr(error))
+
+    async def _on_message(self, message: Msg) -> None:
+        token = message.subject.rpartition(".")[2]
+        if status := (message.headers or {}).get("Status"):
+            await self._on_status(token, status)
+            return
+        if (pull := self._pulls.get(token)) is not None:
+            pull.open -= 1
+            if pull.open <= 0:
+                del self._pulls[token]
+        await self._hand_over(message)
+
+    async def _on_status(self, token: str, status: str) -> None:
+        if status == "100":  # a heartbeat
+            return
+        self._pulls.pop(token, None)
+        if status == "503":  # nobody answers: asking at once again would spin
+            await asyncio.sleep(0.2)
+        self._wake.set()
+
+    async def _hand_over(self, message: Msg) -> None:
+        try:
+            work = WORK.decode(message.data)
+        except Undecodable as error:
+            log.error("queue.undecodable", subject=message.subject, error=str(error))
+            await message.nak(delay=UNDECODABLE_DELAY_S)
+            return
+        if self._stopping:
+            await message.nak()
+            return
+        metadata = message.metadata
+        claim = Claim(
+            work=work,
+            stream_seq=metadata.sequence.stream,
+            deliveries=metadata.num_delivered,
+            queued_s=max(0.0, time.time() - metadata.timestamp.timestamp()),
+            _message=message,
+        )
+        await self._on_claim(claim)
+
+
+KEEP_EVERY_S = ACK_WAIT_S / 3

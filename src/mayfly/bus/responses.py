@@ -1,0 +1,123 @@
+"""
+The response stream, and how an API server hears of an end.
+
+A worker publishes the response first and then moves the record to its final state; the record names the attempt
+whose response is valid. The server hears both as they happen: the response as it is published, the record by the
+bucket's republish. Whoever missed them reads both again from the streams. Rows: A3, F12.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from nats.aio.msg import Msg
+from nats.js.errors import NotFoundError
+
+from mayfly.bus import subjects
+from mayfly.bus.codec import Codec, Undecodable
+from mayfly.bus.connection import Bus, translated
+from mayfly.domain.activation import Activation, Response
+
+log = structlog.get_logger()
+
+RESPONSE = Codec(Response)
+RECORD = Codec(Activation)
+
+
+async def publish_response(bus: Bus, key: str, response: Response, *, keep_s: float) -> int:
+    """
+    Store the response of the activation with this record key; return its place in the stream.
+
+    Raises: QueueUnavailable.
+    """
+    headers = {"Nats-Msg-Id": response.attempt}
+    with translated("publish a response"):
+        ack = await bus.js.publish(
+            subjects.response(key), RESPONSE.encode(response), headers=headers, msg_ttl=max(1.0, keep_s)
+        )
+    return ack.seq
+
+
+async def read_response(bus: Bus, key: str, *, attempt: str) -> Response | None:
+    """
+    Read the valid response of an activation; None when it has left the stream.
+
+    Raises: QueueUnavailable.
+    """
+    with translated("read a response"):
+        try:
+            message = await bus.js.get_last_msg(subjects.RESPONSES, subjects.response(key))
+        except NotFoundError:
+            return None
+    response = RESPONSE.decode(message.data or b"")
+    return response if response.attempt == attempt else None
+
+
+class Waiter:
+    """
+    One caller's wait. `final` is set when the record's final state was heard; `response` may be heard before it.
+    """
+
+    def __init__(self) -> None:
+        """Nothing heard yet."""
+        self.responses: dict[str, Response] = {}
+        self.final: asyncio.Future[Activation] = asyncio.get_running_loop().create_future()
+
+
+class Listener:
+    """Hears, for one API server, of responses and final records, and hands each to whoever waits for it."""
+
+    def __init__(self, instance: str) -> None:
+        """*instance* is the id of this API server in the keys of the activations it admitted."""
+        self.instance = instance
+        self._waiters: dict[str, Waiter] = {}
+
+    @asynccontextmanager
+    async def listening(self, bus: Bus) -> AsyncIterator[None]:
+        """Subscribe for the life of the server."""
+        with translated("listen"):
+            responses = await bus.client.subscribe(subjects.responses_for(self.instance), cb=self._on_response)
+            records = await bus.client.subscribe(subjects.done_for(self.instance), cb=self._on_record)
+            await bus.client.flush()
+        try:
+            yield
+        finally:
+            if bus.is_connected:
+                await responses.unsubscribe()
+                await records.unsubscribe()
+
+    @asynccontextmanager
+    async def waiting(self, ulid: str) -> AsyncIterator[Waiter]:
+        """Wait for one activation; enter before it is submitted, so that nothing is missed."""
+        waiter = self._waiters[ulid] = Waiter()
+        try:
+            yield waiter
+        finally:
+            del self._waiters[ulid]
+
+    async def _on_response(self, message: Msg) -> None:
+        waiter = self._waiters.get(message.subject.rpartition(".")[2])
+        if waiter is None:
+            return
+        try:
+            response = RESPONSE.decode(message.data)
+        except Undecodable as error:
+            log.error("responses.undecodable", subject=message.subject, error=str(error))
+            return
+        waiter.responses[response.attempt] = response
+
+    async def _on_record(self, message: Msg) -> None:
+        """Every state comes by here, and the tombstones: only a final one ends a wait."""
+        waiter = self._waiters.get(message.subject.rpartition(".")[2])
+        if waiter is None or not message.data:
+            return
+        try:
+            record = RECORD.decode(message.data)
+        except Undecodable as error:
+            log.error("records.undecodable", subject=message.subject, error=str(error))
+            return
+        if record.state.is_final and not waiter.final.done():
+            waiter.final.set_result(record)

@@ -1,0 +1,190 @@
+"""
+One bucket of NATS's key-value store, as typed entries with compare-and-set. Rows: A4.
+
+Guarantees:
+- a read is answered by the stream's leader, so it sees every write that was confirmed before;
+- a write says at which revision the entry must stand (0: absent), and exactly one of two such writes wins;
+- when the answer to a write is lost, the same write is repeated and, if that one loses, read back: bytes equal to
+  ours mean that we had won. Values that race therefore carry a nonce;
+- every write may set how long the entry lives; the server removes it afterwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import msgspec
+import nats.errors
+from nats.js import api
+from nats.js.errors import APIError, KeyWrongLastSequenceError, NoStreamResponseError
+
+from mayfly.bus.codec import Codec, Versioned
+from mayfly.bus.connection import REQUEST_TIMEOUT_S, Bus, translated
+from mayfly.bus.subjects import kv_stream, kv_subject
+from mayfly.domain.errors import QueueUnavailable
+
+T = TypeVar("T", bound=Versioned)
+
+NOT_FOUND = 10037
+WRONG_LAST_SEQUENCE = (10071, 10164)
+SUBJECTS_PAGE = 100_000
+MARKER_TTL_S = 60  # of the tombstone that a deletion leaves
+
+
+class Conflict(Exception):
+    """The entry does not stand at the expected revision: somebody else wrote first."""
+
+
+class _Stored(msgspec.Struct):
+    seq: int
+    data: bytes = b""
+    hdrs: bytes = b""
+
+
+class _Failure(msgspec.Struct):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class _GetAnswer(msgspec.Struct):
+    message: _Stored | None = None
+    error: _Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Generic[T]):
+    """A value and the revision it was read at."""
+
+    key: str
+    value: T
+    revision: int
+
+
+class Store(Generic[T]):
+    """A bucket whose values are structs of one type."""
+
+    def __init__(self, bus: Bus, bucket: str, struct: type[T]) -> None:
+        self._bus = bus
+        self._bucket = bucket
+        self._codec = Codec(struct)
+        self._get_subject = f"$JS.API.STREAM.MSG.GET.{kv_stream(bucket)}"
+        self._answers = msgspec.json.Decoder(_GetAnswer)
+
+    async def get(self, key: str) -> Entry[T] | None:
+        """
+        Read an entry at the leader; None if there is none.
+
+        Raises: QueueUnavailable; Undecodable if what lies there cannot be read.
+        """
+        stored = await self._read(key)
+        if stored is None or _is_tombstone(stored):
+            return None
+        return Entry(key, self._codec.decode(stored.data), stored.seq)
+
+    async def create(self, key: str, value: T, *, ttl_s: float | None = None) -> int:
+        """
+        Write an entry that must not exist; return its revision.
+
+        Raises: Conflict when it exists; QueueUnavailable.
+        """
+        try:
+            return await self.update(key, value, revision=0, ttl_s=ttl_s)
+        except Conflict:
+            stored = await self._read(key)
+            if stored is None or not _is_tombstone(stored):
+                raise
+            return await self.update(key, value, revision=stored.seq, ttl_s=ttl_s)
+
+    async def update(self, key: str, value: T, *, revision: int, ttl_s: float | None = None) -> int:
+        """
+        Write an entry that must stand at *revision*; return the new one.
+
+        Raises: Conflict when it does not; QueueUnavailable when nobody can say whether the write was made.
+        """
+        return await self._compare_and_set(key, self._codec.encode(value), revision=revision, ttl_s=ttl_s)
+
+    async def delete(self, key: str, *, revision: int) -> None:
+        """
+        Remove an entry that must stand at *revision*.
+
+        Raises: Conflict; QueueUnavailable.
+        """
+        headers = {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}
+        await self._compare_and_set(key, b"", revision=revision, ttl_s=MARKER_TTL_S, headers=headers)
+
+    async def keys(self, prefix: str) -> list[str]:
+        """
+        List the keys below *prefix* (whole tokens, such as a user id), sorted. Entries deleted in the last minute
+        may be among them: read each.
+
+        Raises: QueueUnavailable.
+        """
+        head = kv_subject(self._bucket, "")
+        with translated("list keys"):
+            info = await self._bus.js.stream_info(kv_stream(self._bucket), subjects_filter=f"{head}{prefix}.>")
+        return sorted(subject[len(head) :] for subject in info.state.subjects or ())
+
+    async def count(self) -> int:
+        """
+        Count the entries of the bucket, tombstones included.
+
+        Raises: QueueUnavailable.
+        """
+        with translated("count keys"):
+            return (await self._bus.js.stream_info(kv_stream(self._bucket))).state.messages
+
+    async def _read(self, key: str) -> _Stored | None:
+        query = msgspec.json.encode({"last_by_subj": kv_subject(self._bucket, key)})
+        with translated("read"):
+            message = await self._bus.client.request(self._get_subject, query, timeout=REQUEST_TIMEOUT_S)
+        answer = self._answers.decode(message.data)
+        if answer.error and answer.error.err_code == NOT_FOUND:
+            return None
+        if answer.message is None:
+            raise QueueUnavailable(retry_after_s=1)
+        return answer.message
+
+    async def _compare_and_set(
+        self, key: str, data: bytes, *, revision: int, ttl_s: float | None, headers: dict[str, str] | None = None
+    ) -> int:
+        try:
+            return await self._publish(key, data, revision=revision, ttl_s=ttl_s, headers=headers)
+        except (nats.errors.TimeoutError, nats.errors.ConnectionClosedError, NoStreamResponseError):
+            return await self._compare_and_set_again(key, data, revision=revision, ttl_s=ttl_s, headers=headers)
+
+    async def _compare_and_set_again(
+        self, key: str, data: bytes, *, revision: int, ttl_s: float | None, headers: dict[str, str] | None
+    ) -> int:
+        """Repeat a write whose answer was lost; bytes equal to ours say that the first one had been made."""
+        with translated("repeat a write"):
+            try:
+                return await self._publish(key, data, revision=revision, ttl_s=ttl_s, headers=headers)
+            except Conflict:
+                stored = await self._read(key)
+                if stored is not None and stored.seq > revision and stored.data == data:
+                    return stored.seq
+                raise
+
+    async def _publish(
+        self, key: str, data: bytes, *, revision: int, ttl_s: float | None, headers: dict[str, str] | None
+    ) -> int:
+        sent = {api.Header.EXPECTED_LAST_SUBJECT_SEQUENCE: str(revision), **(headers or {})}
+        try:
+            ack = await self._bus.js.publish(
+                kv_subject(self._bucket, key), data, headers=sent, msg_ttl=max(1.0, ttl_s) if ttl_s else None
+            )
+        except KeyWrongLastSequenceError as error:
+            raise Conflict(key) from error
+        except APIError as error:
+            if error.err_code in WRONG_LAST_SEQUENCE:
+                raise Conflict(key) from error
+            raise QueueUnavailable(retry_after_s=1) from error
+        except nats.errors.OutboundBufferLimitError as error:  # nothing was sent
+            raise QueueUnavailable(retry_after_s=1) from error
+        return ack.seq
+
+
+def _is_tombstone(stored: _Stored) -> bool:
+    return b"KV-Operation:" in stored.hdrs

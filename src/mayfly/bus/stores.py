@@ -1,0 +1,35 @@
+"""The buckets, each as a typed store. Together they are the database. Rows: A4."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mayfly.bus import subjects
+from mayfly.bus.connection import Bus
+from mayfly.bus.store import Store
+from mayfly.domain.activation import Activation
+from mayfly.domain.function import Function
+from mayfly.domain.user import Session, User
+from mayfly.domain.worker import WorkerBeat
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The database: one store for each kind of thing."""
+
+    users: Store[User]
+    sessions: Store[Session]
+    functions: Store[Function]
+    activations: Store[Activation]
+    workers: Store[WorkerBeat]
+
+    @classmethod
+    def on(cls, bus: Bus) -> Stores:
+        """Open all of them on one connection."""
+        return cls(
+            users=Store(bus, subjects.USERS, User),
+            sessions=Store(bus, subjects.SESSIONS, Session),
+            functions=Store(bus, subjects.FUNCTIONS, Function),
+            activations=Store(bus, subjects.ACTIVATIONS, Activation),
+            workers=Store(bus, subjects.WORKERS, WorkerBeat),
+        )

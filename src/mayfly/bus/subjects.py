@@ -1,0 +1,65 @@
+"""
+Every subject, stream and bucket name, in one place.
+
+Only checked ids and names (`domain.ids`) ever become tokens, so no caller can reach another's subject.
+"""
+
+from __future__ import annotations
+
+ACT = "ACT"  # the work stream: admitted activations, waiting and running
+ACT_CONSUMER = "workers"
+RESPONSES = "RESPONSES"
+AUDIT = "AUDIT"
+
+USERS = "users"  # key: user name
+SESSIONS = "sessions"  # key: <user id>.<session id>
+FUNCTIONS = "functions"  # key: <user id>.<function name>
+ACTIVATIONS = "activations"  # key: <user id>.<instance>.<ulid>
+IDEMPOTENCY = "idempotency"
+PLACES = "places"
+WORKERS = "workers"  # key: <worker id>
+BUCKETS = (USERS, SESSIONS, FUNCTIONS, ACTIVATIONS, IDEMPOTENCY, PLACES, WORKERS)
+
+PREPARE_IMAGE = "image.prepare"  # a request that one of the workers answers
+PREPARERS = "workers"  # their queue group
+PREFETCH_IMAGE = "image.prefetch"  # told to all workers
+
+
+def kv_stream(bucket: str) -> str:
+    """The stream behind a bucket."""
+    return f"KV_{bucket}"
+
+
+def kv_subject(bucket: str, key: str) -> str:
+    """The subject behind a bucket's key."""
+    return f"$KV.{bucket}.{key}"
+
+
+def act(user_id: str) -> str:
+    """Where a user's activations are queued; the stream counts them by this subject."""
+    return f"act.{user_id}"
+
+
+def response(key: str) -> str:
+    """Where the response of the activation with this record key is published."""
+    return f"response.{key}"
+
+
+def responses_for(instance: str) -> str:
+    """All responses that one API server waits for."""
+    return f"response.*.{instance}.*"
+
+
+def done(instance: str, ulid: str) -> str:
+    """Where the server republishes each state of a record."""
+    return f"done.{instance}.{ulid}"
+
+
+def done_for(instance: str) -> str:
+    """All records of the activations that one API server waits for."""
+    return f"done.{instance}.*"
+
+
+def owns(worker_id: str) -> str:
+    """Where a worker answers whether it has an activation."""
+    return f"worker.{worker_id}.owns"

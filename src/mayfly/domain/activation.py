@@ -1,0 +1,147 @@
+"""
+An activation: one call, from its admission to its end, and the record that says how it went.
+
+`TRANSITIONS` is the only table of what may follow what. The record's compare-and-set is the truth about an
+activation; everything else that the queue says (delivery counts, acks) is a hint. Rows: F9, F11, F12.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from mayfly.domain.errors import Ran
+from mayfly.domain.function import Function
+from mayfly.domain.ids import ActivationId, Digest, FunctionName, UserId, WorkerId, activation_id
+
+
+class State(enum.StrEnum):
+    """Where an activation stands."""
+
+    QUEUED = "queued"  # admitted, or about to be: its record exists, no container has run
+    RUNNING = "running"  # one worker won the start fence; its container may have run
+    SUCCEEDED = "succeeded"  # exit code 0, the result is complete
+    FAILED = "failed"  # it ended without a result; `code` says how
+    TIMED_OUT = "timed-out"  # its time ran out; `clock` says where
+    CANCELLED = "cancelled"  # its caller ended it
+    REFUSED = "refused"  # it never ran: a limit, no image, or its function was deregistered while it waited
+    WORKER_LOST = "worker-lost"  # its worker is gone, nobody knows how far it came
+
+    @property
+    def is_final(self) -> bool:
+        """Nothing follows a final state."""
+        return not TRANSITIONS[self]
+
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.QUEUED: frozenset({State.RUNNING, State.REFUSED, State.TIMED_OUT, State.CANCELLED}),
+    State.RUNNING: frozenset(
+        {State.SUCCEEDED, State.FAILED, State.TIMED_OUT, State.CANCELLED, State.WORKER_LOST},
+    ),
+    State.SUCCEEDED: frozenset(),
+    State.FAILED: frozenset(),
+    State.TIMED_OUT: frozenset(),
+    State.CANCELLED: frozenset(),
+    State.REFUSED: frozenset(),
+    State.WORKER_LOST: frozenset(),
+}
+
+
+class Steps(msgspec.Struct, frozen=True, kw_only=True):
+    """How long each step took, in seconds; None for a step that was not reached."""
+
+    admit_s: float | None = None  # at the API server: request read until the message was in the stream
+    queue_s: float | None = None  # in the stream, until a worker claimed it
+    image_s: float | None = None  # image made ready and container created
+    start_s: float | None = None  # parameter handed over, until the first byte of output or the exit
+    run_s: float | None = None  # parameter handed over, until no process was left
+
+
+class Activation(msgspec.Struct, frozen=True, kw_only=True):
+    """The record of one activation. Small: the result and the logs are in the response stream."""
+
+    v: int = 1
+    state: State
+    nonce: str  # new with each transition, so that a writer whose answer was lost knows its own win
+    user_id: UserId
+    instance: str  # the API server that waits for it
+    ulid: str
+    function: FunctionName
+    function_id: str
+    image: str
+    digest: Digest | None
+    parameter_bytes: int
+    parameter_sha256: str
+    created_at: float  # seconds since the epoch, by the API server's clock
+    deadline_at: float  # likewise
+    ran: Ran = "no"
+    worker: WorkerId | None = None
+    started_at: float | None = None  # by the worker's clock
+    ended_at: float | None = None
+    attempt: str | None = None  # names the valid response: the nonce that won the start fence
+    response_seq: int | None = None  # where the response is in RESPONSES
+    code: str | None = None  # of the error, if it ended with one
+    detail: str | None = None
+    clock: str | None = None  # of a time-out: queue, image or run
+    exit_code: int | None = None
+    result_bytes: int | None = None
+    stderr_bytes: int | None = None
+    cpu_us: int | None = None
+    memory_peak_bytes: int | None = None
+    steps: Steps = Steps()
+
+    @property
+    def id(self) -> ActivationId:
+        """The id by which the caller knows it."""
+        return activation_id(self.instance, self.ulid)
+
+    @property
+    def key(self) -> str:
+        """Its key in the bucket, and the tail of its response's subject."""
+        return f"{self.user_id}.{self.instance}.{self.ulid}"
+
+    def moved(self, state: State, *, nonce: str, **changes: object) -> Activation:
+        """
+        Return the record in its next state.
+
+        Raises: ValueError when `TRANSITIONS` does not allow the step (a bug, never a caller's doing).
+        """
+        if state not in TRANSITIONS[self.state]:
+            raise ValueError(f"an activation cannot go from {self.state} to {state}")
+        return msgspec.structs.replace(self, state=state, nonce=nonce, **changes)
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    The message in the work stream: all a worker needs to run one activation.
+
+    `budget_s` is what was left of the deadline when the message was published; together with the time that NATS
+    itself says the message lay in the stream, it needs no agreement between the clocks of two machines.
+    """
+
+    v: int = 1
+    user_id: UserId
+    instance: str
+    ulid: str
+    revision: int  # of the record in state `queued`: what the start fence compares with
+    record: Activation
+    function: Function
+    parameter: bytes
+    budget_s: float
+    traceparent: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The record's key."""
+        return f"{self.user_id}.{self.instance}.{self.ulid}"
+
+
+class Response(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker answers, result or failure. Valid only if the final record names its `attempt`."""
+
+    v: int = 1
+    attempt: str
+    result: bytes | None = None
+    stderr: bytes = b""
+    stderr_truncated: bool = False

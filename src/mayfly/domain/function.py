@@ -1,0 +1,64 @@
+"""A registered function: an image reference with a name, and what its owner says about running it. Rows: F4, F6, F7."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from mayfly.domain.ids import Digest, FunctionName, UserId
+from mayfly.domain.limits import ARGUMENT_MAX_BYTES, PARAMETER_MAX_BYTES, Limits
+
+ENV_MAX_ENTRIES = 64
+ENV_MAX_BYTES = 32 * 1024
+COMMAND_MAX_ENTRIES = 64
+COMMAND_MAX_BYTES = 32 * 1024
+RESERVED_ENV_PREFIX = "MAYFLY_"
+DEFAULT_RESULT_TYPE = "text/plain; charset=utf-8"
+
+
+class ParameterMode(enum.StrEnum):
+    """How the container gets the parameter."""
+
+    STDIN = "stdin"  # the default: any size up to the limit, any text
+    ARGUMENT = "argument"  # appended to the command line
+    ENVIRONMENT = "environment"  # as MAYFLY_PARAMETER
+
+    @property
+    def max_bytes(self) -> int:
+        """The longest parameter that can be given this way, in bytes of UTF-8."""
+        return PARAMETER_MAX_BYTES if self is ParameterMode.STDIN else ARGUMENT_MAX_BYTES
+
+
+class FunctionState(enum.StrEnum):
+    """Whether the image is known to run."""
+
+    READY = "ready"  # a worker has it, by digest
+    PENDING = "pending"  # nobody could be asked yet; the first worker that can prepares it
+
+
+class Function(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    One registration. `id` is new with every registration, so a name that was deregistered and registered again
+    is another function; `digest` is None only while the state is pending.
+    """
+
+    v: int = 1
+    id: str
+    user_id: UserId
+    name: FunctionName
+    image: str  # as the user wrote it
+    digest: Digest | None = None
+    command: tuple[str, ...] | None = None
+    args: tuple[str, ...] | None = None
+    env: tuple[tuple[str, str], ...] = ()
+    parameter: ParameterMode = ParameterMode.STDIN
+    limits: Limits = Limits()
+    result_type: str = DEFAULT_RESULT_TYPE
+    created_at: float
+    updated_at: float
+
+    @property
+    def state(self) -> FunctionState:
+        """Ready as soon as the digest is known."""
+        return FunctionState.READY if self.digest else FunctionState.PENDING

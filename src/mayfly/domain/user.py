@@ -1,0 +1,41 @@
+"""A registered user, and a session: the revocable thing behind every token. Rows: F2, F3."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from mayfly.domain.ids import SessionId, UserId, UserName
+
+PASSWORD_MIN_CHARACTERS = 10
+PASSWORD_MAX_CHARACTERS = 256
+
+
+class User(msgspec.Struct, frozen=True, kw_only=True):
+    """An account. The id is random and never reused; the name may be, after the account was deleted."""
+
+    v: int = 1
+    id: UserId
+    name: UserName
+    password_hash: str
+    created_at: float
+    role: Literal["user", "operator"] = "user"
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    One login. Its access tokens are good only while it exists, so deleting it logs out at once.
+
+    `refresh_digest` is the SHA-256 of the one refresh token that is good now; showing an older one is proof that
+    somebody copied a token, and ends the session.
+    """
+
+    v: int = 1
+    id: SessionId
+    user_id: UserId
+    user_name: UserName
+    role: Literal["user", "operator"] = "user"
+    refresh_digest: bytes
+    created_at: float
+    expires_at: float

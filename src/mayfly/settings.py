@@ -1,0 +1,289 @@
+"""
+Every setting, and the only reader of the environment.
+
+A setting's variable is `MAYFLY_` and the field's name in capitals. A variable that starts with `MAYFLY_` and is no
+setting stops the start, with the nearest name: a mistyped limit must not be a silent default. A secret's setting
+names a file that holds it. The prose after each field is the reference page.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+PREFIX = "MAYFLY_"
+CORES = os.cpu_count() or 1
+
+READ_ELSEWHERE = frozenset({"MAYFLY_E2E_URL", "MAYFLY_E2E_CA"})
+"""Variables that are no role's settings but the test suites' own."""
+
+
+def _commas(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_commas)]
+
+S = TypeVar("S", bound="Settings")
+
+
+class SettingsError(Exception):
+    """A setting is unknown or has a value that cannot be."""
+
+
+class Settings(BaseSettings):
+    """Base of each role's settings: frozen, from the environment only."""
+
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read what the program passes, then the environment, and nothing else."""
+        return init_settings, env_settings
+
+
+class LogSettings(Settings):
+    """What is logged, and how."""
+
+    log_format: Literal["console", "json"] = "console"
+    """`console` for people, `json` for machines: one object a line. Both on stderr."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe event that is logged."""
+
+
+class NatsSettings(Settings):
+    """How a role reaches NATS."""
+
+    nats_url: str = "nats://127.0.0.1:4222"
+    """One or more servers of the cluster, separated by commas."""
+
+    nats_user: str = ""
+    """The role's NATS user. Each role has its own, with the permissions it needs and no others."""
+
+    nats_password_file: Path | None = None
+    """A file with the password of `nats_user`."""
+
+    nats_ca_file: Path | None = None
+    """The certificate authority of the NATS servers; when given, connections are TLS."""
+
+    nats_replicas: Annotated[int, Field(ge=1, le=5)] = 1
+    """Copies of each stream and bucket: 1 on one server, 3 on a cluster of three or more. Used by `bootstrap`."""
+
+
+class AdmissionSettings(Settings):
+    """How many activations may be in flight: admitted and not yet finished, waiting and running alike."""
+
+    max_activations: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["none"] = 256
+    """M, for the platform; `none` for no maximum. `mayfly up` takes the number of slots unless it is set."""
+
+    max_activations_per_user: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["none"] = 32
+    """U, for each user. It can be raised at any time, and lowered only while nothing is in flight."""
+
+    admission_wait_ms: Annotated[int, Field(ge=0, le=5000)] = 150
+    """How long a call waits for a slot that is just being given back before it is refused; 0 refuses at once."""
+
+
+class ApiSettings(LogSettings, NatsSettings, AdmissionSettings):
+    """An API server."""
+
+    listen: str = "127.0.0.1:8443"
+    """Address and port of the HTTPS listener."""
+
+    tls_certificate_file: Path = Path("/run/secrets/mayfly/api.crt")
+    """The server's certificate, with its chain."""
+
+    tls_key_file: Path = Path("/run/secrets/mayfly/api.key")
+    """The private key of that certificate."""
+
+    token_keys_dir: Path = Path("/run/secrets/mayfly/token-keys")
+    """A directory of ES256 private keys, `<kid>.pem`. All verify; the last one by name signs."""
+
+    token_issuer: str = "mayfly"  # noqa: S105 - a name, not a secret
+    """The `iss` of tokens."""
+
+    token_audience: str = "mayfly-api"  # noqa: S105 - a name, not a secret
+    """The `aud` of tokens. A token for another audience is refused."""
+
+    access_token_s: Annotated[int, Field(ge=10, le=86_400)] = 900
+    """How long an access token is good, in seconds."""
+
+    refresh_token_s: Annotated[int, Field(ge=60, le=31_536_000)] = 30 * 86_400
+    """How long a login lasts without being used, in seconds: each refresh begins it anew."""
+
+    registration: Literal["open", "closed"] = "open"
+    """`open`: anybody may register. `closed`: nobody new; those who are registered stay."""
+
+    login_concurrency: Annotated[int, Field(ge=1, le=64)] = max(1, CORES // 2)
+    """Password hashes computed at once. Each takes a core for some 50 ms; the bound keeps calls responsive."""
+
+    record_keep_s: Annotated[int, Field(ge=60, le=30 * 86_400)] = 86_400
+    """How long records, results and logs are kept after an activation ended, in seconds."""
+
+    drain_s: Annotated[float, Field(ge=0, le=600)] = 1.0
+    """How long /readyz says 503 before an API server that was told to stop closes its listener, in seconds."""
+
+
+class ImageSettings(Settings):
+    """Where images come from, and how much room they take."""
+
+    allowed_registries: Words = ("*",)
+    """Patterns of registry hosts that functions may name, separated by commas; `*` matches any part."""
+
+    private_registries: Words = ()
+    """Registries at private or loopback addresses that functions may name: hosts, host:port, or CIDRs."""
+
+    plain_http_registries: Words = ()
+    """Registries spoken to without TLS: host:port, separated by commas."""
+
+    registry_auth_file: Path | None = None
+    """Credentials for registries, in the format of docker's config.json."""
+
+    pull_timeout_s: Annotated[float, Field(ge=1, le=3600)] = 120.0
+    """How long one image may take to arrive and unpack, in seconds."""
+
+    image_max_bytes: Annotated[int, Field(ge=1 << 20)] = 2 << 30
+    """The largest image, unpacked, in bytes."""
+
+    image_cache_bytes: Annotated[int, Field(ge=1 << 20)] = 20 << 30
+    """Room for unpacked images on a worker, in bytes. The longest unused go first, never one in use."""
+
+
+class WorkerSettings(LogSettings, NatsSettings, ImageSettings):
+    """A worker."""
+
+    slots: Annotated[int, Field(ge=1, le=4096)] = 4 * CORES
+    """Activations run at once."""
+
+    runtime: Literal["auto", "crun", "runc"] = "auto"
+    """What starts containers. `auto` takes crun where it works, else runc."""
+
+    state_dir: Path = Path("/run/mayfly")
+    """For what lives no longer than the worker: bundles, mounts, the runtime's own state."""
+
+    image_dir: Path = Path("/var/lib/mayfly/images")
+    """For unpacked images. Lasting, private to the worker."""
+
+    launcher_dir: Path | None = None
+    """Where the two C programs are, if not in the package."""
+
+    record_keep_s: Annotated[int, Field(ge=60, le=30 * 86_400)] = 86_400
+    """How long records, results and logs are kept after an activation ended, in seconds."""
+
+    @property
+    def images(self) -> ImageSettings:
+        """The part that the image store needs."""
+        return self
+
+
+class BootstrapSettings(LogSettings, NatsSettings, AdmissionSettings):
+    """`mayfly bootstrap`: makes and migrates the streams and buckets."""
+
+    record_keep_s: Annotated[int, Field(ge=60, le=30 * 86_400)] = 86_400
+    """How long records, results and logs are kept after an activation ended, in seconds."""
+
+    responses_max_bytes: Annotated[int, Field(ge=1 << 20)] = 1 << 30
+    """Room for results and logs in all, in bytes; the oldest go first."""
+
+
+class UpSettings(LogSettings, AdmissionSettings, ImageSettings):
+    """`mayfly up`: the whole system on one machine, for development."""
+
+    data_dir: Path = Path("/var/lib/mayfly")
+    """Everything that outlives `up`: NATS's files, keys and certificates, unpacked images."""
+
+    listen: str = "127.0.0.1:8443"
+    """Address and port of the HTTPS listener. Anything but loopback needs `--listen-anywhere` as well."""
+
+    slots: Annotated[int, Field(ge=1, le=4096)] = 4 * CORES
+    """Activations run at once."""
+
+    runtime: Literal["auto", "crun", "runc"] = "auto"
+    """What starts containers. `auto` takes crun where it works, else runc."""
+
+    nats_server: Path | None = None
+    """A nats-server (>= 2.15.1) to run instead of the one in the package."""
+
+    registration: Literal["open", "closed"] = "open"
+    """As for an API server."""
+
+    unprivileged_uid: Annotated[int, Field(ge=1, le=60_000)] = 59_801
+    """nats-server runs as this user id and the API server as the next one; neither needs an account."""
+
+
+class ClientSettings(Settings):
+    """The user's commands."""
+
+    url: str = "https://127.0.0.1:8443"
+    """Where the API is."""
+
+    ca_file: Path | None = None
+    """The certificate authority to trust, if not the system's."""
+
+    token: str | None = None
+    """An access token to use instead of the one that `mayfly login` keeps."""
+
+    config_dir: Path = Path("~/.config/mayfly")
+    """Where `mayfly login` keeps its token (0600)."""
+
+
+ROLES: dict[str, type[Settings]] = {
+    "up": UpSettings,
+    "api": ApiSettings,
+    "worker": WorkerSettings,
+    "bootstrap": BootstrapSettings,
+    "client": ClientSettings,
+}
+
+
+def load(role: type[S], **given: Any) -> S:
+    """
+    Read a role's settings from the environment; *given* (options of the command line) go first, None means not given.
+
+    Raises: SettingsError, naming the variable, what is wrong with it and the nearest right name.
+    """
+    refuse_unknown(os.environ)
+    try:
+        return role(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise SettingsError("\n".join(_sentence(dict(problem)) for problem in error.errors())) from None
+
+
+def known_names() -> set[str]:
+    """All settings' variables, of all roles."""
+    return {PREFIX + field.upper() for role in ROLES.values() for field in role.model_fields}
+
+
+def refuse_unknown(environ: Mapping[str, str]) -> None:
+    """
+    Refuse `MAYFLY_` variables that no role knows.
+
+    Raises: SettingsError with the nearest name.
+    """
+    known = known_names() | READ_ELSEWHERE
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {near[0]}?" if near else " `mayfly settings` lists them all."
+            raise SettingsError(f"{name} is not a setting.{hint}")
+
+
+def _sentence(problem: dict[str, object]) -> str:
+    location = problem["loc"]
+    field = str(location[0]) if isinstance(location, tuple) and location else "?"
+    return f"{PREFIX}{field.upper()}: {problem['msg']} (got {problem.get('input')!r})."
