@@ -105,6 +105,16 @@ class Store(Generic[T]):
         """
         return await self._compare_and_set(key, self._codec.encode(value), revision=revision, ttl_s=ttl_s)
 
+    async def put(self, key: str, value: T, *, ttl_s: float | None = None) -> int:
+        """
+        Write an entry whatever stands there: for what only one process ever writes.
+
+        Raises: QueueUnavailable.
+        """
+        with translated("write"):
+            subject = kv_subject(self._bucket, key)
+            return (await self._bus.js.publish(subject, self._codec.encode(value), msg_ttl=ttl_s)).seq
+
     async def delete(self, key: str, *, revision: int) -> None:
         """
         Remove an entry that must stand at *revision*.

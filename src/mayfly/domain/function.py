@@ -37,7 +37,19 @@ class FunctionState(enum.StrEnum):
     PENDING = "pending"  # nobody could be asked yet; the first worker that can prepares it
 
 
-class Function(msgspec.Struct, frozen=True, kw_only=True):
+class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What an owner says about a function; everything but the image has a default."""
+
+    image: str  # as the user wrote it
+    command: tuple[str, ...] | None = None  # replaces the image's ENTRYPOINT (and CMD)
+    args: tuple[str, ...] | None = None  # replaces the image's CMD
+    env: tuple[tuple[str, str], ...] = ()
+    parameter: ParameterMode = ParameterMode.STDIN
+    limits: Limits = Limits()
+    result_type: str = DEFAULT_RESULT_TYPE
+
+
+class Function(FunctionSpec, frozen=True, kw_only=True):
     """
     One registration. `id` is new with every registration, so a name that was deregistered and registered again
     is another function; `digest` is None only while the state is pending.
@@ -47,14 +59,7 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     user_id: UserId
     name: FunctionName
-    image: str  # as the user wrote it
     digest: Digest | None = None
-    command: tuple[str, ...] | None = None
-    args: tuple[str, ...] | None = None
-    env: tuple[tuple[str, str], ...] = ()
-    parameter: ParameterMode = ParameterMode.STDIN
-    limits: Limits = Limits()
-    result_type: str = DEFAULT_RESULT_TYPE
     created_at: float
     updated_at: float
 
@@ -62,3 +67,8 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
     def state(self) -> FunctionState:
         """Ready as soon as the digest is known."""
         return FunctionState.READY if self.digest else FunctionState.PENDING
+
+    @property
+    def key(self) -> str:
+        """Its key in the bucket."""
+        return f"{self.user_id}.{self.name}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from mayfly.domain.ids import Digest, UserId
+
 
 class ProcessConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The image's own configuration, resolved against its root file system (so `uid` is a number, not a name)."""
@@ -25,3 +27,21 @@ class ProcessConfig(msgspec.Struct, frozen=True, kw_only=True):
         if command is not None:
             return command + (args or ())
         return self.entrypoint + (self.cmd if args is None else args)
+
+
+class PrepareImage(msgspec.Struct, frozen=True, kw_only=True):
+    """Asks a worker to resolve a reference for a user: pull it, unpack it and pin its digest."""
+
+    v: int = 1
+    reference: str
+    owner: UserId
+
+
+class ImageAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What the worker answers: the digest and what the image runs, or why it cannot be had."""
+
+    v: int = 1
+    digest: Digest | None = None
+    process: ProcessConfig = ProcessConfig()
+    code: str | None = None
+    problem: str | None = None

@@ -1,0 +1,144 @@
+"""
+What API servers ask workers, over plain NATS requests: to prepare an image, and whether they have an activation.
+
+"No responders" comes at once when nobody listens, so a dead worker is told from a slow one; a frozen one is a time-out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import nats.errors
+import structlog
+from nats.aio.msg import Msg
+
+from mayfly.bus import subjects
+from mayfly.bus.codec import Codec, Undecodable
+from mayfly.bus.connection import Bus, translated
+from mayfly.domain.errors import NoWorkers, QueueUnavailable
+from mayfly.domain.image import ImageAnswer, PrepareImage
+
+log = structlog.get_logger()
+
+PREPARE = Codec(PrepareImage)
+ANSWER = Codec(ImageAnswer)
+OWNS_TIMEOUT_S = 1.0
+
+
+class Ownership(enum.Enum):
+    """What a worker, or its silence, says about an activation."""
+
+    OWNED = "owned"
+    DENIED = "denied"  # it lives, and does not have it
+    GONE = "gone"  # nobody listens under its id
+    SILENT = "silent"  # connected, but no answer in time
+
+
+async def ask_for_image(bus: Bus, request: PrepareImage, *, timeout_s: float) -> ImageAnswer:
+    """
+    Have one of the workers prepare an image.
+
+    Raises: NoWorkers when there is none, or none answered in *timeout_s*; QueueUnavailable.
+    """
+    try:
+        message = await bus.client.request(subjects.PREPARE_IMAGE, PREPARE.encode(request), timeout=timeout_s)
+    except (nats.errors.NoRespondersError, nats.errors.TimeoutError) as error:
+        raise NoWorkers(retry_after_s=2) from error
+    except nats.errors.Error as error:
+        raise QueueUnavailable(retry_after_s=1) from error
+    return ANSWER.decode(message.data)
+
+
+async def tell_to_prefetch(bus: Bus, request: PrepareImage) -> None:
+    """
+    Have every worker fetch an image in the background. Nothing is lost if one does not hear it.
+
+    Raises: QueueUnavailable.
+    """
+    with translated("tell workers to prefetch"):
+        await bus.client.publish(subjects.PREFETCH_IMAGE, PREPARE.encode(request))
+
+
+async def ask_owner(bus: Bus, worker_id: str, activation: str) -> Ownership:
+    """
+    Ask a worker whether it has an activation.
+
+    Raises: QueueUnavailable when this process itself has no connection.
+    """
+    try:
+        answer = await bus.client.request(subjects.owns(worker_id), activation.encode(), timeout=OWNS_TIMEOUT_S)
+    except nats.errors.NoRespondersError:
+        return Ownership.GONE
+    except nats.errors.TimeoutError:
+        return Ownership.SILENT
+    except nats.errors.Error as error:
+        raise QueueUnavailable(retry_after_s=1) from error
+    return Ownership.OWNED if answer.data == b"1" else Ownership.DENIED
+
+
+@asynccontextmanager
+async def answering_owner(bus: Bus, worker_id: str, owns: Callable[[str], bool]) -> AsyncIterator[None]:
+    """Answer, as a worker, whether it has an activation."""
+
+    async def on_question(message: Msg) -> None:
+        await message.respond(b"1" if owns(message.data.decode(errors="replace")) else b"0")
+
+    with translated("listen for questions"):
+        subscription = await bus.client.subscribe(subjects.owns(worker_id), cb=on_question)
+        await bus.client.flush()
+    try:
+        yield
+    finally:
+        if bus.is_connected:
+            await subscription.unsubscribe()
+
+
+@asynccontextmanager
+async def answering_images(
+    bus: Bus, prepare: Callable[[PrepareImage], Awaitable[ImageAnswer]], *, at_once: int
+) -> AsyncIterator[None]:
+    """Prepare images, as a worker, for whoever asks; no more than *at_once* at a time."""
+    tasks: set[asyncio.Task[None]] = set()
+    room = asyncio.Semaphore(at_once)
+
+    async def answer(message: Msg) -> None:
+        try:
+            request = PREPARE.decode(message.data)
+        except Undecodable as error:
+            log.error("image.undecodable", error=str(error))
+            return
+        async with room:
+            result = await prepare(request)
+        if message.reply:
+            await message.respond(ANSWER.encode(result))
+
+    async def on_request(message: Msg) -> None:
+        task = asyncio.create_task(answer(message), name="prepare-image")
+        tasks.add(task)
+        task.add_done_callback(_forget(tasks))
+
+    with translated("listen for images"):
+        asked = await bus.client.subscribe(subjects.PREPARE_IMAGE, queue=subjects.PREPARERS, cb=on_request)
+        told = await bus.client.subscribe(subjects.PREFETCH_IMAGE, cb=on_request)
+        await bus.client.flush()
+    try:
+        yield
+    finally:
+        if bus.is_connected:
+            await asked.unsubscribe()
+            await told.unsubscribe()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _forget(tasks: set[asyncio.Task[None]]) -> Callable[[asyncio.Task[None]], None]:
+    def done(task: asyncio.Task[None]) -> None:
+        tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("image.answer-failed", error=repr(error))
+
+    return done

@@ -1,0 +1,179 @@
+"""
+Registering, changing and deregistering functions.
+
+A registration is its owner's alone: the key begins with the owner's id, so nobody else's request can name it. The
+image is resolved by a worker before anything is written, so what cannot be had is not registered. Rows: F4, F5, F6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import structlog
+from msgspec.structs import asdict, replace
+
+from mayfly.bus.connection import Bus
+from mayfly.bus.requests import ask_for_image, tell_to_prefetch
+from mayfly.bus.store import Conflict, Entry
+from mayfly.bus.stores import Stores
+from mayfly.domain.errors import (
+    AlreadyExists,
+    ImageUnavailable,
+    InvalidRequest,
+    NotFound,
+    NoWorkers,
+    PreconditionFailed,
+)
+from mayfly.domain.function import Function, FunctionSpec
+from mayfly.domain.ids import Digest, FunctionName, UserId, new_id
+from mayfly.domain.image import PrepareImage
+from mayfly.images.reference import parse_reference
+
+log = structlog.get_logger()
+
+PREPARE_TIMEOUT_S = 125.0  # a worker gives up after its own pull time-out, and says so
+CHANGE_ATTEMPTS = 8  # a change without If-Match that races others is repeated on what they left
+
+
+class Functions:
+    """The functions of all users; each method sees one owner's only."""
+
+    def __init__(self, bus: Bus, stores: Stores) -> None:
+        """Work on an open bus."""
+        self._bus = bus
+        self._store = stores.functions
+
+    async def register(self, owner: UserId, name: FunctionName, spec: FunctionSpec) -> Entry[Function]:
+        """
+        Register a function under a free name.
+
+        Its state is pending when no worker could be asked; the first call then resolves the image.
+
+        Raises: AlreadyExists; InvalidRequest (field image); ImageUnavailable; QueueUnavailable.
+        """
+        parse_reference(spec.image)
+        key = f"{owner}.{name}"
+        if await self._store.get(key):
+            raise _taken(name)
+        now = time.time()
+        digest = await self._resolve(owner, spec)
+        function = Function(
+            id=new_id(), user_id=owner, name=name, digest=digest, created_at=now, updated_at=now, **asdict(spec)
+        )
+        try:
+            revision = await self._store.create(key, function)
+        except Conflict:
+            raise _taken(name) from None
+        return Entry(key, function, revision)
+
+    async def replace(
+        self, owner: UserId, name: FunctionName, spec: FunctionSpec, *, if_match: int | None, pull: bool
+    ) -> Entry[Function]:
+        """
+        Replace what was said about a function; calls admitted before run as they were.
+
+        The image is resolved anew when its reference changed or *pull* is set.
+
+        Raises: NotFound; PreconditionFailed when it is not at *if_match*; else as `register`.
+        """
+        parse_reference(spec.image)
+        present = await self.get(owner, name)
+        _check_match(present, if_match)
+        digest = present.value.digest
+        if pull or digest is None or spec.image != present.value.image or spec.command != present.value.command:
+            digest = await self._resolve(owner, spec)
+        for _ in range(CHANGE_ATTEMPTS):
+            changed = replace(present.value, digest=digest, updated_at=time.time(), **asdict(spec))
+            try:
+                revision = await self._store.update(present.key, changed, revision=present.revision)
+            except Conflict:
+                present = await self.get(owner, name)
+                _check_match(present, if_match)
+                continue
+            return Entry(present.key, changed, revision)
+        raise PreconditionFailed(f"Function {name!r} is being changed by somebody else all the time; try again.")
+
+    async def get(self, owner: UserId, name: FunctionName) -> Entry[Function]:
+        """
+        Read one function.
+
+        Raises: NotFound; QueueUnavailable.
+        """
+        entry = await self._store.get(f"{owner}.{name}")
+        if entry is None:
+            raise unknown_function(name)
+        return entry
+
+    async def list(
+        self, owner: UserId, *, limit: int, after: str | None = None
+    ) -> tuple[list[Entry[Function]], str | None]:
+        """
+        List an owner's functions by name, *limit* at a time; the second value continues the list.
+
+        Raises: QueueUnavailable.
+        """
+        names = [key.partition(".")[2] for key in await self._store.keys(owner)]
+        names = [name for name in names if after is None or name > after]
+        page = names[:limit]
+        entries = await asyncio.gather(*(self._store.get(f"{owner}.{name}") for name in page))
+        more = page[-1] if len(names) > limit else None
+        return [entry for entry in entries if entry], more
+
+    async def deregister(self, owner: UserId, name: FunctionName, *, if_match: int | None = None) -> None:
+        """
+        Remove a function: new calls and queued ones are refused from now on, running ones finish.
+
+        Raises: NotFound; PreconditionFailed; QueueUnavailable.
+        """
+        for _ in range(CHANGE_ATTEMPTS):
+            entry = await self.get(owner, name)
+            _check_match(entry, if_match)
+            try:
+                await self._store.delete(entry.key, revision=entry.revision)
+            except Conflict:
+                continue
+            return
+        raise PreconditionFailed(f"Function {name!r} is being changed by somebody else all the time; try again.")
+
+    async def _resolve(self, owner: UserId, spec: FunctionSpec) -> Digest | None:
+        """Have a worker resolve the image; None when there is none to ask."""
+        request = PrepareImage(reference=spec.image, owner=owner)
+        try:
+            answer = await ask_for_image(self._bus, request, timeout_s=PREPARE_TIMEOUT_S)
+        except NoWorkers:
+            log.warning("function.pending", image=spec.image)
+            return None
+        if answer.digest is None:
+            raise _refusal(answer.code, answer.problem)
+        if not answer.process.command_line(spec.command, spec.args):
+            raise ImageUnavailable(
+                f"Image {spec.image!r} says neither ENTRYPOINT nor CMD, so there is nothing to run. "
+                "Give the function a `command`."
+            )
+        await tell_to_prefetch(self._bus, request)
+        return answer.digest
+
+
+def unknown_function(name: str) -> NotFound:
+    """Say that there is no such function; the same words whether or not somebody else has one of this name."""
+    return NotFound(f"You have no function {name!r}. `GET /v1/functions` lists yours.")
+
+
+def _refusal(code: str | None, problem: str | None) -> ImageUnavailable | InvalidRequest:
+    if code == InvalidRequest.code:
+        return InvalidRequest(problem, field="image")
+    return ImageUnavailable(problem)
+
+
+def _taken(name: str) -> AlreadyExists:
+    return AlreadyExists(f"You have a function {name!r} already. PUT replaces it, DELETE removes it.")
+
+
+def _check_match(entry: Entry[Function], if_match: int | None) -> None:
+    if if_match is not None and entry.revision != if_match:
+        raise PreconditionFailed(
+            f"Function {entry.value.name!r} is at revision {entry.revision}, not {if_match}: "
+            "somebody changed it. Read it again and repeat the change.",
+            revision=entry.revision,
+        )
