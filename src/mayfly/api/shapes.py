@@ -1,0 +1,508 @@
+"""
+What goes over the wire as JSON: requests, strict and closed, and answers.
+
+A request with a field that is not listed here is refused, so that a mistyped limit is not a silent default. Every
+limit of a registration is checked here, and nowhere behind. The two bodies that are not here are the parameter and
+the result of an activation: they are strings, byte for byte, and no JSON. Rows: F2, F4, F6, F7.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from mayfly.domain import limits as ceilings
+from mayfly.domain.activation import Activation, State
+from mayfly.domain.errors import Fault, Ran
+from mayfly.domain.function import (
+    COMMAND_MAX_BYTES,
+    COMMAND_MAX_ENTRIES,
+    DEFAULT_RESULT_TYPE,
+    ENV_MAX_BYTES,
+    ENV_MAX_ENTRIES,
+    RESERVED_ENV_PREFIX,
+    Function,
+    FunctionState,
+    ParameterMode,
+)
+from mayfly.domain.ids import FUNCTION_NAME, USER_NAME
+from mayfly.domain.limits import Limits
+from mayfly.domain.user import PASSWORD_MAX_CHARACTERS, PASSWORD_MIN_CHARACTERS, User
+
+IMAGE_MAX_CHARACTERS = 512
+PAGE_DEFAULT, PAGE_MAX = 50, 200
+RESULT_WAIT_MAX_S = 60
+
+USER_NAME_RULE = "3 to 32 characters: a-z, 0-9 and -, the first one a letter"
+FUNCTION_NAME_RULE = "1 to 63 characters: a-z, 0-9 and -, the first and the last one no -"
+ENV_NAME_RULE = "letters, digits and _, not beginning with a digit, at most 128 characters"
+RESULT_TYPE_RULE = "a media type such as `application/json` or `text/csv; charset=utf-8`"
+
+_IMAGE = re.compile(r"[A-Za-z0-9\[][!-~]{0,511}")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_TOKEN = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,63}"  # noqa: S105 - of a media type (RFC 6838)
+_RESULT_TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}(; ?{_TOKEN}=[A-Za-z0-9._+-]{{1,32}}){{0,3}}")
+
+
+def _matching(pattern: re.Pattern[str], what: str, rule: str) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if not pattern.fullmatch(text):
+            raise ValueError(f"{what} is {rule}")
+        return text
+
+    return check
+
+
+def check_function_name(text: str) -> str:
+    """
+    Return *text* if it can be a function's name.
+
+    Raises: ValueError with the rule.
+    """
+    return _matching(FUNCTION_NAME, "a function's name", FUNCTION_NAME_RULE)(text)
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("no NUL character is possible here: the kernel would cut the text there")
+    return text
+
+
+def _command_fits(words: list[str]) -> list[str]:
+    size = sum(len(word.encode()) + 1 for word in words)
+    if size > COMMAND_MAX_BYTES:
+        raise ValueError(f"at most {COMMAND_MAX_BYTES} bytes in all, and these are {size}")
+    return words
+
+
+def _program_named(words: list[str]) -> list[str]:
+    if not words[0]:
+        raise ValueError("the first word is the program, and it is empty")
+    return words
+
+
+def _env_fits(env: dict[str, str]) -> dict[str, str]:
+    size = sum(len(name.encode()) + len(value.encode()) + 2 for name, value in env.items())
+    if size > ENV_MAX_BYTES:
+        raise ValueError(f"at most {ENV_MAX_BYTES} bytes in all, names included, and these are {size}")
+    return env
+
+
+def _env_name(name: str) -> str:
+    if name.startswith(RESERVED_ENV_PREFIX):
+        raise ValueError(f"names that begin with {RESERVED_ENV_PREFIX} are Mayfly's own; choose another")
+    return _matching(_ENV_NAME, "a variable's name", ENV_NAME_RULE)(name)
+
+
+Username = Annotated[
+    str,
+    AfterValidator(_matching(USER_NAME, "a user name", USER_NAME_RULE)),
+    Field(description=f"{USER_NAME_RULE.capitalize()}.", json_schema_extra={"pattern": f"^{USER_NAME.pattern}$"}),
+]
+FunctionNameText = Annotated[
+    str,
+    AfterValidator(check_function_name),
+    Field(
+        description=f"{FUNCTION_NAME_RULE.capitalize()}.", json_schema_extra={"pattern": f"^{FUNCTION_NAME.pattern}$"}
+    ),
+]
+NewPassword = Annotated[
+    str,
+    AfterValidator(_no_nul),
+    Field(
+        min_length=PASSWORD_MIN_CHARACTERS,
+        max_length=PASSWORD_MAX_CHARACTERS,
+        description="Any characters but NUL, in any mixture. Compared in Unicode's form NFC.",
+        json_schema_extra={"format": "password"},
+    ),
+]
+Word = Annotated[str, AfterValidator(_no_nul)]
+
+
+class Shape(BaseModel):
+    """Base of all shapes: no unknown fields, no conversions."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True
+    )
+
+
+class NewUser(Shape):
+    """A registration."""
+
+    username: Username
+    password: NewPassword
+
+
+class PasswordChange(Shape):
+    """A new password, and the proof that it is the owner who wants it."""
+
+    current_password: Annotated[str, Field(max_length=1024, json_schema_extra={"format": "password"})]
+    """The password until now."""
+
+    new_password: NewPassword
+
+
+class UserShape(Shape):
+    """A user."""
+
+    id: str
+    """Random and never used again, unlike the name."""
+
+    username: str
+    role: Literal["user", "operator"]
+    created_at: datetime
+
+    @classmethod
+    def of(cls, user: User) -> UserShape:
+        """Show a user, without the password's hash."""
+        return cls(id=user.id, username=user.name, role=user.role, created_at=instant(user.created_at))
+
+
+class Tokens(Shape):
+    """What a login gives (RFC 6749, section 5.1)."""
+
+    access_token: str
+    """For the header `Authorization: Bearer ACCESS_TOKEN`."""
+
+    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - the name of a scheme
+    expires_in: int
+    """Seconds that the access token is good for."""
+
+    refresh_token: str
+    """Good for one `grant_type=refresh_token`, which answers with the next one. Using an old one ends the login."""
+
+
+class LimitsShape(Shape):
+    """What one activation may use."""
+
+    memory_mib: Annotated[int, Field(ge=ceilings.MEMORY_MIN_MIB, le=ceilings.MEMORY_MAX_MIB)] = 128
+    """Memory in MiB, its files included; there is no swap."""
+
+    cpus: Annotated[float, Field(ge=ceilings.CPUS_MIN, le=ceilings.CPUS_MAX, allow_inf_nan=False)] = 1.0
+    """Processor time per time."""
+
+    pids: Annotated[int, Field(ge=ceilings.PIDS_MIN, le=ceilings.PIDS_MAX)] = 64
+    """Processes and threads at once."""
+
+    timeout_s: Annotated[float, Field(ge=ceilings.TIMEOUT_MIN_S, le=ceilings.TIMEOUT_MAX_S, allow_inf_nan=False)] = 30.0
+    """Seconds from the arrival of a call to its end; a call can shorten it with the header `Mayfly-Timeout`."""
+
+    def to_domain(self) -> Limits:
+        """Make the domain's value."""
+        return Limits(**self.model_dump())
+
+    @classmethod
+    def of(cls, limits: Limits) -> LimitsShape:
+        """Show limits."""
+        return cls(
+            memory_mib=limits.memory_mib, cpus=float(limits.cpus), pids=limits.pids, timeout_s=float(limits.timeout_s)
+        )
+
+
+class FunctionChange(Shape):
+    """All of a function but its name. What is left out takes its default, also when it replaces something."""
+
+    image: Annotated[
+        str,
+        Field(min_length=1, max_length=IMAGE_MAX_CHARACTERS),
+        AfterValidator(_matching(_IMAGE, "an image reference", "printable ASCII without spaces, such as busybox:1.36")),
+    ]
+    """A reference as docker takes it: `busybox`, `user/image:tag`, `host:port/path@sha256:...`."""
+
+    command: Annotated[
+        list[Word] | None,
+        Field(min_length=1, max_length=COMMAND_MAX_ENTRIES),
+        AfterValidator(lambda words: words if words is None else _program_named(_command_fits(words))),
+    ] = None
+    """Replaces the image's entrypoint and cmd."""
+
+    args: Annotated[
+        list[Word] | None,
+        Field(max_length=COMMAND_MAX_ENTRIES),
+        AfterValidator(lambda words: words if words is None else _command_fits(words)),
+    ] = None
+    """Replaces the image's cmd."""
+
+    env: Annotated[
+        dict[Annotated[str, AfterValidator(_env_name)], Word],
+        Field(max_length=ENV_MAX_ENTRIES),
+        AfterValidator(_env_fits),
+    ] = Field(default_factory=dict)
+    """Variables in addition to the image's. Not for secrets: they are shown to you again."""
+
+    parameter: ParameterMode = ParameterMode.STDIN
+    """How the container gets the parameter: on stdin, as last argument, or in MAYFLY_PARAMETER."""
+
+    limits: LimitsShape = LimitsShape()
+
+    result_type: Annotated[
+        str, Field(max_length=127), AfterValidator(_matching(_RESULT_TYPE, "result_type", RESULT_TYPE_RULE))
+    ] = DEFAULT_RESULT_TYPE
+    """The Content-Type of results. They are text in UTF-8 in any case."""
+
+
+class NewFunction(FunctionChange):
+    """A registration. A name and an image reference are enough."""
+
+    name: FunctionNameText
+
+
+class FunctionShape(Shape):
+    """A function."""
+
+    name: str
+    id: str
+    """New with each registration, kept by a replacement."""
+
+    image: str
+    """As it was registered."""
+
+    digest: str | None
+    """What the reference meant then, and what runs; null while the state is `pending`."""
+
+    state: FunctionState
+    """`ready`, or `pending`: no worker could be asked yet, and the first one that can prepares the image."""
+
+    command: list[str] | None
+    args: list[str] | None
+    env: dict[str, str]
+    parameter: ParameterMode
+    limits: LimitsShape
+    result_type: str
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, function: Function) -> FunctionShape:
+        """Show a function."""
+        return cls(
+            name=function.name,
+            id=function.id,
+            image=function.image,
+            digest=function.digest,
+            state=function.state,
+            command=None if function.command is None else list(function.command),
+            args=None if function.args is None else list(function.args),
+            env=dict(function.env),
+            parameter=function.parameter,
+            limits=LimitsShape.of(function.limits),
+            result_type=function.result_type,
+            created_at=instant(function.created_at),
+            updated_at=instant(function.updated_at),
+        )
+
+
+class FunctionPage(Shape):
+    """Some of one's functions, by name."""
+
+    functions: list[FunctionShape]
+    next: str | None
+    """What to give as `after` for the next page; null at the end."""
+
+
+class StepsShape(Shape):
+    """How long each step took, in seconds; null for a step that was not reached."""
+
+    admit_s: float | None
+    """At the API server: from the arrival of the call until it was in the queue."""
+
+    queue_s: float | None
+    """In the queue, until a worker claimed it."""
+
+    image_s: float | None
+    """Making the image ready and creating the container."""
+
+    start_s: float | None
+    """From handing over the parameter to the first byte of output, or to the exit."""
+
+    run_s: float | None
+    """From handing over the parameter until no process was left."""
+
+
+class ActivationShape(Shape):
+    """One call and what became of it."""
+
+    id: str
+    function: str
+    state: State
+    """queued, running, succeeded, failed, timed-out, cancelled, refused or worker-lost."""
+
+    ran: Ran
+    """Whether the container ran: `no`, `yes`, or `unknown` when the worker was lost."""
+
+    image: str
+    digest: str | None
+    parameter_bytes: int
+    parameter_sha256: str
+    created_at: datetime
+    deadline_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    steps: StepsShape
+    worker: str | None
+    """The id of the worker process."""
+
+    code: str | None
+    """Of the error, if it ended with one."""
+
+    detail: str | None
+    """The error in words."""
+
+    clock: str | None
+    """Of a time-out: where the time ran out, in the `queue`, preparing the `image`, or in the `run`."""
+
+    exit_code: int | None
+    result_bytes: int | None
+    stderr_bytes: int | None
+    cpu_s: float | None
+    """Processor time used, in seconds."""
+
+    memory_peak_bytes: int | None
+
+    @classmethod
+    def of(cls, record: Activation) -> ActivationShape:
+        """Show a record."""
+        steps = record.steps
+        return cls(
+            id=record.id,
+            function=record.function,
+            state=record.state,
+            ran=record.ran,
+            image=record.image,
+            digest=record.digest,
+            parameter_bytes=record.parameter_bytes,
+            parameter_sha256=record.parameter_sha256,
+            created_at=instant(record.created_at),
+            deadline_at=instant(record.deadline_at),
+            started_at=maybe_instant(record.started_at),
+            ended_at=maybe_instant(record.ended_at),
+            steps=StepsShape(
+                admit_s=steps.admit_s,
+                queue_s=steps.queue_s,
+                image_s=steps.image_s,
+                start_s=steps.start_s,
+                run_s=steps.run_s,
+            ),
+            worker=record.worker,
+            code=record.code,
+            detail=record.detail,
+            clock=record.clock,
+            exit_code=record.exit_code,
+            result_bytes=record.result_bytes,
+            stderr_bytes=record.stderr_bytes,
+            cpu_s=None if record.cpu_us is None else record.cpu_us / 1_000_000,
+            memory_peak_bytes=record.memory_peak_bytes,
+        )
+
+
+class ActivationPage(Shape):
+    """Some of one's activations, the newest first."""
+
+    activations: list[ActivationShape]
+    next: str | None
+    """What to give as `after` for the next page; null at the end."""
+
+
+class UsageShape(Shape):
+    """A limit on activations in flight (waiting and running), and how many there are now."""
+
+    limit: int | None
+    """null: there is none."""
+
+    in_flight: int
+
+
+class StatusShape(Shape):
+    """How the platform and one's own share of it stand now."""
+
+    version: str
+    workers: int
+    slots: int
+    """Activations that can run at once, all workers together."""
+
+    platform: UsageShape
+    user: UsageShape
+
+
+class HealthShape(Shape):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ReadyShape(Shape):
+    """Whether this API server wants calls."""
+
+    ready: bool
+    checks: dict[str, str]
+    """`ok`, or what is wrong, for each thing it needs."""
+
+
+class FieldProblem(Shape):
+    """What is wrong with one field."""
+
+    field: str
+    """Its path, such as `limits.memory_mib`; empty for the body as a whole."""
+
+    problem: str
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457). `code` is for programs, `detail` for people."""
+
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
+
+    type: str
+    """Where the code is explained."""
+
+    title: str
+    status: int
+    detail: str
+    """What is wrong, and what to do about it."""
+
+    code: str
+    """Stable; docs/reference/errors.md lists them all."""
+
+    fault: Fault
+    """Who can do something about it."""
+
+    ran: Ran
+    """Whether the function's container ran. `no`: it is safe to call again."""
+
+    request_id: str
+    retry_after_s: float | None = None
+    """When to try again, in seconds; also in the header Retry-After."""
+
+    errors: list[FieldProblem] | None = None
+    """For `invalid-request`: each field that is wrong."""
+
+    activation_id: str | None = None
+    scope: str | None = None
+    """For `concurrency-limit`: platform, user or function."""
+
+    limit: int | None = None
+    in_use: int | None = None
+    exit_code: int | None = None
+    stderr: str | None = None
+    """For errors of the function: the last lines it logged."""
+
+    clock: str | None = None
+    """For `timed-out`: queue, image or run."""
+
+    error: str | None = None
+    """For POST /v1/tokens: the code of RFC 6749, section 5.2."""
+
+
+def instant(seconds: float) -> datetime:
+    """Turn seconds since the epoch into a moment in UTC."""
+    return datetime.fromtimestamp(seconds, tz=UTC)
+
+
+def maybe_instant(seconds: float | None) -> datetime | None:
+    """Likewise, where there may be none."""
+    return None if seconds is None else instant(seconds)
