@@ -160,6 +160,9 @@ class ImageSettings(Settings):
     image_max_bytes: Annotated[int, Field(ge=1 << 20)] = 2 << 30
     """The largest image, unpacked, in bytes."""
 
+    image_dir: Path = Path("/var/lib/mayfly/images")
+    """For unpacked images. Lasting, private to the worker."""
+
     image_cache_bytes: Annotated[int, Field(ge=1 << 20)] = 20 << 30
     """Room for unpacked images on a worker, in bytes. The longest unused go first, never one in use."""
 
@@ -176,19 +179,14 @@ class WorkerSettings(LogSettings, NatsSettings, ImageSettings):
     state_dir: Path = Path("/run/mayfly")
     """For what lives no longer than the worker: bundles, mounts, the runtime's own state."""
 
-    image_dir: Path = Path("/var/lib/mayfly/images")
-    """For unpacked images. Lasting, private to the worker."""
-
     launcher_dir: Path | None = None
     """Where the two C programs are, if not in the package."""
 
     record_keep_s: Annotated[int, Field(ge=60, le=30 * 86_400)] = 86_400
     """How long records, results and logs are kept after an activation ended, in seconds."""
 
-    @property
-    def images(self) -> ImageSettings:
-        """The part that the image store needs."""
-        return self
+    stop_grace_s: Annotated[float, Field(ge=0, le=3600)] = 310.0
+    """How long a worker that was told to stop lets running activations finish, in seconds; then it kills them."""
 
 
 class BootstrapSettings(LogSettings, NatsSettings, AdmissionSettings):

@@ -11,8 +11,9 @@ cancelled (see docs/adr). Rows: A3, F13.
 from __future__ import annotations
 
 import asyncio
+import datetime
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -106,14 +107,73 @@ def _raise_refusal(error: APIError, *, ambiguous: bool) -> None:
     raise QueueUnavailable(f"The queue did not take the activation: {description}.", retry_after_s=1) from error
 
 
-async def in_flight(bus: Bus) -> int:
+async def in_flight(bus: Bus, user_id: str | None = None) -> int:
     """
-    Count what the stream holds: waiting and running.
+    Count what the stream holds, waiting and running: of one user, or in all.
 
     Raises: QueueUnavailable.
     """
     with translated("count activations"):
-        return (await bus.js.stream_info(subjects.ACT)).state.messages
+        if user_id is None:
+            return (await bus.js.stream_info(subjects.ACT)).state.messages
+        state = (await bus.js.stream_info(subjects.ACT, subjects_filter=subjects.act(user_id))).state
+    return sum((state.subjects or {}).values())
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A message as it lies in the stream, seen from outside."""
+
+    key: str  # of its record
+    seq: int
+    age_s: float
+
+
+class _Stored(msgspec.Struct):
+    seq: int
+    time: datetime.datetime
+    data: bytes = b""
+
+
+class _Answer(msgspec.Struct):
+    message: _Stored | None = None
+
+
+_STORED = msgspec.json.Decoder(_Answer)
+
+
+async def walk(bus: Bus) -> AsyncIterator[Queued]:
+    """
+    Read every message of the stream, the oldest first, without claiming any.
+
+    Raises: QueueUnavailable.
+    """
+    seq = 1
+    subject = f"$JS.API.STREAM.MSG.GET.{subjects.ACT}"
+    while True:
+        query = msgspec.json.encode({"seq": seq, "next_by_subj": "act.*"})
+        with translated("walk the queue"):
+            answer = await bus.client.request(subject, query, timeout=REQUEST_TIMEOUT_S)
+        stored = _STORED.decode(answer.data).message
+        if stored is None:
+            return
+        seq = stored.seq + 1
+        try:
+            key = WORK.decode(stored.data).key
+        except Undecodable:
+            continue
+        yield Queued(key, stored.seq, time.time() - stored.time.timestamp())
+
+
+async def delete_queued(bus: Bus, queued: Queued) -> None:
+    """
+    Remove a message that `walk` read; sequences are never used again, so it is that message or none.
+
+    Raises: QueueUnavailable.
+    """
+    query = msgspec.json.encode({"seq": queued.seq, "no_erase": True})
+    with translated("delete a queued message"):
+        await bus.client.request(f"$JS.API.STREAM.MSG.DELETE.{subjects.ACT}", query, timeout=REQUEST_TIMEOUT_S)
 
 
 @dataclass

@@ -4,8 +4,8 @@ One bucket of NATS's key-value store, as typed entries with compare-and-set. Row
 Guarantees:
 - a read is answered by the stream's leader, so it sees every write that was confirmed before;
 - a write says at which revision the entry must stand (0: absent), and exactly one of two such writes wins;
-- when the answer to a write is lost, the same write is repeated and, if that one loses, read back: bytes equal to
-  ours mean that we had won. Values that race therefore carry a nonce;
+- when the answer to a write is lost, the same write is repeated; one that loses is read back, and bytes equal to
+  ours mean that we had won before. Values that race therefore carry a nonce;
 - every write may set how long the entry lives; the server removes it afterwards.
 """
 
@@ -124,16 +124,17 @@ class Store(Generic[T]):
         headers = {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}
         await self._compare_and_set(key, b"", revision=revision, ttl_s=MARKER_TTL_S, headers=headers)
 
-    async def keys(self, prefix: str) -> list[str]:
+    async def keys(self, prefix: str | None = None) -> list[str]:
         """
-        List the keys below *prefix* (whole tokens, such as a user id), sorted. Entries deleted in the last minute
-        may be among them: read each.
+        List the keys below *prefix* (whole tokens, such as a user id), or all, sorted. Entries deleted in the last
+        minute may be among them: read each.
 
         Raises: QueueUnavailable.
         """
         head = kv_subject(self._bucket, "")
+        pattern = f"{head}{prefix}.>" if prefix else f"{head}>"
         with translated("list keys"):
-            info = await self._bus.js.stream_info(kv_stream(self._bucket), subjects_filter=f"{head}{prefix}.>")
+            info = await self._bus.js.stream_info(kv_stream(self._bucket), subjects_filter=pattern)
         return sorted(subject[len(head) :] for subject in info.state.subjects or ())
 
     async def count(self) -> int:
@@ -159,23 +160,23 @@ class Store(Generic[T]):
     async def _compare_and_set(
         self, key: str, data: bytes, *, revision: int, ttl_s: float | None, headers: dict[str, str] | None = None
     ) -> int:
+        """Write; a write that loses to bytes equal to its own was made before, by an attempt whose answer was lost."""
+        try:
+            return await self._publish_or_repeat(key, data, revision=revision, ttl_s=ttl_s, headers=headers)
+        except Conflict:
+            stored = await self._read(key)
+            if stored is not None and stored.seq > revision and stored.data == data:
+                return stored.seq
+            raise
+
+    async def _publish_or_repeat(
+        self, key: str, data: bytes, *, revision: int, ttl_s: float | None, headers: dict[str, str] | None
+    ) -> int:
         try:
             return await self._publish(key, data, revision=revision, ttl_s=ttl_s, headers=headers)
         except (nats.errors.TimeoutError, nats.errors.ConnectionClosedError, NoStreamResponseError):
-            return await self._compare_and_set_again(key, data, revision=revision, ttl_s=ttl_s, headers=headers)
-
-    async def _compare_and_set_again(
-        self, key: str, data: bytes, *, revision: int, ttl_s: float | None, headers: dict[str, str] | None
-    ) -> int:
-        """Repeat a write whose answer was lost; bytes equal to ours say that the first one had been made."""
-        with translated("repeat a write"):
-            try:
+            with translated("repeat a write"):
                 return await self._publish(key, data, revision=revision, ttl_s=ttl_s, headers=headers)
-            except Conflict:
-                stored = await self._read(key)
-                if stored is not None and stored.seq > revision and stored.data == data:
-                    return stored.seq
-                raise
 
     async def _publish(
         self, key: str, data: bytes, *, revision: int, ttl_s: float | None, headers: dict[str, str] | None

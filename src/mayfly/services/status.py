@@ -1,0 +1,61 @@
+"""How the installation stands: workers and slots, limits and usage. Rows: F13, A5."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from mayfly.bus.connection import Bus
+from mayfly.bus.queue import in_flight
+from mayfly.bus.schema import limits_in_force
+from mayfly.bus.stores import Stores
+from mayfly.domain.ids import UserId
+from mayfly.domain.worker import WorkerBeat
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Usage beside limits, as of now; None for a limit means that there is no maximum."""
+
+    workers: tuple[WorkerBeat, ...]
+    slots: int
+    running: int
+    in_flight: int
+    max_activations: int | None
+    own_in_flight: int
+    max_activations_per_user: int | None
+
+    @property
+    def remark(self) -> str | None:
+        """What an operator ought to know about these numbers, if anything."""
+        if not self.workers:
+            return "No worker is connected: calls wait until one comes, or until their time runs out."
+        if self.max_activations is not None and self.slots > self.max_activations:
+            idle = self.slots - self.max_activations
+            return f"{idle} of {self.slots} slots can never be used: MAYFLY_MAX_ACTIVATIONS is {self.max_activations}."
+        return None
+
+
+async def status(bus: Bus, stores: Stores, owner: UserId) -> Status:
+    """
+    Read the state of the installation, and *owner*'s usage.
+
+    Raises: QueueUnavailable.
+    """
+    beats, total, own, (most, most_per_user) = await asyncio.gather(
+        _beats(stores), in_flight(bus), in_flight(bus, owner), limits_in_force(bus)
+    )
+    return Status(
+        workers=beats,
+        slots=sum(beat.slots for beat in beats),
+        running=sum(beat.running for beat in beats),
+        in_flight=total,
+        max_activations=most,
+        own_in_flight=own,
+        max_activations_per_user=most_per_user,
+    )
+
+
+async def _beats(stores: Stores) -> tuple[WorkerBeat, ...]:
+    entries = await asyncio.gather(*(stores.workers.get(key) for key in await stores.workers.keys()))
+    return tuple(entry.value for entry in entries if entry)

@@ -1,0 +1,353 @@
+"""
+One activation, from its claim to the removal of its container. The life of a call at the worker.
+
+    prepare       time left? function still registered? image, container: nothing of the user's has run
+    start fence   queued -> running, the last thing before the command is sent
+    run           until no process of the container lives
+    response      into RESPONSES
+    result fence  running -> final, naming that response: the caller's answer leaves here
+    clean up      ack, which gives the slot back; mount, cgroup and directory
+
+Guarantees: the command is sent only after this worker has won the start fence, and a fence is won once, so an
+activation runs at most once; whatever goes wrong before it ends the record with `ran: no`. Rows: F5, F9, F10, F11.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+from msgspec.structs import replace
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from mayfly.bus.connection import Bus
+from mayfly.bus.queue import KEEP_EVERY_S, Claim
+from mayfly.bus.requests import Ownership, ask_owner
+from mayfly.bus.responses import publish_response
+from mayfly.bus.store import Conflict, Entry
+from mayfly.bus.stores import Stores
+from mayfly.containers.runtime import Container, ContainerSpec, Ending, Runtime
+from mayfly.domain.activation import Activation, Response, State
+from mayfly.domain.errors import Gone, ImageUnavailable, MayflyError, QueueUnavailable, RuntimeFailed, TimedOut
+from mayfly.domain.ids import WorkerId, new_id
+from mayfly.images.store import ImageStore, PreparedImage
+from mayfly.services.settle import settle_lost
+from mayfly.worker.call import call_of
+from mayfly.worker.endings import Verdict, verdict_of, verdict_of_failure
+from mayfly.worker.images import prepare_image
+
+log = structlog.get_logger()
+
+R = TypeVar("R")
+
+RECORD_MARGIN_S = 3600.0  # a record that nobody ends lives this much longer than its deadline
+SETTLE_FOR_S = 120.0  # how long the outcome of a run is offered to a NATS that does not answer
+
+
+class Refusal(Exception):
+    """The activation will not run; its record ends in *state* with *error*."""
+
+    def __init__(self, state: State, error: MayflyError, *, clock: str | None = None) -> None:
+        """*clock* names what ran out, if it was time."""
+        self.state = state
+        self.error = error
+        self.clock = clock
+        super().__init__(error.detail)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What a worker works with: one of each, for all its activations."""
+
+    worker_id: WorkerId
+    bus: Bus
+    stores: Stores
+    images: ImageStore
+    runtime: Runtime
+    keep_s: float
+
+
+class Run:
+    """One claim being worked on."""
+
+    def __init__(self, claim: Claim, tools: Tools) -> None:
+        """Nothing is done yet."""
+        self._claim = claim
+        self._work = claim.work
+        self._tools = tools
+        self._records = tools.stores.activations
+        self._deadline = time.monotonic() + claim.work.budget_s - claim.queued_s
+        self._steps = replace(claim.work.record.steps, queue_s=claim.queued_s)
+        self._container: Container | None = None
+        self._leases = ExitStack()
+
+    @property
+    def key(self) -> str:
+        """The record's key, by which others ask for it."""
+        return self._work.key
+
+    def kill(self) -> None:
+        """End it, as the worker has to stop."""
+        if self._container:
+            self._container.kill()
+
+    async def carry_out(self) -> None:
+        """Do everything, and leave neither a container nor an unsettled claim."""
+        async with self._claim_kept():
+            try:
+                await self._prepare_and_run()
+            except Refusal as refusal:
+                await self._refuse(refusal)
+            except QueueUnavailable as error:  # the message comes again; by then its record says what to do
+                log.warning("activation.left", activation=self._work.record.id, reason=error.detail)
+            finally:
+                await self._remove_container()
+
+    async def _prepare_and_run(self) -> None:
+        image = await self._prepare()
+        running = await self._start_fence(image)
+        if running is None:
+            await self._follow_the_winner()
+            return
+        final = await self._run(running, image)
+        await asyncio.gather(self._ack(), self._remove_container())
+        log.info(
+            "activation.completed",
+            activation=final.id,
+            function=final.function,
+            state=str(final.state),
+            code=final.code,
+            run_ms=round((final.steps.run_s or 0) * 1000, 1),
+        )
+
+    async def _prepare(self) -> PreparedImage:
+        """Make the container ready, within the call's time."""
+        began = time.monotonic()
+        if began >= self._deadline:
+            raise _late("queue")
+        try:
+            async with asyncio.timeout(self._deadline - began):
+                image = await self._image_if_registered()
+                await self._create_container(image)
+        except TimeoutError:
+            raise _late("image") from None
+        self._steps = replace(self._steps, image_s=time.monotonic() - began)
+        return image
+
+    async def _image_if_registered(self) -> PreparedImage:
+        """Fetch the image while the registration is looked up: a queued call of a deregistered function is refused."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                image = group.create_task(self._image())
+                registered = group.create_task(self._is_registered())
+        except ExceptionGroup as problems:
+            raise problems.exceptions[0] from None
+        if not registered.result():
+            name = self._work.function.name
+            raise Refusal(
+                State.REFUSED, Gone(f"Function {name!r} was deregistered while this call waited. Nothing was run.")
+            )
+        found = image.result()
+        if isinstance(found, MayflyError):
+            raise Refusal(State.REFUSED, found)
+        return found
+
+    async def _is_registered(self) -> bool:
+        function = self._work.function
+        entry = await self._tools.stores.functions.get(function.key)
+        return entry is not None and entry.value.id == function.id
+
+    async def _image(self) -> PreparedImage | MayflyError:
+        function = self._work.function
+        try:
+            image = await prepare_image(self._tools.images, self._tools.stores, function)
+        except QueueUnavailable:
+            raise
+        except MayflyError as error:
+            return error
+        if not image.config.command_line(function.command, function.args):
+            return ImageUnavailable(f"Image {function.image!r} has nothing to run: give the function a `command`.")
+        return image
+
+    async def _create_container(self, image: PreparedImage) -> None:
+        self._leases.enter_context(self._tools.images.lease(image.digest))
+        spec = ContainerSpec(id=new_id(), rootfs=image.rootfs, config=image.config, limits=self._work.function.limits)
+        try:
+            self._container = await self._tools.runtime.create(spec)
+        except RuntimeFailed as error:
+            raise Refusal(State.REFUSED, error) from error
+
+    async def _start_fence(self, image: PreparedImage) -> Entry[Activation] | None:
+        """Move the record to running; None if somebody else moved it first, and then nothing is run here."""
+        nonce = new_id()
+        record = self._work.record.moved(
+            State.RUNNING,
+            nonce=nonce,
+            attempt=nonce,
+            worker=self._tools.worker_id,
+            started_at=time.time(),
+            digest=image.digest,
+            ran="unknown",
+            steps=self._steps,
+        )
+        ttl_s = max(0.0, self._deadline - time.monotonic()) + RECORD_MARGIN_S
+        try:
+            revision = await _persistently(
+                lambda: self._records.update(self.key, record, revision=self._work.revision, ttl_s=ttl_s),
+                for_s=max(0.0, self._deadline - time.monotonic()),
+            )
+        except Conflict:
+            return None
+        return Entry(self.key, record, revision)
+
+    async def _run(self, running: Entry[Activation], image: PreparedImage) -> Activation:
+        """Send the command, wait for the end, and say how it was: first the response, then the record that names it."""
+        if self._container is None:
+            raise RuntimeError("a command can only be sent into a container")
+        ending: Ending | None = None
+        try:
+            call = call_of(self._work, image.config)
+            ending = await self._container.run(call, timeout_s=max(0.001, self._deadline - time.monotonic()))
+            verdict = verdict_of(ending, self._work.function.limits)
+        except RuntimeFailed as error:
+            log.error("container.failed", activation=self._work.record.id, reason=error.detail)
+            verdict = verdict_of_failure(error)
+        response = _response(running.value, verdict, ending)
+        seq = await _persistently(
+            lambda: publish_response(self._tools.bus, self.key, response, keep_s=self._tools.keep_s)
+        )
+        final = _final(running.value, verdict, ending, response_seq=seq)
+        try:
+            await _persistently(
+                lambda: self._records.update(self.key, final, revision=running.revision, ttl_s=self._tools.keep_s)
+            )
+        except Conflict:
+            log.warning("activation.result-fence-lost", activation=final.id)
+        return final
+
+    async def _refuse(self, refusal: Refusal) -> None:
+        """End the record of an activation that was not run, and give its slot back."""
+        error = refusal.error
+        record = self._work.record.moved(
+            refusal.state,
+            nonce=new_id(),
+            ended_at=time.time(),
+            code=error.code,
+            detail=error.detail,
+            clock=refusal.clock,
+            ran="no",
+            steps=self._steps,
+        )
+        log.info("activation.refused", activation=record.id, code=error.code, reason=error.detail)
+        try:
+            await self._records.update(self.key, record, revision=self._work.revision, ttl_s=self._tools.keep_s)
+        except Conflict:
+            await self._follow_the_winner()
+            return
+        except QueueUnavailable:
+            return
+        await self._ack()
+
+    async def _follow_the_winner(self) -> None:
+        """
+        The record went another way. Over: the message is too. Running elsewhere: leave it to its owner, and if that
+        is lost, say so; its slot is the janitor's to give back, when the container is certainly gone.
+        """
+        entry = await self._records.get(self.key)
+        if entry is None or entry.value.state.is_final:
+            await self._ack()
+        elif entry.value.worker and entry.value.state is State.RUNNING:
+            answer = await ask_owner(self._tools.bus, entry.value.worker, self.key)
+            if answer in (Ownership.GONE, Ownership.DENIED):
+                await settle_lost(self._records, entry, keep_s=self._tools.keep_s)
+
+    async def _ack(self) -> None:
+        try:
+            await self._claim.ack()
+        except QueueUnavailable:  # delivered again, it will be found final
+            log.warning("activation.ack-failed", activation=self._work.record.id)
+
+    @asynccontextmanager
+    async def _claim_kept(self) -> AsyncIterator[None]:
+        """Keep telling NATS that the claim is being worked on."""
+        keeping = asyncio.create_task(self._keep(), name=f"keep-{self._work.ulid}")
+        try:
+            yield
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(KEEP_EVERY_S)
+            try:
+                await self._claim.keep()
+            except QueueUnavailable:
+                continue
+
+    async def _remove_container(self) -> None:
+        container, self._container = self._container, None
+        try:
+            if container:
+                await container.remove()
+        except RuntimeFailed as error:
+            log.error("container.not-removed", container=container.id if container else None, reason=error.detail)
+        finally:
+            self._leases.close()
+
+
+async def _persistently(action: Callable[[], Awaitable[R]], *, for_s: float = SETTLE_FOR_S) -> R:
+    """Repeat *action* while NATS is unavailable. It must be one that may be repeated: each write here is."""
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception_type(QueueUnavailable),
+        wait=wait_random_exponential(multiplier=0.2, max=5),
+        stop=stop_after_delay(for_s),
+        reraise=True,
+    ):
+        with attempt:
+            return await action()
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _late(clock: str) -> Refusal:
+    what = {"queue": "no worker had a free slot", "image": "the image was not ready"}[clock]
+    detail = f"The time allowed for the call ran out: {what} in time. Nothing was run."
+    return Refusal(State.TIMED_OUT, TimedOut(detail), clock=clock)
+
+
+def _response(running: Activation, verdict: Verdict, ending: Ending | None) -> Response:
+    return Response(
+        attempt=running.attempt or "",
+        result=verdict.result,
+        stderr=ending.stderr if ending else b"",
+        stderr_truncated=ending.stderr_truncated if ending else False,
+    )
+
+
+def _final(running: Activation, verdict: Verdict, ending: Ending | None, *, response_seq: int) -> Activation:
+    final = running.moved(
+        verdict.state,
+        nonce=new_id(),
+        ended_at=time.time(),
+        ran=verdict.ran,
+        code=verdict.code,
+        detail=verdict.detail,
+        clock=verdict.clock,
+        response_seq=response_seq,
+        result_bytes=len(verdict.result) if verdict.result is not None else None,
+    )
+    if ending is None:
+        return final
+    return replace(
+        final,
+        exit_code=ending.exit_code,
+        stderr_bytes=len(ending.stderr),
+        cpu_us=ending.cpu_us,
+        memory_peak_bytes=ending.memory_peak_bytes,
+        steps=replace(final.steps, start_s=ending.start_s, run_s=ending.run_s),
+    )

@@ -1,0 +1,82 @@
+"""Putting a worker together: the host made ready, the bus, the images, the runtime. Rows: A5, D2."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import structlog
+
+from mayfly.bus.connection import connect
+from mayfly.bus.stores import Stores
+from mayfly.containers.choose import choose_runtime
+from mayfly.containers.host import prepare_host
+from mayfly.domain.ids import WorkerId, new_id
+from mayfly.images.policy import RegistryPolicy
+from mayfly.images.store import ImageStore
+from mayfly.settings import ImageSettings, WorkerSettings
+from mayfly.worker.loop import Worker
+from mayfly.worker.run import Tools
+
+log = structlog.get_logger()
+
+
+async def serve(settings: WorkerSettings) -> None:
+    """
+    Be a worker until SIGTERM or SIGINT, or until the connection to NATS is closed for good.
+
+    Must run as pid 1 of namespaces of its own (`containers.host.enter_namespaces`): when it dies, all its containers
+    and mounts go with it.
+
+    Raises: RuntimeFailed when this machine cannot run containers; QueueUnavailable.
+    """
+    prepare_host()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    runtime = choose_runtime(settings.runtime, state_dir=settings.state_dir)
+    try:
+        left = await runtime.reap()
+        if left:
+            log.warning("worker.reaped", containers=left)
+        async with (
+            open_images(settings) as images,
+            connect(settings, role="worker", buffer_while_disconnected=True) as bus,
+        ):
+            tools = Tools(
+                worker_id=WorkerId(new_id()),
+                bus=bus,
+                stores=Stores.on(bus),
+                images=images,
+                runtime=runtime,
+                keep_s=settings.record_keep_s,
+            )
+            closing = asyncio.create_task(_stop_when(bus.closed, stop), name="closed")
+            await Worker(tools, slots=settings.slots).run(stop, grace_s=settings.stop_grace_s)
+            closing.cancel()
+    finally:
+        await runtime.close()
+
+
+def open_images(settings: ImageSettings) -> ImageStore:
+    """Open the image store as the settings say."""
+    policy = RegistryPolicy(
+        allow=settings.allowed_registries,
+        private=settings.private_registries,
+        plain_http=settings.plain_http_registries,
+    )
+    return ImageStore(
+        directory=settings.image_dir,
+        policy=policy,
+        auth_file=settings.registry_auth_file,
+        pull_timeout_s=settings.pull_timeout_s,
+        max_unpacked_bytes=settings.image_max_bytes,
+        cache_bytes=settings.image_cache_bytes,
+    )
+
+
+async def _stop_when(closed: asyncio.Event, stop: asyncio.Event) -> None:
+    await closed.wait()
+    log.error("worker.connection-closed", remedy="The supervisor starts it anew.")
+    stop.set()
