@@ -13,8 +13,9 @@ from __future__ import annotations
 import asyncio
 import datetime
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 import nats.errors
@@ -214,33 +215,31 @@ class Claim:
             await self._message.nak(delay=delay_s or None)
 
 
-class _Pull(msgspec.Struct):
-    """One outstanding pull request."""
+@dataclass
+class _Inbox:
+    """Where one pull request at a time is answered. What comes in keeps its own subject, so each has its callback."""
 
-    open: int
-    expires_at: float
+    subject: str
+    open: int = 0  # messages that the pull may still bring
+    expires_at: float = 0.0
 
 
 class PullLoop:
     """
-    Keeps exactly as many messages requested as there are free slots, and hands each over as a `Claim`.
+    Keeps as many messages requested as there are free slots, and hands each over as a `Claim`.
 
-    Guarantees: never more undone claims plus requested messages than slots; a pull that the server forgot (restart,
-    leader change) is noticed by its expiry or a reconnect and asked again; a message that cannot be decoded goes back
-    with a delay and an error in the log.
+    Guarantees: never more claims than slots, for what comes in beyond goes back at once; a pull that the server
+    forgot (restart, leader change) is given up at its expiry or at a reconnect, and asked again; a message that
+    cannot be decoded goes back with a delay and an error in the log.
     """
 
-    def __init__(
-        self, bus: Bus, *, free_slots: Callable[[], int], on_claim: Callable[[Claim], Awaitable[None]]
-    ) -> None:
-        """*free_slots* counts the slots without an activation; *on_claim* must return at once (start a task)."""
+    def __init__(self, bus: Bus, *, free_slots: Callable[[], int], on_claim: Callable[[Claim], None]) -> None:
+        """*free_slots* counts the slots without an activation; *on_claim* starts a task and returns."""
         self._bus = bus
         self._free_slots = free_slots
         self._on_claim = on_claim
-        self._pulls: dict[str, _Pull] = {}
-        self._number = 0
+        self._inboxes: list[_Inbox] = []
         self._wake = asyncio.Event()
-        self._inbox = bus.client.new_inbox()
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{subjects.ACT}.{subjects.ACT_CONSUMER}"
         self._stopping = False
 
@@ -255,28 +254,24 @@ class PullLoop:
 
     async def run(self) -> None:
         """
-        Pull until `stop`.
+        Pull until `stop`; while there is no connection, wait for it to come back.
 
-        Raises: nothing that NATS does; it waits for the connection to come back.
+        The subscriptions stay until the connection is drained: what the server has sent already must come in, to be
+        given back at once. Dropped, it would wait for `ACK_WAIT_S`.
         """
-        subscription = await self._bus.client.subscribe(f"{self._inbox}.*", cb=self._on_message)
         reconnects = self._bus.reconnects
-        try:
-            while not self._stopping:
-                if self._bus.reconnects != reconnects:
-                    reconnects = self._bus.reconnects
-                    self._pulls.clear()
-                self._forget_expired()
-                await self._ask()
-                await self._pause()
-        finally:
-            await self._unsubscribe(subscription.unsubscribe)
+        while not self._stopping:
+            if self._bus.reconnects != reconnects:
+                reconnects = self._bus.reconnects
+                self._forget(self._inboxes)
+            self._forget([inbox for inbox in self._inboxes if inbox.open and inbox.expires_at < time.monotonic()])
+            await self._ask()
+            await self._pause()
 
-    async def _unsubscribe(self, unsubscribe: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await unsubscribe()
-        except nats.errors.Error as error:
-            log.debug("queue.unsubscribe-failed", error=repr(error))
+    def _forget(self, inboxes: list[_Inbox]) -> None:
+        for inbox in inboxes:
+            log.debug("queue.pull-forgotten", open=inbox.open)
+            inbox.open = 0
 
     async def _pause(self) -> None:
         self._wake.clear()
@@ -286,44 +281,49 @@ class PullLoop:
         except TimeoutError:
             return
 
-    def _forget_expired(self) -> None:
-        now = time.monotonic()
-        for token in [token for token, pull in self._pulls.items() if pull.expires_at < now]:
-            del self._pulls[token]
-
     async def _ask(self) -> None:
-        batch = self._free_slots() - sum(pull.open for pull in self._pulls.values())
-        if batch <= 0 or not self._bus.is_connected:
+        """Ask for what is missing, once half of what could be asked for is."""
+        free = self._free_slots()
+        asked = sum(inbox.open for inbox in self._inboxes)
+        if asked * 2 >= free or not self._bus.is_connected:
             return
-        self._number += 1
-        token = str(self._number)
-        self._pulls[token] = _Pull(open=batch, expires_at=time.monotonic() + PULL_EXPIRES_S + 1)
+        inbox = await self._idle_inbox()
+        inbox.open = free - asked
+        inbox.expires_at = time.monotonic() + PULL_EXPIRES_S + 1
         query = {
-            "batch": batch,
+            "batch": inbox.open,
             "expires": int(PULL_EXPIRES_S * 1e9),
             "idle_heartbeat": int(PULL_HEARTBEAT_S * 1e9),
         }
         try:
-            await self._bus.client.publish(self._next, msgspec.json.encode(query), reply=f"{self._inbox}.{token}")
+            await self._bus.client.publish(self._next, msgspec.json.encode(query), reply=inbox.subject)
         except nats.errors.Error as error:
-            self._pulls.pop(token, None)
+            inbox.open = 0
             log.warning("queue.pull-failed", error=repr(error))
 
-    async def _on_message(self, message: Msg) -> None:
-        token = message.subject.rpartition(".")[2]
-        if status := (message.headers or {}).get("Status"):
-            await self._on_status(token, status)
-            return
-        if (pull := self._pulls.get(token)) is not None:
-            pull.open -= 1
-            if pull.open <= 0:
-                del self._pulls[token]
-        await self._hand_over(message)
+    async def _idle_inbox(self) -> _Inbox:
+        for inbox in self._inboxes:
+            if inbox.open == 0:
+                return inbox
+        inbox = _Inbox(self._bus.client.new_inbox())
+        await self._bus.client.subscribe(inbox.subject, cb=partial(self._on_message, inbox))
+        self._inboxes.append(inbox)
+        return inbox
 
-    async def _on_status(self, token: str, status: str) -> None:
+    async def _on_message(self, inbox: _Inbox, message: Msg) -> None:
+        if status := (message.headers or {}).get("Status"):
+            await self._on_status(inbox, status)
+            return
+        inbox.open = max(0, inbox.open - 1)
+        try:
+            await self._hand_over(message)
+        except nats.errors.Error as error:
+            log.warning("queue.not-given-back", error=repr(error))
+
+    async def _on_status(self, inbox: _Inbox, status: str) -> None:
         if status == "100":  # a heartbeat
             return
-        self._pulls.pop(token, None)
+        inbox.open = 0
         if status == "503":  # nobody answers: asking at once again would spin
             await asyncio.sleep(0.2)
         self._wake.set()
@@ -335,7 +335,7 @@ class PullLoop:
             log.error("queue.undecodable", subject=message.subject, error=str(error))
             await message.nak(delay=UNDECODABLE_DELAY_S)
             return
-        if self._stopping:
+        if self._stopping or self._free_slots() <= 0:
             await message.nak()
             return
         metadata = message.metadata
@@ -346,7 +346,8 @@ class PullLoop:
             queued_s=max(0.0, time.time() - metadata.timestamp.timestamp()),
             _message=message,
         )
-        await self._on_claim(claim)
+        self._on_claim(claim)
+        self._wake.set()
 
 
 KEEP_EVERY_S = ACK_WAIT_S / 3

@@ -70,7 +70,7 @@ class Worker:
     def _owns(self, key: str) -> bool:
         return key in self._runs
 
-    async def _on_claim(self, claim: Claim) -> None:
+    def _on_claim(self, claim: Claim) -> None:
         """Start on a claim. One delivered again while it still runs here has an owner already: this very worker."""
         key = claim.work.key
         if key in self._runs:
