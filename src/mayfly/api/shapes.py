@@ -297,6 +297,25 @@ class FunctionShape(Shape):
         )
 
 
+class Page(BaseModel):
+    """Which part of a list."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True)
+
+    limit: Annotated[int, Field(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT
+    """How many at most."""
+
+    after: Annotated[str | None, Field(max_length=128)] = None
+    """The `next` of the page before."""
+
+
+class ActivationQuery(Page):
+    """Which part of the list of activations."""
+
+    function: FunctionNameText | None = None
+    """Only those of this function."""
+
+
 class FunctionPage(Shape):
     """Some of one's functions, by name."""
 
@@ -425,8 +444,13 @@ class StatusShape(Shape):
     slots: int
     """Activations that can run at once, all workers together."""
 
+    running: int
+    """Activations that run now."""
+
     platform: UsageShape
     user: UsageShape
+    remark: str | None = None
+    """What an operator ought to know about these numbers, if anything."""
 
 
 class HealthShape(Shape):

@@ -1,0 +1,135 @@
+"""
+Who calls. Everything but registration, login, health and the API's description needs a token, by construction:
+those routes live on routers from `private_router`, and the server does not start with a route that lives elsewhere
+and is not in `PUBLIC`.
+
+Only the token counts. Headers in which a gateway says who somebody is are not read anywhere. Rows: F3, A1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
+from fastapi.routing import APIRoute
+from fastapi.security.base import SecurityBase
+
+from mayfly.api.envelope import exchange_of
+from mayfly.api.shapes import FUNCTION_NAME_RULE
+from mayfly.api.state import ApiState
+from mayfly.domain.errors import NotAuthenticated, NotFound
+from mayfly.domain.function import Function
+from mayfly.domain.ids import FUNCTION_NAME, FunctionName, UserId
+from mayfly.domain.user import Session
+from mayfly.services.tokens import Claims
+
+PUBLIC = frozenset(
+    {
+        ("POST", "/v1/users"),
+        ("POST", "/v1/tokens"),
+        ("GET", "/healthz"),
+        ("GET", "/readyz"),
+        ("GET", "/openapi.json"),
+        ("GET", "/docs"),
+    }
+)
+"""All that answers without a token."""
+
+
+class _Bearer(SecurityBase):
+    """Reads the token from `Authorization`, and nowhere else."""
+
+    def __init__(self) -> None:
+        self.model = HTTPBearerModel(bearerFormat="JWT", description="The access_token of POST /v1/tokens.")
+        self.scheme_name = "token"
+
+    async def __call__(self, request: Request) -> str:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise NotAuthenticated
+        return token.strip()
+
+
+async def genuine_token(request: Request, token: Annotated[str, Depends(_Bearer())]) -> Claims:
+    """
+    Check that the token was issued here. `authenticated`, or who stands in for it, asks for its session next.
+
+    Raises: NotAuthenticated.
+    """
+    state: ApiState = request.app.state.mayfly
+    claims = state.sessions.verify(token)
+    exchange_of(request.scope).user_id = claims.user_id
+    return claims
+
+
+async def authenticated(request: Request, claims: Annotated[Claims, Depends(genuine_token)]) -> Session:
+    """
+    Require a genuine token whose session has not ended.
+
+    Raises: NotAuthenticated; QueueUnavailable.
+    """
+    state: ApiState = request.app.state.mayfly
+    return await state.sessions.alive(claims)
+
+
+async def authenticated_for_function(
+    request: Request, name: str, claims: Annotated[Claims, Depends(genuine_token)]
+) -> tuple[Session, Function]:
+    """
+    Require a token as `authenticated` does, and read the function of the path at the same time: a call waits for one
+    round trip to the database, not two. Who is not authenticated learns nothing of the function.
+
+    Raises: NotAuthenticated; NotFound; QueueUnavailable.
+    """
+    state: ApiState = request.app.state.mayfly
+    session, function = await asyncio.gather(
+        state.sessions.alive(claims), _read_function(state, claims.user_id, name), return_exceptions=True
+    )
+    if isinstance(session, BaseException):
+        raise session
+    if isinstance(function, BaseException):
+        raise function
+    return session, function
+
+
+async def _read_function(state: ApiState, owner: UserId, name: str) -> Function:
+    return (await state.functions.get(owner, function_name(name))).value
+
+
+def function_name(text: str) -> FunctionName:
+    """
+    Return a name from a path.
+
+    Raises: NotFound when no function can have it.
+    """
+    if not FUNCTION_NAME.fullmatch(text):
+        raise NotFound(f"No function can have this name: a function's name is {FUNCTION_NAME_RULE}.")
+    return FunctionName(text)
+
+
+AUTHENTICATORS = frozenset({authenticated, authenticated_for_function})
+
+Caller = Annotated[Session, Depends(authenticated)]
+CallerAndFunction = Annotated[tuple[Session, Function], Depends(authenticated_for_function)]
+
+
+def private_router(authenticator: Callable[..., Any] = authenticated, *, tags: list[str | Enum]) -> APIRouter:
+    """Make a router all of whose routes need a token, checked by one of `AUTHENTICATORS`."""
+    return APIRouter(dependencies=[Depends(authenticator)], tags=tags)
+
+
+def check_routes(routes: Iterable[APIRoute]) -> None:
+    """
+    Check that each route needs a token or is in `PUBLIC`.
+
+    Raises: RuntimeError, which stops the start.
+    """
+    for route in routes:
+        for method in route.methods or ():
+            needs_token = any(dependency.call in AUTHENTICATORS for dependency in route.dependant.dependencies)
+            if needs_token == ((method, route.path) in PUBLIC):
+                raise RuntimeError(f"{method} {route.path} is public and should not be, or the other way round")

@@ -1,0 +1,163 @@
+"""
+The API described: OpenAPI for programs, and one page of plain HTML for people, made from the same and from the table
+of errors. The page needs no script and nothing from elsewhere, so it works without internet and under a strict policy.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from mayfly.api.errors import MEANINGS, MEDIA_TYPE
+from mayfly.api.shapes import FunctionChange, NewFunction, NewUser, PasswordChange, Problem
+
+READ_BY_HAND: tuple[type[BaseModel], ...] = (NewUser, PasswordChange, NewFunction, FunctionChange, Problem)
+"""Shapes that FastAPI does not see, because the routes read bodies and write errors themselves."""
+
+STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
+code,pre{font:14px/1.4 ui-monospace,monospace}h2{margin-top:2.5rem;border-bottom:1px solid #ccc}
+h3 code{font-size:16px}table{border-collapse:collapse;width:100%}td,th{text-align:left;vertical-align:top;
+padding:.25rem .6rem;border-top:1px solid #ddd}summary{cursor:pointer}.lock{color:#666;font-size:14px}
+"""
+_STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+
+PAGE_HEADERS = {
+    "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+}
+
+INTRODUCTION = (
+    "Register a function, which is an image reference with a name, and invoke it: one HTTPS call runs one fresh "
+    "container, and its stdout is the answer. Errors are problem+json; `ran` in each says whether the function ran."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """Both forms, made once at the start."""
+
+    json: bytes
+    page: bytes
+
+
+def describe(app: FastAPI) -> Description:
+    """Make both forms."""
+    schema = openapi(app)
+    return Description(json=json.dumps(schema).encode(), page=_page(schema).encode())
+
+
+def described(app: FastAPI) -> Description:
+    """Find what was made at the start."""
+    found: Description = app.state.description
+    return found
+
+
+def openapi(app: FastAPI) -> dict[str, Any]:
+    """Complete FastAPI's OpenAPI with the shapes that it does not see and the errors."""
+    schema = app.openapi()
+    _, definitions = models_json_schema(
+        [(shape, "validation") for shape in READ_BY_HAND], ref_template="#/components/schemas/{model}"
+    )
+    schemas = schema["components"]["schemas"] | definitions["$defs"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    schema["components"]["schemas"] = dict(sorted(schemas.items()))
+    for operation in _operations(schema):
+        operation["responses"].pop("422", None)
+        operation["responses"]["default"] = {
+            "description": "An error.",
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+    return schema
+
+
+def _operations(schema: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    for methods in schema["paths"].values():
+        yield from methods.values()
+
+
+def _page(schema: dict[str, Any]) -> str:
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>Mayfly API</title><style>{STYLE}</style><h1>Mayfly API {escape(schema['info']['version'])}</h1>"
+        f"<p>{_prose(INTRODUCTION)} <a href=/openapi.json>openapi.json</a>"
+        f"{_all_operations(schema)}{_all_shapes(schema)}{_all_errors()}"
+    )
+
+
+def _all_operations(schema: dict[str, Any]) -> str:
+    groups: dict[str, list[str]] = {}
+    for path, methods in schema["paths"].items():
+        for method, operation in methods.items():
+            groups.setdefault(operation["tags"][0], []).append(_operation(method.upper(), path, operation))
+    return "".join(f"<h2>{escape(tag)}</h2>{''.join(parts)}" for tag, parts in groups.items())
+
+
+def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
+    lock = "<span class=lock>needs a token</span>" if operation.get("security") else ""
+    rows = [
+        (parameter["name"], parameter["in"], parameter.get("description", ""))
+        for parameter in operation.get("parameters", ())
+    ]
+    for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+        rows.append(("body", media_type, _schema_name(content["schema"])))
+    answers = [(status, answer["description"]) for status, answer in operation["responses"].items()]
+    return (
+        f"<h3><code>{method} {escape(path)}</code> {lock}</h3><p>{_prose(operation.get('description', ''))}"
+        f"{_table(rows)}{_table(answers)}"
+    )
+
+
+def _all_shapes(schema: dict[str, Any]) -> str:
+    parts = []
+    for name, shape in schema["components"]["schemas"].items():
+        rows = [
+            (field, _schema_name(rule), rule.get("description", "") + _default(rule))
+            for field, rule in shape.get("properties", {}).items()
+        ]
+        parts.append(f"<h3 id='{name}'>{name}</h3><p>{_prose(shape.get('description', ''))}{_table(rows)}")
+    return f"<h2>Shapes</h2>{''.join(parts)}"
+
+
+def _all_errors() -> str:
+    parts = [
+        f"<h3 id='{kind.code}'><code>{kind.code}</code> {meaning.status} ({kind.fault})</h3>"
+        f"<p>{_prose(meaning.cause)}<p>{_prose(meaning.remedy)}"
+        for kind, meaning in MEANINGS.items()
+    ]
+    return f"<h2>Errors</h2>{''.join(parts)}"
+
+
+def _default(rule: dict[str, Any]) -> str:
+    return f" Default: `{json.dumps(rule['default'])}`." if rule.get("default") is not None else ""
+
+
+def _schema_name(rule: dict[str, Any]) -> str:
+    if "$ref" in rule:
+        return str(rule["$ref"].rpartition("/")[2])
+    if "anyOf" in rule:
+        return " or ".join(_schema_name(part) for part in rule["anyOf"])
+    if "items" in rule:
+        return f"list of {_schema_name(rule['items'])}"
+    return str(rule.get("format") or rule.get("type") or rule.get("const", ""))
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> str:
+    lines = ["<tr>" + "".join(f"<td>{_prose(cell)}" for cell in row) for row in rows]
+    return f"<table>{''.join(lines)}</table>" if lines else ""
+
+
+def _prose(text: str) -> str:
+    """Escape a text, and set what is between backquotes as code."""
+    parts = escape(text).split("`")
+    return "".join(f"<code>{part}</code>" if number % 2 else part for number, part in enumerate(parts))

@@ -1,0 +1,235 @@
+"""
+The one table from an error to what a caller sees: status, title, and what to do about it.
+
+Inner rooms know no HTTP and raise `domain.errors`; the few errors that only HTTP knows are defined here. Everything
+leaves as problem+json (RFC 9457), never as a page or a stack. `docs/reference/errors.md` is made from this table.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from starlette.responses import Response
+
+from mayfly.domain import errors as domain
+from mayfly.domain.errors import MayflyError, RequestError
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class MethodNotAllowed(RequestError):
+    """This resource does not know that method; the header Allow lists those it knows."""
+
+    code = "method-not-allowed"
+
+
+class UnsupportedMediaType(RequestError):
+    """The body is not in the media type that this call takes."""
+
+    code = "unsupported-media-type"
+
+
+class BodyTooLarge(RequestError):
+    """The body is larger than this call takes."""
+
+    code = "body-too-large"
+
+
+class BodyTimeout(RequestError):
+    """The body did not arrive in time."""
+
+    code = "body-timeout"
+
+
+class HeadTooLarge(RequestError):
+    """The request line and headers are larger than 64 KiB in all."""
+
+    code = "head-too-large"
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a code stands for, over HTTP and in the reference."""
+
+    status: int
+    cause: str
+    remedy: str
+
+    @property
+    def title(self) -> str:
+        """The status in words, as RFC 9457 wants it where `type` says the rest."""
+        return "Client Closed Request" if self.status == 499 else HTTPStatus(self.status).phrase
+
+
+MEANINGS: dict[type[MayflyError], Meaning] = {
+    domain.InvalidRequest: Meaning(
+        400,
+        "A field, a parameter of the URL or a header has a value that cannot be, is missing, or is not known; or the "
+        "body is not JSON.",
+        "`errors` names each field and its rule. Correct them; an unknown field is usually a misspelt one.",
+    ),
+    domain.NotAuthenticated: Meaning(
+        401,
+        "There is no access token, or it has expired, was not issued here, or its login has ended (logout, new "
+        "password, deleted account). On POST /v1/tokens: the user name, the password or the refresh token is wrong.",
+        "Get a token from POST /v1/tokens and send it as `Authorization: Bearer TOKEN`.",
+    ),
+    domain.NotAllowed: Meaning(
+        403,
+        "The account is known, and may not do this; or registration is closed; or, changing a password, the current "
+        "one is wrong.",
+        "`detail` says which. The operator of the installation can change what is closed.",
+    ),
+    domain.NotFound: Meaning(
+        404,
+        "There is no such path, or you have no function or activation of this name. Whether another user has one is "
+        "not told.",
+        "Compare with the list: GET /v1/functions, GET /v1/activations, /docs.",
+    ),
+    MethodNotAllowed: Meaning(
+        405, "The path exists, but not with this method.", "The header Allow lists the methods that it knows."
+    ),
+    BodyTimeout: Meaning(
+        408, "The request's body did not arrive within 60 seconds.", "Send it again over a better connection."
+    ),
+    domain.AlreadyExists: Meaning(
+        409,
+        "The user name is taken, or you have a function of this name.",
+        "Choose another name, or replace the function with PUT.",
+    ),
+    domain.Gone: Meaning(
+        410,
+        "The result or the logs of the activation are no longer kept.",
+        "Results are kept for a day, less when many large ones follow. Invoke again if the function allows it.",
+    ),
+    domain.PreconditionFailed: Meaning(
+        412,
+        "What you change is not at the revision in your If-Match: somebody changed it since you read it.",
+        "GET it again, and repeat your change with the new ETag.",
+    ),
+    domain.ParameterTooLarge: Meaning(
+        413,
+        "The parameter is longer than 1 MiB, or than 131,000 bytes for a function that takes it as argument or in the "
+        "environment. Nothing was queued.",
+        "Send less, or register the function with `parameter: stdin`; beyond 1 MiB send a reference to the data.",
+    ),
+    BodyTooLarge: Meaning(413, "The JSON or form of the request is larger than any valid one.", "Send less."),
+    domain.UnsupportedEncoding: Meaning(
+        415, "The body came with a Content-Encoding.", "Send it as it is, without compression."
+    ),
+    UnsupportedMediaType: Meaning(
+        415,
+        "The body is not in the media type that this call takes.",
+        "Send `Content-Type: application/json`; for POST /v1/tokens `application/x-www-form-urlencoded`. A parameter "
+        "may have any type.",
+    ),
+    domain.ImageUnavailable: Meaning(
+        422,
+        "The image cannot be had or cannot be run; `detail` has the registry's own words. Nothing was registered.",
+        "Check name and tag, whether the registry may be reached from the workers, and the image's architecture.",
+    ),
+    domain.ParameterNotText: Meaning(
+        422,
+        "The parameter is not UTF-8; or it has a NUL character, and the function takes it as argument or in the "
+        "environment, where that cannot be.",
+        "Encode binary data, for example as base64.",
+    ),
+    domain.LimitReached: Meaning(
+        429,
+        "As many activations are in flight as the limit of `scope` allows: for you, or for the platform. Nothing was "
+        "queued.",
+        "Call again after Retry-After.",
+    ),
+    domain.TooManyAttempts: Meaning(
+        429, "More logins and registrations arrive than can be checked.", "Try again after Retry-After."
+    ),
+    HeadTooLarge: Meaning(431, "The request line and headers are larger than 64 KiB in all.", "Send less."),
+    domain.Cancelled: Meaning(499, "The activation was cancelled by its owner.", "None is needed."),
+    domain.InternalError: Meaning(
+        500,
+        "Something failed in Mayfly that should not.",
+        "Tell the operator the `request_id`, which finds it in the log. Whether the function ran is in `ran`.",
+    ),
+    domain.FunctionFailed: Meaning(
+        502,
+        "The function's command ended with an exit code other than 0, or was killed by a signal.",
+        "`exit_code` and `stderr` (the end of it) say why; GET /v1/activations/{id}/logs has all that is kept.",
+    ),
+    domain.ResultNotText: Meaning(
+        502, "What the function wrote to stdout is not UTF-8.", "Have it write text, for example base64."
+    ),
+    domain.ResultTooLarge: Meaning(
+        502, "The function wrote more than 1 MiB to stdout.", "Have it write less, or a reference to the data."
+    ),
+    domain.OutOfMemory: Meaning(
+        502,
+        "The function needed more memory than its limit; files that it writes count too.",
+        "Raise `limits.memory_mib`, or have it need less.",
+    ),
+    domain.WorkerLost: Meaning(
+        502,
+        "The worker that ran the activation was lost; nobody knows how far it came.",
+        "Call again if running twice does no harm.",
+    ),
+    domain.RuntimeFailed: Meaning(
+        502, "The container could not be started or removed.", "Try again; tell the operator if it stays."
+    ),
+    domain.QueueUnavailable: Meaning(
+        503,
+        "The queue or the database does not answer.",
+        "Try again after Retry-After. `ran` says whether the function may have run.",
+    ),
+    domain.NoWorkers: Meaning(503, "There is no worker that could be asked.", "Try again after Retry-After."),
+    domain.TimedOut: Meaning(
+        504,
+        "The activation's time ran out: waiting in the queue, preparing the image, or running, as `clock` says.",
+        "Raise `limits.timeout_s` (queue, image and run are all within it), or have the function do less.",
+    ),
+}
+"""Each error that can leave the API. In order of status, which is the order of the reference."""
+
+
+def meaning_of(error: type[MayflyError]) -> Meaning:
+    """Look an error up, or the nearest class above it; whatever is in no table is an internal error."""
+    for kind in error.__mro__:
+        if kind in MEANINGS:
+            return MEANINGS[kind]
+    return MEANINGS[domain.InternalError]
+
+
+def problem(error: MayflyError, request_id: str) -> Response:
+    """Make the answer that an error stands for."""
+    meaning = meaning_of(type(error))
+    body: dict[str, object] = {
+        **error.members,
+        "type": f"/docs#{error.code}",
+        "title": meaning.title,
+        "status": meaning.status,
+        "detail": error.detail,
+        "code": error.code,
+        "fault": error.fault,
+        "ran": error.ran,
+        "request_id": request_id,
+    }
+    if error.retry_after_s is not None:
+        body["retry_after_s"] = error.retry_after_s
+    content = json.dumps(body, default=str).encode()
+    return Response(content, meaning.status, headers=_headers(error), media_type=MEDIA_TYPE)
+
+
+def _headers(error: MayflyError) -> dict[str, str]:
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    if isinstance(error, domain.NotAuthenticated):
+        invalid = ', error="invalid_token"' if error.members.get("error") == "invalid_token" else ""
+        headers["WWW-Authenticate"] = f'Bearer realm="mayfly"{invalid}'
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = str(error.members.get("allow", ""))
+    if activation_id := error.members.get("activation_id"):
+        headers["Mayfly-Activation-Id"] = str(activation_id)
+        headers["Location"] = f"/v1/activations/{activation_id}"
+    return headers

@@ -1,0 +1,117 @@
+"""
+The call itself: the body is the parameter, byte for byte, and the answer's body is the function's stdout.
+
+The caller is known before one byte of the body is read; the parameter is checked before anything is queued. Beyond
+that, all is `services.invoke`'s. Rows: F7, F8, F9, F12.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any
+
+from fastapi import Header, Request
+from starlette.responses import Response
+
+from mayfly.api.auth import CallerAndFunction, authenticated_for_function, private_router
+from mayfly.api.bodies import read_parameter
+from mayfly.api.envelope import exchange_of
+from mayfly.api.state import State
+from mayfly.api.write import result
+from mayfly.domain.errors import InvalidRequest
+from mayfly.domain.limits import TIMEOUT_MAX_S, TIMEOUT_MIN_S
+from mayfly.services.invoke import CallOptions
+
+private = private_router(authenticated_for_function, tags=["Activations"])
+
+TAKES_PARAMETER: dict[str, Any] = {
+    "requestBody": {
+        "required": False,
+        "description": "The parameter: text in UTF-8, whatever the content type. No body is the empty string.",
+        "content": {"*/*": {"schema": {"type": "string"}}},
+    }
+}
+RESULT: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The function's stdout, byte for byte, in the function's `result_type`.",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+        "headers": {
+            "Location": {"schema": {"type": "string"}, "description": "Of the activation's record."},
+            "Mayfly-Activation-Id": {"schema": {"type": "string"}},
+            "Server-Timing": {
+                "schema": {"type": "string"},
+                "description": "admit, queue, image, start and run, in milliseconds.",
+            },
+        },
+    }
+}
+
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+Text = Annotated[str | None, Header()]
+
+
+@private.post(
+    "/v1/functions/{name}/activations",
+    response_class=Response,
+    responses=RESULT,
+    openapi_extra=TAKES_PARAMETER,
+)
+async def invoke(
+    request: Request,
+    *,
+    state: State,
+    caller_and_function: CallerAndFunction,
+    mayfly_timeout: Annotated[
+        str | None, Header(description="Seconds; shortens the function's own time-out, never lengthens it.")
+    ] = None,
+    traceparent: Annotated[
+        str | None, Header(description="Handed to the function as MAYFLY_TRACEPARENT (W3C Trace Context).")
+    ] = None,
+    prefer: Text = None,
+    idempotency_key: Text = None,
+) -> Response:
+    """
+    Invoke a function and wait for its result. Each call runs a fresh container, at most once; an error says in `ran`
+    whether it ran.
+    """
+    _refuse_what_is_not_there(prefer, idempotency_key)
+    caller, function = caller_and_function
+    options = CallOptions(
+        timeout_s=_timeout(mayfly_timeout),
+        traceparent=traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else None,
+        received_at=exchange_of(request.scope).received_at,
+    )
+    parameter = await read_parameter(request, function.parameter)
+    succeeded = await state.invoker.invoke(caller.user_id, function, parameter, options)
+    return result(succeeded, function.result_type)
+
+
+def _timeout(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not TIMEOUT_MIN_S <= seconds <= TIMEOUT_MAX_S:
+        raise InvalidRequest(
+            f"The header Mayfly-Timeout takes seconds from {TIMEOUT_MIN_S} to {TIMEOUT_MAX_S:.0f}, such as 2.5.",
+            field="Mayfly-Timeout",
+        )
+    return seconds
+
+
+def _refuse_what_is_not_there(prefer: str | None, idempotency_key: str | None) -> None:
+    """Who asks for a promise that is not kept yet must not believe that it was."""
+    if prefer and "respond-async" in prefer.lower():
+        raise InvalidRequest(
+            "Asynchronous calls (Prefer: respond-async) are not there yet. Leave the header out and wait.",
+            field="Prefer",
+        )
+    if idempotency_key is not None:
+        raise InvalidRequest(
+            "Idempotency-Key is not there yet. Leave it out; `ran` in an error says whether a call may be repeated.",
+            field="Idempotency-Key",
+        )

@@ -1,0 +1,82 @@
+"""
+Logging in and out. `POST /v1/tokens` is the token endpoint of OAuth 2 (RFC 6749, sections 4.3 and 6).
+
+Its errors are problem+json as everywhere, with the code of RFC 6749 as member `error` beside ours. A wrong password is
+401 there rather than the RFC's 400, since it is 401 `not-authenticated` everywhere else. Rows: F3.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from mayfly.api.auth import Caller, private_router
+from mayfly.api.bodies import FORM, read_form
+from mayfly.api.shapes import Tokens
+from mayfly.api.state import State
+from mayfly.api.write import no_content, write
+from mayfly.domain.errors import InvalidRequest, MayflyError
+from mayfly.services.sessions import TokenPair
+from mayfly.services.tokens import Claims
+
+public = APIRouter(tags=["Tokens"])
+private = private_router(tags=["Tokens"])
+
+TEXT = {"type": "string"}
+TAKES_GRANT: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            FORM: {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "grant_type": {"type": "string", "enum": ["password", "refresh_token"]},
+                        "username": TEXT | {"description": "With grant_type=password."},
+                        "password": TEXT | {"description": "With grant_type=password.", "format": "password"},
+                        "refresh_token": TEXT | {"description": "With grant_type=refresh_token."},
+                    },
+                    "required": ["grant_type"],
+                }
+            }
+        },
+    }
+}
+
+
+@public.post("/v1/tokens", response_model=Tokens, openapi_extra=TAKES_GRANT)
+async def get_tokens(request: Request, state: State) -> Response:
+    """Log in with user name and password, or exchange a refresh token for the next pair of tokens."""
+    try:
+        tokens = await _grant(state, await read_form(request))
+    except MayflyError as error:
+        error.members.setdefault("error", "invalid_request" if error.fault == "caller" else "temporarily_unavailable")
+        raise
+    shape = Tokens(access_token=tokens.access_token, expires_in=tokens.expires_in, refresh_token=tokens.refresh_token)
+    return write(shape, headers={"Pragma": "no-cache"})
+
+
+@private.delete("/v1/tokens/current", status_code=204, response_class=Response)
+async def log_out(state: State, caller: Caller) -> Response:
+    """End the login that the token belongs to: its access and refresh tokens are refused from now on."""
+    await state.sessions.end(Claims(caller.user_id, caller.id))
+    return no_content()
+
+
+async def _grant(state: State, form: dict[str, str]) -> TokenPair:
+    grant_type = _field(form, "grant_type")
+    if grant_type == "password":
+        return await state.sessions.log_in(_field(form, "username"), _field(form, "password"))
+    if grant_type == "refresh_token":
+        return await state.sessions.refresh(_field(form, "refresh_token"))
+    raise InvalidRequest(
+        "`grant_type` must be `password` or `refresh_token`.", field="grant_type", error="unsupported_grant_type"
+    )
+
+
+def _field(form: dict[str, str], name: str) -> str:
+    if not form.get(name):
+        raise InvalidRequest(f"`{name}` is missing from the form.", field=name)
+    return form[name]

@@ -1,0 +1,47 @@
+"""Accounts: registering is open to everybody, the rest is about oneself. Rows: F2, F3."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from mayfly.api.auth import Caller, private_router
+from mayfly.api.bodies import read_json, takes_json
+from mayfly.api.shapes import NewUser, PasswordChange, UserShape
+from mayfly.api.state import State
+from mayfly.api.write import no_content, write
+from mayfly.domain.ids import UserName
+
+public = APIRouter(tags=["Users"])
+private = private_router(tags=["Users"])
+
+
+@public.post("/v1/users", status_code=201, response_model=UserShape, openapi_extra=takes_json(NewUser))
+async def register(request: Request, state: State) -> Response:
+    """Register a user. Log in with POST /v1/tokens then."""
+    new = await read_json(request, NewUser)
+    user = await state.users.register(UserName(new.username), new.password)
+    return write(UserShape.of(user), status=201, headers={"Location": "/v1/users/me"})
+
+
+@private.get("/v1/users/me", response_model=UserShape)
+async def show_me(state: State, caller: Caller) -> Response:
+    """Show the account that the token belongs to."""
+    return write(UserShape.of(await state.users.get(caller)))
+
+
+@private.delete("/v1/users/me", status_code=204, response_class=Response)
+async def delete_me(state: State, caller: Caller) -> Response:
+    """Delete one's account with its logins, functions and records. What runs finishes; nobody can read it."""
+    await state.users.delete(caller)
+    return no_content()
+
+
+@private.put(
+    "/v1/users/me/password", status_code=204, response_class=Response, openapi_extra=takes_json(PasswordChange)
+)
+async def change_password(request: Request, state: State, caller: Caller) -> Response:
+    """Set a new password. All other logins end; the one that asks goes on."""
+    change = await read_json(request, PasswordChange)
+    await state.users.change_password(caller, current=change.current_password, new=change.new_password)
+    return no_content()

@@ -1,0 +1,78 @@
+"""What one API server holds while it runs: its settings, its connection, and the services the routes call."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from mayfly.bus.connection import Bus, connect
+from mayfly.bus.responses import Listener
+from mayfly.bus.stores import Stores
+from mayfly.domain.ids import new_id
+from mayfly.services.activations import Activations
+from mayfly.services.functions import Functions
+from mayfly.services.invoke import Invoker
+from mayfly.services.passwords import Passwords
+from mayfly.services.sessions import Sessions
+from mayfly.services.tokens import TokenKeys
+from mayfly.services.users import Users
+from mayfly.settings import ApiSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiState:
+    """Everything a route may need."""
+
+    settings: ApiSettings
+    bus: Bus
+    stores: Stores
+    users: Users
+    sessions: Sessions
+    functions: Functions
+    activations: Activations
+    invoker: Invoker
+
+
+@asynccontextmanager
+async def opened(settings: ApiSettings) -> AsyncIterator[ApiState]:
+    """
+    Connect, and build the services on the connection.
+
+    Raises: KeysMissing; QueueUnavailable when NATS cannot be reached or is not fit.
+    """
+    keys = TokenKeys.load(settings.token_keys_dir, issuer=settings.token_issuer, audience=settings.token_audience)
+    listener = Listener(new_id())
+    async with connect(settings, role="api") as bus, listener.listening(bus):
+        passwords = Passwords(settings.login_concurrency)
+        try:
+            yield _build(settings, bus, listener, keys=keys, passwords=passwords)
+        finally:
+            passwords.close()
+
+
+def _build(settings: ApiSettings, bus: Bus, listener: Listener, *, keys: TokenKeys, passwords: Passwords) -> ApiState:
+    stores = Stores.on(bus)
+    sessions = Sessions(stores, keys, passwords, access_s=settings.access_token_s, refresh_s=settings.refresh_token_s)
+    return ApiState(
+        settings=settings,
+        bus=bus,
+        stores=stores,
+        users=Users(stores, sessions, passwords, open_to_all=settings.registration == "open"),
+        sessions=sessions,
+        functions=Functions(bus, stores),
+        activations=Activations(bus, stores),
+        invoker=Invoker(bus, stores, listener, wait_ms=settings.admission_wait_ms, keep_s=settings.record_keep_s),
+    )
+
+
+async def api_state(request: Request) -> ApiState:
+    """Hand a route the server's state."""
+    state: ApiState = request.app.state.mayfly
+    return state
+
+
+State = Annotated[ApiState, Depends(api_state)]

@@ -1,0 +1,46 @@
+"""Writing answers: a shape as JSON, nothing, or the result of an activation byte for byte. Rows: F8."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from mayfly.domain.activation import Steps
+from mayfly.services.outcome import Succeeded
+
+
+def write(shape: BaseModel, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Answer with a shape."""
+    return Response(shape.model_dump_json(), status, headers, media_type="application/json")
+
+
+def no_content() -> Response:
+    """Answer that it is done."""
+    return Response(status_code=204)
+
+
+def result(succeeded: Succeeded, result_type: str) -> Response:
+    """
+    Answer with a result. It is somebody's text on our origin, so no browser may run it or take it for something else.
+    """
+    activation_id = succeeded.activation.id
+    headers = {
+        "Content-Type": result_type,
+        "Content-Security-Policy": "sandbox",
+        "Location": f"/v1/activations/{activation_id}",
+        "Mayfly-Activation-Id": activation_id,
+        "Server-Timing": server_timing(succeeded.activation.steps),
+    }
+    return Response(succeeded.result, headers=headers)
+
+
+def server_timing(steps: Steps) -> str:
+    """Write the steps of an activation as Server-Timing, in milliseconds; a step that was not reached is left out."""
+    times = {
+        "admit": steps.admit_s,
+        "queue": steps.queue_s,
+        "image": steps.image_s,
+        "start": steps.start_s,
+        "run": steps.run_s,
+    }
+    return ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in times.items() if seconds is not None)

@@ -1,0 +1,198 @@
+"""
+Sessions: login, refresh, logout, and the question behind every call: is this token's session still there?
+
+The answer is read from the database each time, at the leader, uncached, so that a logout, a new password or a deleted
+account counts at once. Rows: F3.
+
+Guarantees:
+- a refresh token is good once; showing an older one that we did issue ends the session, for somebody copied it;
+- whoever logs in while the password changes or the account goes is not left with a session: the user is read again
+  after the session was written, and whoever changes the user sweeps the sessions after that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import time
+from dataclasses import dataclass
+
+import structlog
+from msgspec.structs import replace
+
+from mayfly.bus.store import Conflict, Entry
+from mayfly.bus.stores import Stores
+from mayfly.domain.errors import NotAuthenticated
+from mayfly.domain.ids import USER_NAME, SessionId, UserId, new_id
+from mayfly.domain.user import Session, User
+from mayfly.services.passwords import Passwords
+from mayfly.services.tokens import Claims, TokenKeys
+
+log = structlog.get_logger()
+
+ENDED_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPair:
+    """What a login or a refresh gives."""
+
+    access_token: str
+    refresh_token: str
+    expires_in: int
+
+
+class Sessions:
+    """The logins of all users."""
+
+    def __init__(self, stores: Stores, keys: TokenKeys, passwords: Passwords, *, access_s: int, refresh_s: int) -> None:
+        """*access_s* and *refresh_s* are how long the two kinds of token are good."""
+        self._users = stores.users
+        self._store = stores.sessions
+        self._keys = keys
+        self._passwords = passwords
+        self._access_s = access_s
+        self._refresh_s = refresh_s
+
+    def verify(self, access_token: str) -> Claims:
+        """
+        Read an access token that we issued and that is not over. `alive` must follow.
+
+        Raises: NotAuthenticated.
+        """
+        return self._keys.verify(access_token, "access")
+
+    async def alive(self, claims: Claims) -> Session:
+        """
+        Read the session behind a token.
+
+        Raises: NotAuthenticated when it has ended; QueueUnavailable.
+        """
+        entry = await self._store.get(_key(claims.user_id, claims.session_id))
+        if entry is None or entry.value.expires_at <= time.time():
+            raise NotAuthenticated("This login has ended. POST /v1/tokens begins a new one.", error="invalid_token")
+        return entry.value
+
+    async def log_in(self, username: str, password: str) -> TokenPair:
+        """
+        Begin a session.
+
+        Raises: NotAuthenticated, alike and after the same time for an unknown user and a wrong password;
+        TooManyAttempts; QueueUnavailable.
+        """
+        user = await self._users.get(username) if USER_NAME.fullmatch(username) else None
+        if not await self._passwords.matches(password, user.value.password_hash if user else None) or user is None:
+            raise _wrong_password()
+        claims = Claims(user.value.id, SessionId(new_id()))
+        tokens, session = self._issue(_new_session(user.value, claims.session_id))
+        revision = await self._store.create(_key(*_pair(claims)), session, ttl_s=self._refresh_s)
+        again = await self._users.get(username)
+        if again is None or again.revision != user.revision:
+            await self._end(Entry(_key(*_pair(claims)), session, revision))
+            raise _wrong_password()
+        log.info("session.begun", user_id=claims.user_id, session_id=claims.session_id)
+        return tokens
+
+    async def refresh(self, refresh_token: str) -> TokenPair:
+        """
+        Exchange a refresh token for the next pair; each use makes the session last anew.
+
+        Raises: NotAuthenticated when the token is not the newest, or the session has ended; QueueUnavailable.
+        """
+        try:
+            claims = self._keys.verify(refresh_token, "refresh")
+        except NotAuthenticated as error:
+            raise NotAuthenticated(error.detail, error="invalid_grant") from None
+        entry = await self._store.get(_key(*_pair(claims)))
+        if entry is None or entry.value.expires_at <= time.time():
+            raise _ended()
+        if not hmac.compare_digest(entry.value.refresh_digest, _digest(refresh_token)):
+            log.warning("session.refresh-token-reused", user_id=claims.user_id, session_id=claims.session_id)
+            await self.end(claims)
+            raise NotAuthenticated(
+                "This refresh token was used before, so somebody may have copied it: the login has been ended. "
+                "Log in again.",
+                error="invalid_grant",
+            )
+        tokens, session = self._issue(entry.value)
+        try:
+            await self._store.update(entry.key, session, revision=entry.revision, ttl_s=self._refresh_s)
+        except Conflict:
+            raise NotAuthenticated(
+                "Another refresh with this token came first; use the tokens that it got.", error="invalid_grant"
+            ) from None
+        return tokens
+
+    async def end(self, claims: Claims) -> None:
+        """
+        End a session: its tokens are refused from now on. Nothing happens if it has ended already.
+
+        Raises: QueueUnavailable.
+        """
+        while entry := await self._store.get(_key(*_pair(claims))):
+            if await self._end(entry):
+                return
+
+    async def end_all(self, user_id: UserId, *, but: SessionId | None = None) -> None:
+        """
+        End all sessions of a user, or all *but* one.
+
+        Raises: QueueUnavailable.
+        """
+        spared = _key(user_id, but) if but else None
+        ids = [SessionId(key.partition(".")[2]) for key in await self._store.keys(user_id) if key != spared]
+        for start in range(0, len(ids), ENDED_AT_ONCE):
+            await asyncio.gather(*(self.end(Claims(user_id, each)) for each in ids[start : start + ENDED_AT_ONCE]))
+
+    async def _end(self, entry: Entry[Session]) -> bool:
+        """Delete an entry; False if it changed meanwhile."""
+        try:
+            await self._store.delete(entry.key, revision=entry.revision)
+        except Conflict:
+            return False
+        log.info("session.ended", user_id=entry.value.user_id, session_id=entry.value.id)
+        return True
+
+    def _issue(self, session: Session) -> tuple[TokenPair, Session]:
+        """Sign a new pair; the session then knows its refresh token and lasts anew."""
+        claims = Claims(session.user_id, session.id)
+        tokens = TokenPair(
+            access_token=self._keys.sign(claims, "access", lives_s=self._access_s),
+            refresh_token=self._keys.sign(claims, "refresh", lives_s=self._refresh_s),
+            expires_in=self._access_s,
+        )
+        digest = _digest(tokens.refresh_token)
+        return tokens, replace(session, refresh_digest=digest, expires_at=time.time() + self._refresh_s)
+
+
+def _new_session(user: User, session_id: SessionId) -> Session:
+    return Session(
+        id=session_id,
+        user_id=user.id,
+        user_name=user.name,
+        role=user.role,
+        refresh_digest=b"",
+        created_at=time.time(),
+        expires_at=0.0,
+    )
+
+
+def _pair(claims: Claims) -> tuple[UserId, SessionId]:
+    return claims.user_id, claims.session_id
+
+
+def _key(user_id: UserId, session_id: SessionId) -> str:
+    return f"{user_id}.{session_id}"
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _wrong_password() -> NotAuthenticated:
+    return NotAuthenticated("User name or password is wrong.", error="invalid_grant")
+
+
+def _ended() -> NotAuthenticated:
+    return NotAuthenticated("This login has ended. Log in again.", error="invalid_grant")

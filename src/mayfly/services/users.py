@@ -1,0 +1,145 @@
+"""
+Users: registering, changing the password, deleting the account.
+
+A user's id is random and never used again; the name is free again after a deletion. Deleting ends the sessions first,
+then the functions, then the records, and the account itself last, so that a deletion which was interrupted can be
+repeated by its owner. Rows: F2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TypeVar
+
+import structlog
+from msgspec.structs import replace
+
+from mayfly.bus.codec import Versioned
+from mayfly.bus.store import Conflict, Entry, Store
+from mayfly.bus.stores import Stores
+from mayfly.domain.activation import Activation
+from mayfly.domain.errors import AlreadyExists, NotAllowed, NotAuthenticated
+from mayfly.domain.ids import UserId, UserName, new_id
+from mayfly.domain.user import Session, User
+from mayfly.services.passwords import Passwords
+from mayfly.services.sessions import Sessions
+
+log = structlog.get_logger()
+
+DELETED_AT_ONCE = 16
+
+T = TypeVar("T", bound=Versioned)
+
+
+class Users:
+    """All accounts."""
+
+    def __init__(self, stores: Stores, sessions: Sessions, passwords: Passwords, *, open_to_all: bool) -> None:
+        """Registration is refused unless *open_to_all*."""
+        self._store = stores.users
+        self._functions = stores.functions
+        self._activations = stores.activations
+        self._sessions = sessions
+        self._passwords = passwords
+        self._open_to_all = open_to_all
+
+    async def register(self, name: UserName, password: str) -> User:
+        """
+        Make an account.
+
+        Raises: NotAllowed when registration is closed; AlreadyExists; TooManyAttempts; QueueUnavailable.
+        """
+        if not self._open_to_all:
+            raise NotAllowed("Registration is closed here. The operator opens it with MAYFLY_REGISTRATION=open.")
+        if await self._store.get(name):
+            raise _taken(name)
+        password_hash = await self._passwords.hash(password)
+        user = User(id=UserId(new_id()), name=name, password_hash=password_hash, created_at=time.time())
+        try:
+            await self._store.create(name, user)
+        except Conflict:
+            raise _taken(name) from None
+        log.info("user.registered", user_id=user.id)
+        return user
+
+    async def get(self, session: Session) -> User:
+        """
+        Read the account of a session.
+
+        Raises: NotAuthenticated when it is gone; QueueUnavailable.
+        """
+        return (await self._entry(session)).value
+
+    async def change_password(self, session: Session, *, current: str, new: str) -> None:
+        """
+        Set a new password and end all the user's other sessions.
+
+        Raises: NotAllowed when *current* is wrong; TooManyAttempts; QueueUnavailable.
+        """
+        new_hash: str | None = None
+        while True:
+            entry = await self._entry(session)
+            if not await self._passwords.matches(current, entry.value.password_hash):
+                raise NotAllowed("The current password is wrong.", field="current_password")
+            new_hash = new_hash or await self._passwords.hash(new)
+            try:
+                await self._store.update(
+                    entry.key, replace(entry.value, password_hash=new_hash), revision=entry.revision
+                )
+            except Conflict:
+                continue  # the password changed meanwhile, so the current one is checked again
+            break
+        await self._sessions.end_all(session.user_id, but=session.id)
+        log.info("user.password-changed", user_id=session.user_id)
+
+    async def delete(self, session: Session) -> None:
+        """
+        Delete the account with all that belongs to it. Activations that still run finish, unread by anybody.
+
+        Raises: NotAuthenticated when it is gone already; QueueUnavailable, and then it can be repeated.
+        """
+        owner = session.user_id
+        entry = await self._entry(session)
+        await self._sessions.end_all(owner)
+        await _delete_all(self._functions, owner)
+        await _delete_all(self._activations, owner)
+        while True:
+            try:
+                await self._store.delete(entry.key, revision=entry.revision)
+            except Conflict:
+                entry = await self._entry(session)
+                continue
+            break
+        await self._sessions.end_all(owner)  # whoever logged in meanwhile
+        log.info("user.deleted", user_id=owner)
+
+    async def _entry(self, session: Session) -> Entry[User]:
+        entry = await self._store.get(session.user_name)
+        if entry is None or entry.value.id != session.user_id:
+            raise NotAuthenticated("This account no longer exists.", error="invalid_token")
+        return entry
+
+
+async def _delete_all(store: Store[T], owner: UserId) -> None:
+    """Delete all of a user's entries but records of activations that have not ended; those have their time to live."""
+    room = asyncio.Semaphore(DELETED_AT_ONCE)
+
+    async def delete(key: str) -> None:
+        async with room:
+            while (entry := await store.get(key)) and not _in_flight(entry.value):
+                try:
+                    await store.delete(key, revision=entry.revision)
+                except Conflict:
+                    continue
+                return
+
+    await asyncio.gather(*(delete(key) for key in await store.keys(owner)))
+
+
+def _in_flight(value: object) -> bool:
+    return isinstance(value, Activation) and not value.state.is_final
+
+
+def _taken(name: str) -> AlreadyExists:
+    return AlreadyExists(f"The user name {name!r} is taken; choose another.")
