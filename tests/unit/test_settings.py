@@ -1,0 +1,83 @@
+"""Settings: from the environment, checked, and never a silent default for a mistyped name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mayfly.settings import ROLES, ApiSettings, Settings, SettingsError, UpSettings, WorkerSettings, load
+
+
+def test_a_mistyped_setting_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unknown MAYFLY_ variable is an error that names the nearest setting."""
+    monkeypatch.setenv("MAYFLY_SLOT", "4")
+
+    with pytest.raises(SettingsError, match=r"MAYFLY_SLOT is not a setting\. Did you mean MAYFLY_SLOTS\?"):
+        load(WorkerSettings)
+
+
+def test_a_value_that_cannot_be_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bad value is an error that names the variable, the rule and what was given."""
+    monkeypatch.setenv("MAYFLY_SLOTS", "none")
+
+    with pytest.raises(SettingsError, match=r"MAYFLY_SLOTS: .*integer.* \(got 'none'\)"):
+        load(WorkerSettings)
+
+
+def test_every_wrong_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two mistakes are two lines, so nobody mends them one start at a time."""
+    monkeypatch.setenv("MAYFLY_SLOTS", "0")
+    monkeypatch.setenv("MAYFLY_RUNTIME", "podman")
+
+    with pytest.raises(SettingsError) as caught:
+        load(WorkerSettings)
+
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list setting takes commas and forgives spaces and a trailing comma."""
+    monkeypatch.setenv("MAYFLY_PRIVATE_REGISTRIES", "127.0.0.1:5000, registry.lan ,")
+
+    assert load(WorkerSettings).private_registries == ("127.0.0.1:5000", "registry.lan")
+
+
+def test_the_command_line_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option given wins over the variable; one not given does not."""
+    monkeypatch.setenv("MAYFLY_SLOTS", "3")
+
+    assert load(UpSettings, slots=5).slots == 5
+    assert load(UpSettings, slots=None).slots == 3
+
+
+@pytest.mark.F13
+def test_there_may_be_no_maximum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both limits can be configured, or none."""
+    monkeypatch.setenv("MAYFLY_MAX_ACTIVATIONS", "none")
+    monkeypatch.setenv("MAYFLY_MAX_ACTIVATIONS_PER_USER", "7")
+
+    settings = load(ApiSettings)
+
+    assert settings.max_activations == "none"
+    assert settings.max_activations_per_user == 7
+
+
+def test_settings_do_not_change() -> None:
+    """A role's settings are frozen once read."""
+    with pytest.raises(ValueError, match="frozen"):
+        load(WorkerSettings).slots = 9  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("role", ROLES.values(), ids=ROLES.keys())
+def test_every_setting_is_explained(role: type[Settings]) -> None:
+    """Each field has its prose, which becomes the reference page."""
+    missing = [name for name, field in role.model_fields.items() if not field.description]
+
+    assert missing == []
+
+
+def test_no_secret_has_a_default() -> None:
+    """What is secret comes from a file or from the user; nothing secret is in the code."""
+    assert load(ApiSettings).nats_password_file is None
+    assert load(ApiSettings).tls_key_file == Path("/run/secrets/mayfly/api.key")
