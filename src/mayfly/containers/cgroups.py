@@ -1,0 +1,328 @@
+"""
+The worker's own cgroups: one for each container, below one for all of them, made, limited, read and removed here.
+
+The container runtime is kept out of it: that is faster, and the counters (out of memory, peak, cpu) outlive it. Version
+2 and version 1 differ in file names only; a hybrid host counts as version 1, since that is where its controllers are.
+The group for all containers is named for the worker's state directory, so that a restarted worker finds what a dead
+one left, and two workers on one machine do not find each other's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from mayfly.containers.mounts import Mount, mounts
+from mayfly.domain.errors import RuntimeFailed
+from mayfly.domain.limits import Limits
+
+CONTROLLERS_V1 = ("memory", "pids", "cpu", "cpuacct")
+CONTROLLERS_V2 = ("memory", "pids", "cpu")
+LEAF = "worker"
+"""Where a worker's own processes are on version 2: a group that has groups below it may not hold processes."""
+
+PERIOD_US = 100_000
+CORES_KEPT = 0.25
+"""What functions together leave for API server, NATS and worker."""
+WEIGHT_V2, SHARES_V1 = 25, 256  # a quarter of what everybody else has by default
+
+
+class Cgroup(Protocol):
+    """The cgroup of one container."""
+
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """What a process enters to be inside: one directory a hierarchy."""
+        ...
+
+    def cpu_us(self) -> int:
+        """CPU time used so far, user and system."""
+        ...
+
+    def memory_peak_bytes(self) -> int:
+        """The most memory ever used."""
+        ...
+
+    def oom_kills(self) -> int:
+        """Processes that the kernel killed at the memory limit: the one proof of having run out of memory."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupV2:
+    """One directory in the unified hierarchy."""
+
+    directory: Path
+
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        return (self.directory,)
+
+    def limit(self, limits: Limits, *, pids: int, cores: float) -> None:
+        write(self.directory / "memory.max", limits.memory_bytes)
+        with contextlib.suppress(FileNotFoundError):  # a kernel without swap accounting has no swap to limit
+            write(self.directory / "memory.swap.max", 0)
+        write(self.directory / "pids.max", pids)
+        write(self.directory / "cpu.max", f"{int(min(limits.cpus, cores) * PERIOD_US)} {PERIOD_US}")
+
+    def cpu_us(self) -> int:
+        return read_key(self.directory / "cpu.stat", "usage_usec")
+
+    def memory_peak_bytes(self) -> int:
+        try:
+            return read_int(self.directory / "memory.peak")
+        except FileNotFoundError:  # kernels before 5.19
+            return read_int(self.directory / "memory.current")
+
+    def oom_kills(self) -> int:
+        return read_key(self.directory / "memory.events", "oom_kill")
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupV1:
+    """One directory for each controller; controllers mounted together share one."""
+
+    memory: Path
+    pids: Path
+    cpu: Path
+    cpuacct: Path
+
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        return tuple(dict.fromkeys((self.memory, self.pids, self.cpu, self.cpuacct)))
+
+    def limit(self, limits: Limits, *, pids: int, cores: float) -> None:
+        write(self.memory / "memory.limit_in_bytes", limits.memory_bytes)
+        with contextlib.suppress(FileNotFoundError):  # swap is not accounted: then there is none to speak of
+            write(self.memory / "memory.memsw.limit_in_bytes", limits.memory_bytes)
+        write(self.pids / "pids.max", pids)
+        write(self.cpu / "cpu.cfs_period_us", PERIOD_US)
+        write(self.cpu / "cpu.cfs_quota_us", int(min(limits.cpus, cores) * PERIOD_US))
+
+    def cpu_us(self) -> int:
+        return read_int(self.cpuacct / "cpuacct.usage") // 1000
+
+    def memory_peak_bytes(self) -> int:
+        return read_int(self.memory / "memory.max_usage_in_bytes")
+
+    def oom_kills(self) -> int:
+        return read_key(self.memory / "memory.oom_control", "oom_kill")
+
+
+class Cgroups:
+    """All cgroups of one worker."""
+
+    def __init__(self, parents: dict[str, Path], *, version: int, cores: float) -> None:
+        """*parents* is the group for all containers in each hierarchy, by controller; *cores* caps them together."""
+        self.version = version
+        self.cores = cores
+        self._parents = parents
+
+    def create(self, container_id: str, limits: Limits, *, extra_pids: int) -> Cgroup:
+        """
+        Make a container's cgroup with its limits; *extra_pids* is what the runtime itself needs inside.
+
+        Raises: OSError.
+        """
+        for directory in self.directories(container_id):
+            directory.mkdir()
+        cgroup = self.existing(container_id)
+        cgroup.limit(limits, pids=limits.pids + extra_pids, cores=self.cores)
+        return cgroup
+
+    def existing(self, container_id: str) -> CgroupV1 | CgroupV2:
+        """The cgroup by this name, which may or may not be there."""
+        paths = {controller: parent / container_id for controller, parent in self._parents.items()}
+        return CgroupV1(**paths) if self.version == 1 else CgroupV2(paths["memory"])
+
+    def directories(self, container_id: str) -> tuple[Path, ...]:
+        """Where the cgroup by this name is, if it is."""
+        return self.existing(container_id).directories
+
+    def ids(self) -> set[str]:
+        """The containers that have a cgroup, in any hierarchy."""
+        parents = set(self._parents.values())
+        return {child.name for parent in parents if parent.is_dir() for child in parent.iterdir() if child.is_dir()}
+
+    def close(self) -> None:
+        """
+        Remove the group for all containers.
+
+        Raises: OSError while it has any.
+        """
+        for parent in dict.fromkeys(self._parents.values()):
+            with contextlib.suppress(FileNotFoundError):
+                parent.rmdir()
+
+
+def pids_in(directories: tuple[Path, ...]) -> set[int]:
+    """The living processes inside, by the ids they have for us; 0 stands for those outside our pid namespace."""
+    found: set[int] = set()
+    for directory in directories:
+        with contextlib.suppress(FileNotFoundError, OSError):  # ENODEV: it is just being removed
+            found.update(int(pid) for pid in (directory / "cgroup.procs").read_bytes().split())
+    return found
+
+
+def enter(directories: tuple[Path, ...], pid: int) -> None:
+    """
+    Move a process inside.
+
+    Raises: OSError.
+    """
+    for directory in directories:
+        write(directory / "cgroup.procs", pid)
+
+
+def kill_all(directories: tuple[Path, ...]) -> None:
+    """Kill whatever is inside, once: the caller repeats until `pids_in` is empty, as a process may have just forked."""
+    for directory in directories:
+        with contextlib.suppress(OSError):  # before Linux 5.14, or version 1: below
+            write(directory / "cgroup.kill", 1)
+    for pid in pids_in(directories) - {0}:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def remove(directories: tuple[Path, ...]) -> list[Path]:
+    """Remove the directories, once; return those that are still there because something in them has not ended yet."""
+    for directory in directories:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+    return [directory for directory in directories if directory.exists()]
+
+
+def open_cgroups(name: str, *, cores: float | None = None) -> Cgroups:
+    """
+    Make (or take over) the group *name* for all containers, capped so that functions leave something to the system.
+
+    Raises: RuntimeFailed when a controller is missing or may not be written, with the remedy.
+    """
+    cap = max((cores or len(os.sched_getaffinity(0))) - CORES_KEPT, 0.5)
+    try:
+        unified = unified_mount(mounts())
+        if unified is not None:
+            return _open_v2(base_v2(unified) / name, cap)
+        return _open_v1(name, cap)
+    except OSError as error:
+        raise RuntimeFailed(
+            f"The cgroup for functions cannot be made ({error}). The worker needs root, and in Docker CAP_SYS_ADMIN; "
+            "a systemd unit needs Delegate=yes."
+        ) from error
+
+
+def unified_mount(mounted: list[Mount]) -> Path | None:
+    """Where the unified hierarchy is, if that is where the controllers are; None means version 1."""
+    for each in mounted:
+        if each.kind == "cgroup2" and "memory" in _words(each.point / "cgroup.controllers"):
+            return each.point
+    return None
+
+
+def hierarchies_v1(mounted: list[Mount]) -> dict[str, Path]:
+    """
+    Where the controllers that we need are mounted.
+
+    Raises: RuntimeFailed, naming those that are not.
+    """
+    found = {
+        controller: each.point
+        for each in mounted
+        if each.kind == "cgroup"
+        for controller in CONTROLLERS_V1
+        if controller in each.super_options
+    }
+    missing = [controller for controller in CONTROLLERS_V1 if controller not in found]
+    if missing:
+        raise RuntimeFailed(f"This machine has no cgroup controller {', '.join(missing)}: mount it, or use cgroup v2.")
+    return found
+
+
+def base_v2(unified: Path) -> Path:
+    """
+    Below which group the group for all containers goes.
+
+    Beside our own processes' leaf when this part of the tree is ours (in a container, in a systemd unit with
+    Delegate=yes; `host.settle_v2` has moved us into the leaf). Else at the top, as Docker's cgroupfs driver does: a
+    login session's group belongs to systemd, and has the user's shell in it.
+    """
+    own = own_v2(unified)
+    return own.parent if own.name == LEAF else unified
+
+
+def own_v2(unified: Path) -> Path:
+    """Our own group in the unified hierarchy."""
+    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+        if line.startswith("0::"):
+            path = unified / line[3:].lstrip("/")
+            return path if path.is_dir() else unified
+    return unified
+
+
+def _open_v2(parent: Path, cap: float) -> Cgroups:
+    enable_v2(parent.parent)
+    parent.mkdir(exist_ok=True)
+    enable_v2(parent)
+    write(parent / "cpu.max", f"{int(cap * PERIOD_US)} {PERIOD_US}")
+    write(parent / "cpu.weight", WEIGHT_V2)
+    return Cgroups(dict.fromkeys(CONTROLLERS_V2, parent), version=2, cores=cap)
+
+
+def enable_v2(directory: Path) -> None:
+    """
+    Give the controllers we need to the groups below.
+
+    Raises: OSError.
+    """
+    if not set(CONTROLLERS_V2) <= set(_words(directory / "cgroup.subtree_control")):
+        write(directory / "cgroup.subtree_control", " ".join(f"+{controller}" for controller in CONTROLLERS_V2))
+
+
+def _open_v1(name: str, cap: float) -> Cgroups:
+    parents = {controller: (point / name).resolve() for controller, point in hierarchies_v1(mounts()).items()}
+    for parent in parents.values():
+        parent.mkdir(exist_ok=True)
+    with contextlib.suppress(OSError):  # newer kernels always count hierarchically and have no such switch
+        write(parents["memory"] / "memory.use_hierarchy", 1)
+    write(parents["cpu"] / "cpu.cfs_period_us", PERIOD_US)
+    write(parents["cpu"] / "cpu.cfs_quota_us", int(cap * PERIOD_US))
+    write(parents["cpu"] / "cpu.shares", SHARES_V1)
+    return Cgroups(parents, version=1, cores=cap)
+
+
+def write(path: Path, value: int | str) -> None:
+    """
+    Write one value, in one system call, to a file that must exist.
+
+    Raises: OSError.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, str(value).encode())
+    finally:
+        os.close(descriptor)
+
+
+def read_int(path: Path) -> int:
+    """Read a file that holds one number."""
+    return int(path.read_bytes())
+
+
+def read_key(path: Path, key: str) -> int:
+    """Read one number out of a file of lines `key number`; 0 if there is no such line."""
+    for line in path.read_text(encoding="ascii").splitlines():
+        name, _, value = line.partition(" ")
+        if name == key:
+            return int(value)
+    return 0
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="ascii").split()
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,108 @@
+"""Which runtime starts containers here, and why."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import resource
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+from mayfly.containers import bundle, cgroups, seccomp
+from mayfly.containers.oci import Driver, OciRuntime
+from mayfly.containers.place import Place
+from mayfly.containers.programs import install_programs
+from mayfly.containers.runtime import Runtime
+from mayfly.domain.errors import RuntimeFailed
+
+NAMES = ("crun", "runc")  # in the order of preference
+MIN_VERSIONS = {"crun": (1, 0), "runc": (1, 1)}
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Explanation(NamedTuple):
+    """What `mayfly settings` shows."""
+
+    name: str
+    version: str
+    reason: str
+
+
+def explain_runtime(name: str) -> Explanation:
+    """
+    Say which runtime *name* (auto, crun, runc) means here. Needs no privileges.
+
+    Raises: RuntimeFailed when there is none that will do, with the remedy.
+    """
+    driver, reason = _choose(name)
+    return Explanation(driver.name, driver.version, reason)
+
+
+def choose_runtime(name: str, *, state_dir: Path, launcher_dir: Path | None = None) -> Runtime:
+    """
+    Make the runtime *name* ready to start containers, its files on a tmpfs of our own below *state_dir*.
+
+    Call it after `host.prepare_host`, and `reap` it before the first container. *launcher_dir* is where the C programs
+    are, if not in the package.
+
+    Raises: RuntimeFailed with the remedy when this host, or another worker in the same place, stands in the way.
+    """
+    driver, _ = _choose(name)
+    seccomp_program = seccomp.program()
+    place = Place.open(state_dir / "containers")
+    try:
+        return OciRuntime(
+            driver,
+            place=place,
+            programs=install_programs(place.directory, launcher_dir),
+            groups=cgroups.open_cgroups(group_name(state_dir)),
+            seccomp_program=seccomp_program,
+            nofile_max=_nofile_max(),
+        )
+    except BaseException:
+        place.close()
+        raise
+
+
+def group_name(state_dir: Path) -> str:
+    """The cgroup of all containers of the worker whose state is in *state_dir*: the same after a restart."""
+    return f"mayfly-{hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:12]}"
+
+
+def _choose(name: str) -> tuple[Driver, str]:
+    if name not in ("auto", *NAMES):
+        raise RuntimeFailed(f"There is no runtime {name!r}: auto, crun and runc are known.")
+    refusals: list[str] = []
+    for candidate in NAMES if name == "auto" else (name,):
+        found = _find(candidate)
+        if isinstance(found, Driver):
+            why = "; ".join([*refusals, "the first choice" if candidate == NAMES[0] else "the next choice"])
+            return found, f"auto: {why}" if name == "auto" else "set by the operator"
+        refusals.append(found)
+    raise RuntimeFailed(f"{'; '.join(refusals)}. Install one: apt-get install crun.")
+
+
+def _find(name: str) -> Driver | str:
+    """The driver of this name, or why it will not do."""
+    program = shutil.which(name, path=SEARCH_PATH)
+    if program is None:
+        return f"{name} is not installed"
+    try:
+        words = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"{name} does not work ({error})"
+    match = re.search(r"version (\d+)\.(\d+)(\S*)", words)
+    if match is None:
+        return f"{name} does not say its version"
+    if (int(match[1]), int(match[2])) < MIN_VERSIONS[name]:
+        return f"{name} {match[1]}.{match[2]}{match[3]} is older than {'.'.join(map(str, MIN_VERSIONS[name]))}"
+    return Driver(name=name, program=Path(program), version=f"{match[1]}.{match[2]}{match[3]}")
+
+
+def _nofile_max() -> int:
+    """Raising it would need a capability (CAP_SYS_RESOURCE) that the worker can do without."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return bundle.NOFILE_HARD if hard == resource.RLIM_INFINITY else min(hard, bundle.NOFILE_HARD)

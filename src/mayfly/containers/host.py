@@ -1,0 +1,289 @@
+"""
+Makes this host fit for containers, in namespaces of the worker's own, or says in one sentence why it cannot be.
+
+`enter_namespaces` splits the process in three, before anything else has started:
+
+    outer      waits, passes signals in and the exit status out; when it dies, so does everything inside
+    process 1  of a new pid namespace, reaps; when the worker ends it ends, and the kernel kills whatever is left
+    worker     goes on where the caller called
+
+So whatever ends the worker ends every container, and its mounts are gone with its mount namespace. The same is done
+inside Docker, where it costs nothing and makes up for a missing `--init`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from mayfly.containers import cgroups, mounts
+from mayfly.domain.errors import RuntimeFailed
+
+CLONE_NEWPID = 0x20000000
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
+PROCESS_1 = "mayfly-pid1"
+"""What process 1 calls itself: by this the worker knows that it is inside."""
+INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # the kernel's constant for the inode of the machine's own
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def is_inside() -> bool:
+    """Whether this process is in namespaces that `enter_namespaces` made."""
+    try:
+        return Path("/proc/1/comm").read_text(encoding="ascii").strip() == PROCESS_1
+    except OSError:
+        return False
+
+
+def enter_namespaces(argv: Sequence[str] = ()) -> None:
+    """
+    Go on in a pid and mount namespace of our own: return inside, or run *argv* there when it is given.
+
+    Must be called from a process with one thread. Does nothing when inside already. The calling process itself stays
+    outside, forwards signals and exits with the status of what runs inside (128+n for signal n).
+
+    Raises: RuntimeFailed when this host does not let us.
+    """
+    if is_inside():
+        return
+    _require_root()
+    _settle_cgroups_outside()
+    heartbeat, alive = os.pipe()  # open as long as the outer process lives
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+    _flush()
+    _unshare(CLONE_NEWPID)
+    init = os.fork()
+    if init:
+        _forward_until_end(init)
+    os.close(alive)
+    _become_process_1(heartbeat)
+    if argv:
+        os.execvp(argv[0], list(argv))  # noqa: S606 - an argument list, no shell
+
+
+def prepare_host() -> None:
+    """
+    Check what containers need and put right what can be: private mounts, a full view of /proc and /sys, cgroups.
+
+    Raises: RuntimeFailed: one sentence, with the remedy.
+    """
+    _require_root()
+    _require_kernel()
+    try:
+        if not is_inside() and _shares_mounts_with_process_1():
+            mounts.unshare_mounts()
+        mounts.make_private()
+        _show_all_of_proc_and_sys()
+        _prepare_cgroups()
+    except OSError as error:
+        raise RuntimeFailed(
+            f"This host does not let the worker mount ({error}). In Docker it needs CAP_SYS_ADMIN, a seccomp profile "
+            "that allows mount, and apparmor=unconfined."
+        ) from error
+
+
+# --- the three processes ------------------------------------------------------------------------------------------
+
+
+def _forward_until_end(init: int) -> NoReturn:
+    for number in FORWARDED:
+        signal.signal(number, lambda received, _: _send(init, received))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+    _, status = os.waitpid(init, 0)
+    os._exit(_exit_status(status))
+
+
+def _become_process_1(heartbeat: int) -> None:
+    """Set up the namespaces as their first process; return in its child, which is the worker."""
+    try:
+        _die_with_outer(heartbeat)
+        os.setsid()  # a terminal's Ctrl-C reaches the outer process only, which forwards it once
+        mounts.unshare_mounts()
+        mounts.mount("proc", Path("/proc"), "proc", flags=mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC)
+        _prctl(PR_SET_NAME, PROCESS_1.encode())
+    except OSError as error:
+        print(f"mayfly: the namespaces of the worker cannot be made: {error}", file=sys.stderr)  # noqa: T201
+        os._exit(1)
+    worker = os.fork()
+    if worker:
+        _reap_until_end_of(worker)
+    os.close(heartbeat)
+    _prctl(PR_SET_NAME, b"mayfly")
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+
+
+def _die_with_outer(heartbeat: int) -> None:
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    readable, _, _ = select.select([heartbeat], [], [], 0)
+    if readable:  # end of file: it died before we asked
+        os._exit(1)
+
+
+def _reap_until_end_of(worker: int) -> NoReturn:
+    for number in FORWARDED:
+        signal.signal(number, lambda received, _: _send(worker, received))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+    while True:
+        ended, status = os.wait()
+        if ended == worker:
+            os._exit(_exit_status(status))
+
+
+def _send(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _exit_status(status: int) -> int:
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def _flush() -> None:
+    """What is buffered must not be written by three processes."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def _unshare(flags: int) -> None:
+    if _libc.unshare(flags):
+        error = os.strerror(ctypes.get_errno())
+        raise RuntimeFailed(f"A pid namespace cannot be made ({error}). In Docker the worker needs CAP_SYS_ADMIN.")
+
+
+def _prctl(option: int, value: int | bytes) -> None:
+    if _libc.prctl(option, value, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), f"prctl({option})")
+
+
+# --- what a host must have ----------------------------------------------------------------------------------------
+
+
+def _require_root() -> None:
+    if os.geteuid() != 0:
+        raise RuntimeFailed("A worker starts containers, which needs root: run it with sudo, or in its own container.")
+
+
+def _require_kernel() -> None:
+    limit = Path("/proc/sys/user/max_user_namespaces")
+    if not Path("/proc/self/ns/user").exists() or (limit.exists() and not int(limit.read_text(encoding="ascii"))):
+        raise RuntimeFailed("The kernel allows no user namespaces: sysctl user.max_user_namespaces=15000.")
+    if "overlay" not in Path("/proc/filesystems").read_text(encoding="ascii").split():
+        raise RuntimeFailed("The kernel has no overlay file system: modprobe overlay (on the host).")
+
+
+def _shares_mounts_with_process_1() -> bool:
+    try:
+        return Path("/proc/self/ns/mnt").readlink() == Path("/proc/1/ns/mnt").readlink()
+    except OSError:
+        return True
+
+
+def _show_all_of_proc_and_sys() -> None:
+    """
+    Uncover what Docker masks, for us alone.
+
+    The kernel mounts a proc or sysfs in a user namespace only where one is visible as a whole.
+    """
+    covered = [each.point for each in mounts.mounts()]
+    if any(point.is_relative_to("/proc/") and point != Path("/proc") for point in covered):
+        mounts.mount("proc", Path("/proc"), "proc", flags=mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC)
+    for point in reversed(covered):
+        if point.is_relative_to("/sys") and len(point.parts) > 2 and point.parts[2] not in ("fs", "kernel"):
+            mounts.unmount(point, detach=True)
+
+
+# --- cgroups ------------------------------------------------------------------------------------------------------
+
+
+def _prepare_cgroups() -> None:
+    mounted = mounts.mounts()
+    unified = cgroups.unified_mount(mounted)
+    if unified is not None:
+        _make_writable(unified)
+        settle_v2(unified)
+        return
+    for point in set(cgroups.hierarchies_v1(mounted).values()):
+        _make_writable(point)
+    for each in mounted:
+        if each.kind == "cgroup2":  # hybrid: crun refuses to start where it sees one
+            mounts.unmount(each.point, detach=True)
+
+
+def _make_writable(point: Path) -> None:
+    if not os.access(point, os.W_OK):
+        mounts.mount("none", point, None, flags=mounts.MS_REMOUNT | mounts.MS_BIND)
+
+
+def settle_v2(unified: Path) -> None:
+    """
+    Move the processes of our own group into a leaf below it, where that group is ours to divide.
+
+    The kernel refuses to divide a group that has processes itself, so this comes before the first container.
+
+    Raises: OSError.
+    """
+    own = cgroups.own_v2(unified)
+    if own.name == cgroups.LEAF or not _is_ours(own, unified):
+        return
+    leaf = own / cgroups.LEAF
+    leaf.mkdir(exist_ok=True)
+    for _ in range(10):  # somebody may fork meanwhile
+        pids = cgroups.pids_in((own,)) - {0}
+        if not pids:
+            return
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                cgroups.write(leaf / "cgroup.procs", pid)
+
+
+def _is_ours(own: Path, unified: Path) -> bool:
+    """Whether this group was given to us: by a container's cgroup namespace, by systemd, or with a pid namespace."""
+    if own == unified:
+        return (own / "cgroup.type").exists()  # the machine's own root group has no type
+    if _is_delegated(own):
+        return True
+    in_container = Path("/proc/self/ns/pid").stat().st_ino != INITIAL_PID_NAMESPACE
+    return in_container and 0 not in cgroups.pids_in((own,))
+
+
+def _is_delegated(group: Path) -> bool:
+    """Systemd marks what a unit with Delegate=yes may divide."""
+    for attribute in ("trusted.delegate", "user.delegate"):
+        with contextlib.suppress(OSError):
+            if os.getxattr(group, attribute) == b"1":
+                return True
+    return False
+
+
+def _settle_cgroups_outside() -> None:
+    """
+    Do `settle_v2` while all processes concerned are visible, in a child, so that our own mounts stay as they are.
+
+    Raises: RuntimeFailed.
+    """
+    _flush()
+    child = os.fork()
+    if not child:
+        try:
+            unified = cgroups.unified_mount(mounts.mounts())
+            if unified is not None:
+                mounts.unshare_mounts()
+                _make_writable(unified)
+                settle_v2(unified)
+        except OSError as error:
+            print(f"mayfly: cgroups cannot be divided: {error}", file=sys.stderr)  # noqa: T201
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise RuntimeFailed("The worker's own cgroup cannot be divided. A systemd unit needs Delegate=yes.")

@@ -1,0 +1,111 @@
+"""mount(2), umount(2) and unshare(2), which Python does not have, and what is mounted now."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 32, 4096, 16384, 1 << 18
+MNT_DETACH = 2
+CLONE_NEWNS = 0x20000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
+_libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+_libc.unshare.argtypes = [ctypes.c_int]
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of /proc/self/mountinfo."""
+
+    point: Path
+    kind: str
+    options: frozenset[str]
+    super_options: frozenset[str]
+
+
+def mount(source: str, target: Path, kind: str | None, *, flags: int = 0, data: str = "") -> None:
+    """
+    Mount as mount(2) does.
+
+    Raises: OSError, naming the target.
+    """
+    kind_bytes = None if kind is None else kind.encode()
+    if _libc.mount(os.fsencode(source), os.fsencode(target), kind_bytes, flags, os.fsencode(data)):
+        raise _error(target)
+
+
+def unmount(target: Path, *, detach: bool = False) -> bool:
+    """
+    Unmount what is topmost on *target*; False if nothing is mounted there, or the target is not there.
+
+    With *detach* also what is still in use: it vanishes from here now, and altogether when its last user ends.
+
+    Raises: OSError when it is in use.
+    """
+    if not _libc.umount2(os.fsencode(target), MNT_DETACH if detach else 0):
+        return True
+    error = _error(target)
+    if error.errno in (22, 2):  # EINVAL: not a mount point
+        return False
+    raise error
+
+
+def unshare_mounts() -> None:
+    """
+    Give this thread, and those it starts, a mount namespace of their own from which nothing propagates.
+
+    Raises: OSError without the privilege.
+    """
+    if _libc.unshare(CLONE_NEWNS):
+        raise _error(Path("/"))
+    make_private()
+
+
+def make_private() -> None:
+    """
+    Stop mounts from propagating to and from other mount namespaces.
+
+    Raises: OSError without the privilege.
+    """
+    mount("none", Path("/"), None, flags=MS_REC | MS_PRIVATE)
+
+
+def mounts(mountinfo: str | None = None) -> list[Mount]:
+    """List what is mounted in this namespace, in order; *mountinfo* stands in for the kernel's file."""
+    text = Path("/proc/self/mountinfo").read_text(encoding="utf-8") if mountinfo is None else mountinfo
+    return [_parse(line) for line in text.splitlines()]
+
+
+def mount_overlay(target: Path, *, lower: Path, upper: Path, work: Path, flags: int) -> None:
+    """
+    Mount an overlay; its layers are named by descriptors, as the names show in the container's /proc/mounts.
+
+    Raises: OSError.
+    """
+    layers = {"lowerdir": lower, "upperdir": upper, "workdir": work}
+    descriptors: list[int] = []
+    try:
+        descriptors.extend(os.open(path, os.O_PATH | os.O_CLOEXEC) for path in layers.values())
+        named = zip(layers, descriptors, strict=True)
+        data = ",".join(f"{name}=/proc/self/fd/{descriptor}" for name, descriptor in named)
+        mount("mayfly", target, "overlay", flags=flags, data=data)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _parse(line: str) -> Mount:
+    before, after = line.split(" - ", 1)
+    fields, behind = before.split(), after.split()
+    point = fields[4].encode().decode("unicode_escape").encode("latin-1").decode("utf-8", "surrogateescape")
+    return Mount(Path(point), behind[0], frozenset(fields[5].split(",")), frozenset(behind[-1].split(",")))
+
+
+def _error(target: Path) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), str(target))

@@ -1,0 +1,38 @@
+"""Where the two C programs are, and how the init gets to where containers can reach it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from mayfly.domain.errors import RuntimeFailed
+
+BUILT = Path(__file__).parent / "native" / "bin"
+SPAWN, INIT = "mayfly-spawn", "mayfly-init"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Programs:
+    """The spawner where it was built, the init where containers can reach it."""
+
+    spawn: Path
+    init: Path
+
+
+def install_programs(place: Path, launcher_dir: Path | None = None) -> Programs:
+    """
+    Find the programs (in *launcher_dir*, else in the package) and copy the init to *place*, readable by all.
+
+    Raises: RuntimeFailed when they have not been built, with the remedy.
+    """
+    directory = launcher_dir or BUILT
+    for name in (SPAWN, INIT):
+        if not (directory / name).is_file():
+            raise RuntimeFailed(
+                f"{directory / name} is missing. Installing the package builds it; in a checkout, scripts/setup does."
+            )
+    init = place / INIT
+    shutil.copyfile(directory / INIT, init)
+    init.chmod(0o555)
+    return Programs(spawn=directory / SPAWN, init=init)
