@@ -97,8 +97,11 @@ async def connect(settings: NatsSettings, *, role: str, buffer_while_disconnecte
     async def on_closed() -> None:
         closed.set()
 
+    leaving = asyncio.Event()
+
     async def on_disconnected() -> None:
-        log.warning("nats.disconnected", role=role)
+        if not leaving.is_set():
+            log.warning("nats.disconnected", role=role)
 
     async def on_error(error: Exception) -> None:
         log.warning("nats.error", role=role, error=repr(error))
@@ -135,6 +138,7 @@ async def connect(settings: NatsSettings, *, role: str, buffer_while_disconnecte
         bus = Bus(client, client.jetstream(timeout=REQUEST_TIMEOUT_S), closed)
         yield bus
     finally:
+        leaving.set()
         await _close(client)
 
 

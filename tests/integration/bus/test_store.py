@@ -1,0 +1,181 @@
+"""The database: compare-and-set on a real nats-server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from msgspec.structs import replace
+
+from mayfly.bus.connection import Bus
+from mayfly.bus.store import Conflict, Store
+from mayfly.bus.subjects import FUNCTIONS
+from mayfly.domain.errors import QueueUnavailable
+from mayfly.domain.function import Function
+from mayfly.domain.ids import FunctionName, UserId, new_id
+from tests.support.bus import Installation, installation
+
+pytestmark = pytest.mark.A4
+
+
+@pytest.fixture
+async def nats() -> AsyncIterator[Installation]:
+    """A fresh nats-server with our shapes."""
+    async with installation() as made:
+        yield made
+
+
+@pytest.fixture
+async def bus(nats: Installation) -> AsyncIterator[Bus]:
+    """An API server's connection."""
+    async with nats.connect("api") as bus:
+        yield bus
+
+
+@pytest.fixture
+def store(bus: Bus) -> Store[Function]:
+    """The bucket of functions."""
+    return Store(bus, FUNCTIONS, Function)
+
+
+def a_function(user: str | None = None, name: str = "upper") -> Function:
+    """Make a registration."""
+    return Function(
+        id=new_id(),
+        user_id=UserId(user or new_id()),
+        name=FunctionName(name),
+        image="busybox",
+        created_at=1,
+        updated_at=1,
+    )
+
+
+async def test_an_entry_reads_as_it_was_written(store: Store[Function]) -> None:
+    """What was confirmed is read back equal, at the revision that the write told."""
+    function = a_function()
+
+    revision = await store.create(function.key, function)
+    entry = await store.get(function.key)
+
+    assert entry is not None
+    assert (entry.value, entry.revision) == (function, revision)
+
+
+async def test_one_of_many_racing_creates_wins(store: Store[Function]) -> None:
+    """Of 40 racing creates of one key exactly one succeeds, and the entry is that one's."""
+    user = new_id()
+    contenders = [a_function(user) for _ in range(40)]
+
+    results = await asyncio.gather(*(store.create(one.key, one) for one in contenders), return_exceptions=True)
+
+    winners = [one for one, result in zip(contenders, results, strict=True) if isinstance(result, int)]
+    entry = await store.get(winners[0].key)
+    assert len(winners) == 1
+    assert sum(isinstance(result, Conflict) for result in results) == 39
+    assert entry is not None
+    assert entry.value == winners[0]
+
+
+async def test_one_of_many_racing_updates_wins(store: Store[Function]) -> None:
+    """Of 40 racing updates at one revision exactly one succeeds."""
+    function = a_function()
+    revision = await store.create(function.key, function)
+
+    results = await asyncio.gather(
+        *(store.update(function.key, replace(function, id=new_id()), revision=revision) for _ in range(40)),
+        return_exceptions=True,
+    )
+
+    assert sum(isinstance(result, int) for result in results) == 1
+
+
+async def test_a_deleted_entry_is_gone_and_its_key_free(store: Store[Function]) -> None:
+    """After a deletion there is nothing to read, and the key can be created anew."""
+    function = a_function()
+    revision = await store.create(function.key, function)
+
+    await store.delete(function.key, revision=revision)
+    assert await store.get(function.key) is None
+    await store.create(function.key, replace(function, id=new_id()))
+
+    assert await store.get(function.key) is not None
+
+
+async def test_a_deletion_that_is_late_changes_nothing(store: Store[Function]) -> None:
+    """Deleting at an old revision is a conflict, and the entry stays."""
+    function = a_function()
+    old = await store.create(function.key, function)
+    changed = replace(function, image="other")
+    await store.update(function.key, changed, revision=old)
+
+    with pytest.raises(Conflict):
+        await store.delete(function.key, revision=old)
+
+    entry = await store.get(function.key)
+    assert entry is not None
+    assert entry.value == changed
+
+
+async def test_an_entry_lives_as_long_as_it_was_given(store: Store[Function]) -> None:
+    """A write with a time to live is removed by the server; an update sets it anew."""
+    function = a_function()
+    revision = await store.create(function.key, function, ttl_s=3600)
+    await store.update(function.key, replace(function, image="other"), revision=revision, ttl_s=1)
+
+    async with asyncio.timeout(10):
+        while await store.get(function.key):
+            await asyncio.sleep(0.1)
+
+
+async def test_keys_are_those_below_the_prefix(store: Store[Function]) -> None:
+    """An owner's list has the owner's keys only, sorted, also where one id begins another."""
+    mine, other = new_id(), new_id()
+    for name in ("b", "a", "c"):
+        await store.create(f"{mine}.{name}", a_function(mine, name))
+    await store.create(f"{other}.x", a_function(other, "x"))
+
+    assert await store.keys(mine) == [f"{mine}.a", f"{mine}.b", f"{mine}.c"]
+    assert len(await store.keys()) == 4
+    assert await store.keys(new_id()) == []
+
+
+async def test_a_write_whose_answer_was_lost_is_recognised(nats: Installation, store: Store[Function]) -> None:
+    """
+    A server frozen during a write makes it without telling: the repeated write finds its own bytes and is no conflict.
+    """
+    function = a_function()
+    revision = await store.create(function.key, function)
+    changed = replace(function, image="other")
+
+    nats.server.freeze()
+    writing = asyncio.create_task(store.update(function.key, changed, revision=revision))
+    await asyncio.sleep(6)  # beyond the first attempt's time-out; the server still has its bytes to read
+    nats.server.thaw()
+
+    assert await writing > revision
+    entry = await store.get(function.key)
+    assert entry is not None
+    assert entry.value == changed
+
+
+async def test_without_a_server_nothing_hangs(nats: Installation, store: Store[Function]) -> None:
+    """With nats-server gone a read fails within its time-out, and works again when the server is back."""
+    function = a_function()
+    await store.create(function.key, function)
+
+    await nats.server.kill()
+    with pytest.raises(QueueUnavailable):
+        async with asyncio.timeout(8):
+            await store.get(function.key)
+    await nats.server.restart()
+
+    async with asyncio.timeout(15):
+        while True:
+            try:
+                entry = await store.get(function.key)
+                break
+            except QueueUnavailable:
+                await asyncio.sleep(0.1)
+    assert entry is not None
+    assert entry.value == function
