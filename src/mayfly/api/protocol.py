@@ -78,8 +78,6 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End the body."""
-        self._in_head = True
-        self._head_bytes = 0
         if self.cycle is not None:
             super().on_message_complete()
 

@@ -17,11 +17,13 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 
 import structlog
 import uvicorn
+import uvloop
 from fastapi import FastAPI
 
 from mayfly.api.app import create_app
 from mayfly.api.protocol import BoundedHttp
 from mayfly.domain.limits import TIMEOUT_MAX_S
+from mayfly.services.logs import configure_logs
 from mayfly.settings import ApiSettings
 
 log = structlog.get_logger()
@@ -49,6 +51,16 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def run(settings: ApiSettings) -> None:
+    """
+    Be an API server: what `mayfly api` does.
+
+    Raises: as `serve`.
+    """
+    configure_logs(settings, role="api")
+    uvloop.run(serve(settings))
 
 
 async def serve(settings: ApiSettings, *, ready: Callable[[int], None] | None = None) -> None:

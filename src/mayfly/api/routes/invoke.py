@@ -49,8 +49,6 @@ RESULT: dict[int | str, dict[str, Any]] = {
 
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
-Text = Annotated[str | None, Header()]
-
 
 @private.post(
     "/v1/functions/{name}/activations",
@@ -69,14 +67,12 @@ async def invoke(
     traceparent: Annotated[
         str | None, Header(description="Handed to the function as MAYFLY_TRACEPARENT (W3C Trace Context).")
     ] = None,
-    prefer: Text = None,
-    idempotency_key: Text = None,
 ) -> Response:
     """
     Invoke a function and wait for its result. Each call runs a fresh container, at most once; an error says in `ran`
     whether it ran.
     """
-    _refuse_what_is_not_there(prefer, idempotency_key)
+    _refuse_what_is_not_there(request)
     caller, function = caller_and_function
     options = CallOptions(
         timeout_s=_timeout(mayfly_timeout),
@@ -103,14 +99,14 @@ def _timeout(text: str | None) -> float | None:
     return seconds
 
 
-def _refuse_what_is_not_there(prefer: str | None, idempotency_key: str | None) -> None:
+def _refuse_what_is_not_there(request: Request) -> None:
     """Who asks for a promise that is not kept yet must not believe that it was."""
-    if prefer and "respond-async" in prefer.lower():
+    if "respond-async" in request.headers.get("prefer", "").lower():
         raise InvalidRequest(
             "Asynchronous calls (Prefer: respond-async) are not there yet. Leave the header out and wait.",
             field="Prefer",
         )
-    if idempotency_key is not None:
+    if "idempotency-key" in request.headers:
         raise InvalidRequest(
             "Idempotency-Key is not there yet. Leave it out; `ran` in an error says whether a call may be repeated.",
             field="Idempotency-Key",
