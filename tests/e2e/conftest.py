@@ -1,0 +1,85 @@
+"""
+The installation that the end-to-end tests call: a `mayfly up` of their own.
+
+Set MAYFLY_E2E_URL and MAYFLY_E2E_CA to try another one, such as a deployment behind its gateway; tests that must look
+at the machine it runs on are then left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from mayfly.domain.ids import new_id
+from tests.support.images import build_and_push
+from tests.support.registry import Registry
+from tests.support.up import Up, running_up
+
+
+@dataclass
+class Shell:
+    """Functions that are a line of shell in one small image."""
+
+    client: httpx.AsyncClient
+    image: str
+
+    async def make(self, script: str, **spec: Any) -> str:
+        """Register a function that runs *script*, and return its name."""
+        name = f"f-{new_id()}"
+        body = {"name": name, "image": self.image, "command": ["/bin/sh", "-c", script], **spec}
+        if spec.get("parameter") == "argument":
+            body["command"].append("sh")  # becomes $0, so the parameter is $1
+        answer = await self.client.post("/v1/functions", json=body)
+        assert answer.status_code == 201, answer.text
+        return name
+
+    async def call(self, name: str, parameter: bytes | str = b"", **options: Any) -> httpx.Response:
+        """Invoke a function."""
+        return await self.client.post(f"/v1/functions/{name}/activations", content=parameter, **options)
+
+    async def run(self, script: str, parameter: bytes | str = b"", **spec: Any) -> httpx.Response:
+        """Register a function and invoke it once."""
+        return await self.call(await self.make(script, **spec), parameter)
+
+
+@pytest.fixture(scope="session")
+def registry() -> Iterator[str]:
+    """A real registry on the loopback, as host:port."""
+    with asyncio.Runner() as runner:
+        server = Registry()
+        runner.run(server.start())
+        try:
+            yield server.url
+        finally:
+            runner.run(server.stop())
+
+
+@pytest.fixture(scope="session")
+def image(registry: str) -> str:
+    """A reference to an image with nothing but busybox."""
+    with asyncio.Runner() as runner:
+        return runner.run(build_and_push(registry, "busybox", "1", cmd=["/bin/sh"]))
+
+
+@pytest.fixture(scope="session")
+def up(registry: str) -> Iterator[Up]:
+    """The installation under test."""
+    if url := os.environ.get("MAYFLY_E2E_URL"):
+        yield Up(url, Path(os.environ["MAYFLY_E2E_CA"]), Path("/nonexistent"))
+        return
+    with running_up(registry, slots=8) as installation:
+        yield installation
+
+
+@pytest.fixture
+async def shell(up: Up, image: str) -> AsyncIterator[Shell]:
+    """Functions of a fresh user."""
+    async with await up.user() as client:
+        yield Shell(client, image)
