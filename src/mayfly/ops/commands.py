@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -83,11 +82,16 @@ def api() -> None:
 
     Example: MAYFLY_NATS_URL=nats://nats-1:4222 mayfly api
     """
-    from mayfly.api.server import serve
+    from mayfly.api.server import ServerFailed, run
+    from mayfly.services.tokens import KeysMissing
 
     given = _settings(ApiSettings)
-    _configure_logs(given, "api")
-    _run_fast(serve(given))
+    try:
+        run(given)
+    except MayflyError as error:
+        _fail(error.detail, EXIT_PLATFORM)
+    except (ServerFailed, KeysMissing, OSError) as error:
+        _fail(str(error), EXIT_PLATFORM)
 
 
 def worker() -> None:
@@ -96,14 +100,19 @@ def worker() -> None:
 
     Example: MAYFLY_NATS_URL=nats://nats-1:4222 mayfly worker
     """
+    import uvloop
+
     from mayfly.containers.host import enter_namespaces
     from mayfly.worker.serve import serve
 
     given = _settings(WorkerSettings)
     _need_root("worker")
-    enter_namespaces([sys.executable, "-m", "mayfly", "worker"])
-    _configure_logs(given, "worker")
-    _run_fast(serve(given))
+    try:
+        enter_namespaces()
+        _configure_logs(given, "worker")
+        uvloop.run(serve(given))
+    except MayflyError as error:
+        _fail(error.detail, EXIT_PLATFORM)
 
 
 def bootstrap() -> None:
@@ -223,17 +232,6 @@ def _run(work: Coroutine[Any, Any, R]) -> R:
         return asyncio.run(work)
     except SettingsError as error:
         _fail(str(error), EXIT_USAGE)
-    except MayflyError as error:
-        _fail(error.detail, EXIT_PLATFORM)
-
-
-def _run_fast(work: Coroutine[Any, Any, None]) -> None:
-    """Run a server's whole life on uvloop."""
-    import uvloop
-
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(work)
     except MayflyError as error:
         _fail(error.detail, EXIT_PLATFORM)
 

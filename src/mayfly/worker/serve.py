@@ -35,7 +35,7 @@ async def serve(settings: WorkerSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    runtime = choose_runtime(settings.runtime, state_dir=settings.state_dir)
+    runtime = choose_runtime(settings.runtime, state_dir=settings.state_dir, launcher_dir=settings.launcher_dir)
     try:
         left = await runtime.reap()
         if left:
