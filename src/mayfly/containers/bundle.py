@@ -8,7 +8,6 @@ no device that the image brought along (the root is mounted nodev by `oci`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mayfly.containers.runtime import ContainerSpec
@@ -16,7 +15,8 @@ from mayfly.domain.limits import MIB, SCRATCH_INODES, Limits
 
 FIRST_HOST_ID, ID_COUNT = 100_000, 65_536
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-INIT = "/dev/mayfly-init"
+ROOT, HOSTS = "root", "hosts"  # in the bundle's directory
+INIT, INIT_SOURCE = "/dev/mayfly-init", "../mayfly-init"
 NOFILE_SOFT, NOFILE_HARD = 1024, 65_536
 
 MASKED = (
@@ -36,6 +36,7 @@ MASKED = (
 READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 INODE_BYTES = 2048  # kernel memory of a file in the scratch layer, measured: 35 MB for 16,384 empty ones
+PLAIN_INODE_BYTES = 1024  # the same without an overlay above
 DEV_BYTES, DEV_INODES = 64 * 1024, 128
 SHM_MAX_BYTES, SHM_INODES = 64 * MIB, 1024
 
@@ -59,20 +60,22 @@ class Room:
         budget = limits.memory_bytes - 16 * MIB
         scratch = min(limits.scratch_bytes, budget * 4 // 7)
         inodes = min(SCRATCH_INODES, budget * 2 // 7 // INODE_BYTES)
-        left = budget - scratch - inodes * INODE_BYTES - DEV_BYTES - (DEV_INODES + SHM_INODES) * INODE_BYTES
+        left = budget - scratch - inodes * INODE_BYTES - DEV_BYTES - (DEV_INODES + SHM_INODES) * PLAIN_INODE_BYTES
         return cls(scratch, inodes, min(SHM_MAX_BYTES, left) & ~4095)
 
 
-def oci_config(
-    spec: ContainerSpec, *, root: Path, init: Path, hosts: Path, nofile_max: int = NOFILE_HARD
-) -> dict[str, Any]:
-    """Write the configuration of *spec*'s container, its root mounted at *root*, its first process being *init*."""
+def oci_config(spec: ContainerSpec, *, nofile_max: int = NOFILE_HARD) -> dict[str, Any]:
+    """
+    Write the configuration of *spec*'s container.
+
+    Paths are relative to the bundle's directory, as container root may not be able to search what is above it.
+    """
     return {
         "ociVersion": "1.0.2",
-        "root": {"path": str(root)},
+        "root": {"path": ROOT},
         "hostname": spec.id,
         "process": _process(spec, nofile_max),
-        "mounts": _mounts(Room.of(spec.limits), init, hosts),
+        "mounts": _mounts(Room.of(spec.limits)),
         "linux": {
             "uidMappings": [_mapping()],
             "gidMappings": [_mapping()],
@@ -106,7 +109,7 @@ def _process(spec: ContainerSpec, nofile_max: int) -> dict[str, Any]:
     }
 
 
-def _mounts(room: Room, init: Path, hosts: Path) -> list[dict[str, Any]]:
+def _mounts(room: Room) -> list[dict[str, Any]]:
     return [
         _mount("/proc", "proc", "nosuid", "noexec", "nodev"),
         _mount("/dev", "tmpfs", "nosuid", "noexec", "mode=755", f"size={DEV_BYTES}", f"nr_inodes={DEV_INODES}"),
@@ -122,8 +125,8 @@ def _mounts(room: Room, init: Path, hosts: Path) -> list[dict[str, Any]]:
             f"nr_inodes={SHM_INODES}",
         ),
         _mount("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro"),
-        _bind(INIT, init, "ro", "nosuid", "nodev"),
-        _bind("/etc/hosts", hosts, "ro", "nosuid", "nodev", "noexec"),
+        _bind(INIT, INIT_SOURCE, "ro", "nosuid", "nodev"),
+        _bind("/etc/hosts", HOSTS, "ro", "nosuid", "nodev", "noexec"),
     ]
 
 
@@ -131,8 +134,8 @@ def _mount(destination: str, kind: str, *options: str) -> dict[str, Any]:
     return {"destination": destination, "type": kind, "source": kind, "options": list(options)}
 
 
-def _bind(destination: str, source: Path, *options: str) -> dict[str, Any]:
-    return {"destination": destination, "type": "bind", "source": str(source), "options": ["bind", *options]}
+def _bind(destination: str, source: str, *options: str) -> dict[str, Any]:
+    return {"destination": destination, "type": "bind", "source": source, "options": ["bind", *options]}
 
 
 def _mapping() -> dict[str, int]:

@@ -8,8 +8,8 @@ killed the last process of the container; `remove` takes away the rest and looks
 Guarantees:
 - The runtime's children die with the worker: the spawner asks for it (which binds to the *thread* that spawns, so
   only the main thread does), the held init asks for it, and the worker is the first process of a pid namespace.
-- Nobody waits for the runtime's own exit before answering: an init's process descriptor is readable only after the
-  kernel has reaped everything in its pid namespace, and a pipe then holds all that will ever come.
+- Nobody waits for crun's own exit before answering: an init's process descriptor is readable only after the kernel has
+  reaped everything in its pid namespace, and a pipe then holds all that will ever come. (Runc copies, and is awaited.)
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ REMOVE_DELAYS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.1, 0.2, 0.3)
 TMPFS_FLAGS = mounts.MS_NOSUID | mounts.MS_NODEV
 """A device node or a setuid file in an image is then neither (they are made on the host, when it is unpacked)."""
 
+SCRATCH = "scratch"
+
 _CREDENTIALS = struct.Struct("=3i")
 
 
@@ -62,6 +64,11 @@ class Driver:
         and as it needs tens of megabytes and a dozen threads, only the held init is moved inside.
         """
         return self.name == "crun"
+
+    @property
+    def copies_output(self) -> bool:
+        """Runc gives a container pipes of its own and copies, so the output is complete only when runc has ended."""
+        return self.name == "runc"
 
     @property
     def extra_pids(self) -> int:
@@ -105,6 +112,7 @@ class OciRuntime:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeFailed("Containers are started from the main thread only: they die with the one that does.")
         container = OciContainer(self, spec)
+        container.claim()
         try:
             container.lay_out()
             await container.spawn()
@@ -162,10 +170,23 @@ class OciContainer:
         self._is_used = False
         self._is_killed = False
         self._reason: EndReason | None = None
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
         self._removing = asyncio.Lock()
         self._is_removed = False
 
     # --- creating -------------------------------------------------------------------------------------------------
+
+    def claim(self) -> None:
+        """
+        Make the directory, which no other container of this id may have.
+
+        Raises: RuntimeFailed.
+        """
+        try:
+            self._directory.mkdir(mode=0o711)
+        except OSError as error:
+            raise RuntimeFailed(f"The container's directory cannot be made: {error}.") from error
 
     def lay_out(self) -> None:
         """
@@ -175,9 +196,9 @@ class OciContainer:
         """
         runtime, room = self._runtime, bundle.Room.of(self._spec.limits)
         self._group = runtime.groups.create(self.id, self._spec.limits, extra_pids=runtime.driver.extra_pids)
-        scratch, root = self._directory / "scratch", self._directory / "root"
-        for directory in (self._directory, scratch, root):
-            directory.mkdir(mode=0o711)
+        scratch, root = self._directory / SCRATCH, self._directory / bundle.ROOT
+        scratch.mkdir(mode=0o700)
+        root.mkdir(mode=0o711)
         size = f"mode=700,size={room.scratch_bytes},nr_inodes={room.scratch_inodes}"
         mounts.mount("mayfly", scratch, "tmpfs", flags=TMPFS_FLAGS, data=size)
         upper, work = scratch / "upper", scratch / "work"
@@ -187,14 +208,11 @@ class OciContainer:
         os.chown(upper, top.st_uid, top.st_gid)
         upper.chmod(top.st_mode & 0o7777)
         mounts.mount_overlay(root, lower=self._spec.rootfs, upper=upper, work=work, flags=TMPFS_FLAGS)
-        self._write_bundle(root)
+        self._write_bundle()
 
-    def _write_bundle(self, root: Path) -> None:
-        hosts = self._directory / "hosts"
-        hosts.write_text(bundle.hosts_file(self._spec), encoding="ascii")
-        config = bundle.oci_config(
-            self._spec, root=root, init=self._runtime.programs.init, hosts=hosts, nofile_max=self._runtime.nofile_max
-        )
+    def _write_bundle(self) -> None:
+        (self._directory / bundle.HOSTS).write_text(bundle.hosts_file(self._spec), encoding="ascii")
+        config = bundle.oci_config(self._spec, nofile_max=self._runtime.nofile_max)
         (self._directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
     async def spawn(self) -> None:
@@ -302,16 +320,25 @@ class OciContainer:
         if self._is_used or self._is_killed or self._dead.done():
             raise RuntimeFailed("The container has been used or has ended already.")
         self._is_used = True
+        self._is_idle.clear()
+        try:
+            return await self._run(message, call.stdin, timeout_s)
+        finally:
+            self._is_idle.set()
+
+    async def _run(self, message: bytes, stdin: bytes, timeout_s: float) -> Ending:
         cpu_before_us = self._counters().cpu_us()
         started_at = self._loop.time()
         deadline = self._loop.call_later(timeout_s, self._stop, EndReason.TIMED_OUT)
         try:
-            await self._hand_over(message, call.stdin)
+            await self._hand_over(message, stdin)
             await self._wait_for_death()
         finally:
             deadline.cancel()
         ended_at = self._loop.time()
         await self._verify_death()
+        if self._runtime.driver.copies_output:
+            await self._exit_of_runtime()
         ending = await self._ending(cpu_before_us=cpu_before_us, started_at=started_at, ended_at=ended_at)
         self._close_stdio()
         return ending
@@ -393,10 +420,16 @@ class OciContainer:
         if report is not None:
             return report.exit_code
         # The init itself was killed. A function can do that to its own (by a limit on its cpu time, say).
-        code = await asyncio.wait_for(asyncio.shield(self._runtime_exit), DEATH_TIMEOUT_S)
+        code = await self._exit_of_runtime()
         if code > 128:
             return code
         raise RuntimeFailed(f"The container's processes vanished ({self._runtime.name}: {code}).", ran="unknown")
+
+    async def _exit_of_runtime(self) -> int:
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._runtime_exit), DEATH_TIMEOUT_S)
+        except TimeoutError:
+            raise RuntimeFailed(f"{self._runtime.name} goes on without its container.", ran="yes") from None
 
     def _report(self) -> frame.Report | None:
         assert self._control is not None  # noqa: S101 - open since creation
@@ -433,6 +466,7 @@ class OciContainer:
             if self._is_removed:
                 return
             self.kill()
+            await self._is_idle.wait()  # a running call reads what it wrote to the end
             self._close_stdio()
             await self._see_the_runtime_off()
             await self._clear()
@@ -463,7 +497,7 @@ class OciContainer:
         if cgroups.pids_in(directories):
             cgroups.kill_all(directories)
         left = [str(path) for path in cgroups.remove(directories)]
-        for name in ("root", "scratch"):
+        for name in (bundle.ROOT, SCRATCH):
             try:
                 mounts.unmount(self._directory / name, detach=detach)
             except OSError as error:
@@ -507,8 +541,8 @@ def _sender(control: socket.socket) -> int | None:
 
 def _remove_bundle(directory: Path) -> None:
     """Remove exactly what `lay_out` made: never a tree, below which an image could still be mounted."""
-    for name in ("config.json", "hosts"):
+    for name in ("config.json", bundle.HOSTS):
         (directory / name).unlink(missing_ok=True)
-    for path in (directory / "root", directory / "scratch", directory):
+    for path in (directory / bundle.ROOT, directory / SCRATCH, directory):
         with contextlib.suppress(OSError):
             path.rmdir()

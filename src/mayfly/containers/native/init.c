@@ -152,6 +152,8 @@ static int execute(char **argv, char **env)
 {
     const char *path = strchr(argv[0], '/') ? NULL : value_of("PATH", env);
     int refused = 0;
+    if (!*argv[0])
+        return ENOENT;
     if (!path) {
         execve(argv[0], argv, env);
         return errno;

@@ -1,0 +1,238 @@
+"""When a call is over nothing of its container lives, and soon nothing of it is left: whatever the function did."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from mayfly.containers import cgroups, mounts
+from mayfly.containers.choose import choose_runtime, group_name
+from mayfly.containers.oci import OciContainer, OciRuntime
+from mayfly.containers.runtime import Call, EndReason
+from mayfly.domain.errors import RuntimeFailed
+from tests.support.containers import SCALE, World, open_descriptors, processes_of
+
+pytestmark = [pytest.mark.root, pytest.mark.F11]
+
+SOURCE = Path(__file__).parent.parent.parent / "src"
+WORKER = Path(__file__).parent / "lone_worker.py"
+
+
+def living(world: World, container: OciContainer) -> set[int]:
+    """The container's processes that live, the runtime that waits for it left out."""
+    inside = cgroups.pids_in(world.runtime.groups.directories(container.id))
+    return {pid for pid in inside if pid != container._runtime_pid}
+
+
+FATES = {
+    "exits": (("sh", "-c", "sleep 60 & sleep 60 & exit 0"), EndReason.EXITED),
+    "fails": (("sh", "-c", "sleep 60 & exit 3"), EndReason.EXITED),
+    "escapes": (("escape_death", "and-end"), EndReason.EXITED),
+    "escapes-and-stays": (("escape_death",), EndReason.TIMED_OUT),
+    "sleeps": (("sleep", "60"), EndReason.TIMED_OUT),
+    "eats": (("eat_memory",), EndReason.OUT_OF_MEMORY),
+    "floods": (("yes",), EndReason.RESULT_TOO_LARGE),
+    "forks": (("sh", "-c", "f() { f | f & }; f; sleep 60"), EndReason.TIMED_OUT),
+    "fills": (
+        ("sh", "-c", "dd if=/dev/zero of=/x bs=1M; dd if=/dev/zero of=/dev/shm/x bs=1M; sleep 60"),
+        EndReason.TIMED_OUT,
+    ),
+}
+
+
+@pytest.mark.parametrize("fate", FATES)
+async def test_nothing_lives_when_run_returns_and_nothing_is_left_a_second_later(world: World, fate: str) -> None:
+    """Whatever becomes of a call: dead at its end, gone within a second of `remove`."""
+    argv, reason = FATES[fate]
+    before = open_descriptors()
+    container = await world.runtime.create(world.spec(memory_mib=96, pids=32))
+    assert isinstance(container, OciContainer)
+    timeout_s = 20.0 if reason is not EndReason.TIMED_OUT else 1.0
+    ending = await container.run(Call(argv=argv), timeout_s=timeout_s * SCALE)
+    assert not living(world, container)
+    assert ending.reason is reason
+    removed_at = time.monotonic()
+    await container.remove()
+    assert time.monotonic() - removed_at < 1.0 * SCALE
+    assert not world.left()
+    assert processes_of(container.id) == []
+    assert open_descriptors() == before
+    await container.remove()
+
+
+async def test_a_held_container_is_removed_unused(world: World) -> None:
+    """A held container has run nothing, is small, and goes as completely."""
+    before = open_descriptors()
+    container = await world.runtime.create(world.spec())
+    assert isinstance(container, OciContainer)
+    assert len(living(world, container)) == 1
+    assert world.runtime.groups.existing(container.id).memory_peak_bytes() < 5 << 20
+    await container.remove()
+    assert not world.left()
+    assert processes_of(container.id) == []
+    assert open_descriptors() == before
+
+
+async def test_several_may_remove_at_once(world: World) -> None:
+    """`remove` is idempotent, also while it is under way."""
+    container = await world.runtime.create(world.spec())
+    await asyncio.gather(container.remove(), container.remove(), container.remove())
+    assert not world.left()
+
+
+async def test_a_running_container_can_be_removed(world: World) -> None:
+    """`remove` during a call ends it as cancelled."""
+    container = await world.runtime.create(world.spec())
+    running = asyncio.create_task(container.run(Call(argv=("escape_death",)), timeout_s=60))
+    await asyncio.sleep(0.2 * SCALE)
+    await container.remove()
+    assert (await running).reason is EndReason.CANCELLED
+    assert not world.left()
+
+
+async def test_a_killed_runtime_leaves_nothing(world: World) -> None:
+    """When crun or runc itself is killed, the function dies with it, and its state directory goes too."""
+    container = await world.runtime.create(world.spec())
+    assert isinstance(container, OciContainer)
+    running = asyncio.create_task(container.run(Call(argv=("escape_death",)), timeout_s=60))
+    await asyncio.sleep(0.2 * SCALE)
+    os.kill(container._runtime_pid, signal.SIGKILL)
+    with pytest.raises(RuntimeFailed) as caught:
+        await asyncio.wait_for(running, 20 * SCALE)
+    assert caught.value.ran == "unknown"
+    assert not living(world, container)
+    assert (world.runtime.state / container.id).exists()
+    await container.remove()
+    assert not world.left()
+
+
+async def test_a_failed_start_leaves_nothing(world: World) -> None:
+    """Cancelled while it is being made, a container is removed before the cancellation is passed on."""
+    for delay_s in (0.0, 0.002, 0.01):
+        making = asyncio.create_task(world.runtime.create(world.spec()))
+        await asyncio.sleep(delay_s)
+        making.cancel()
+        try:
+            container = await making
+        except asyncio.CancelledError:
+            assert not world.left()
+        else:
+            await container.remove()
+
+
+async def test_three_hundred_calls_at_eight_at_once_leave_nothing(world: World) -> None:
+    """After 300 calls, each answered rightly: no mount, cgroup, directory, process or descriptor more than before."""
+    await world.run("true")
+    descriptors = open_descriptors()
+    gate = asyncio.Semaphore(8)
+
+    async def one(number: int) -> bytes:
+        async with gate:
+            return (await world.run("cat", stdin=b"%d" % number)).stdout
+
+    answers = await asyncio.gather(*(one(number) for number in range(300)))
+    assert answers == [b"%d" % number for number in range(300)]
+    assert not world.left()
+    assert open_descriptors() == descriptors
+
+
+async def test_ids_are_never_reused_by_accident(world: World) -> None:
+    """A second container with the id of one that is there is refused, and the first one lives on."""
+    spec = world.spec()
+    async with world.held(spec) as first:
+        with pytest.raises(RuntimeFailed):
+            await world.runtime.create(spec)
+        ending = await first.run(Call(argv=("echo", "alive")), timeout_s=20 * SCALE)
+        assert ending.stdout == b"alive\n"
+
+
+# --- the worker dies ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def lone_worker(driver: str, rootfs: Path, state_dir: Path, how: str) -> Iterator[tuple[int, list[str]]]:
+    """A worker process with a held container and two calls running; its process id and the containers' ids."""
+    command = [sys.executable, str(WORKER), driver, str(rootfs), str(state_dir), how]
+    environment = {"PYTHONPATH": f"{SOURCE}:{SOURCE.parent}:{':'.join(sys.path)}", "PATH": os.environ["PATH"]}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        words = process.stdout.readline().split()
+        assert words[:1] == ["ready"], words
+        try:
+            yield process.pid, words[1:]
+        finally:
+            process.kill()
+
+
+async def gone(ids: list[str]) -> bool:
+    """Whether all processes of these containers die within two seconds."""
+    for _ in range(100):
+        if not any(processes_of(each) for each in ids):
+            return True
+        await asyncio.sleep(0.02 * SCALE)
+    return False
+
+
+@pytest.mark.parametrize("how", ["namespaces", "plain"])
+async def test_kill_minus_nine_of_the_worker_kills_every_container(
+    driver: str, rootfs: Path, state_dir: Path, how: str
+) -> None:
+    """
+    A killed worker takes its containers along, hostile ones too, and what is left is reaped by the next.
+
+    Inside its own namespaces the worker's process is killed, not the one outside; without them ("plain") the death
+    signals of spawner and init alone do it.
+    """
+    with lone_worker(driver, rootfs, state_dir, how) as (outer, ids):
+        assert all(processes_of(each) for each in ids)
+        os.kill(worker_of(outer) if how == "namespaces" else outer, signal.SIGKILL)
+        assert await gone(ids)
+    assert not [each for each in mounts.mounts() if state_dir in each.point.parents]
+    runtime = choose_runtime(driver, state_dir=state_dir)
+    assert isinstance(runtime, OciRuntime)
+    try:
+        assert runtime.groups.ids() == set(ids)
+        assert await runtime.reap() == len(ids)
+        assert not World(runtime, rootfs).left()
+        assert await runtime.reap() == 0
+    finally:
+        await runtime.close()
+
+
+async def test_reap_kills_what_is_still_alive(world: World) -> None:
+    """Should a process of a dead worker live after all, `reap` kills it before it removes its cgroup."""
+    directories = world.runtime.groups.create("left0behind0left0behind", world.spec().limits, extra_pids=0).directories
+    with subprocess.Popen(["sleep", "60"]) as process:
+        cgroups.enter(directories, process.pid)
+        assert await world.runtime.reap() == 1
+        assert process.wait(5 * SCALE) == -signal.SIGKILL
+    assert not world.left()
+
+
+async def test_two_workers_cannot_share_a_place(world: World, driver: str, state_dir: Path) -> None:
+    """The second worker in a state directory is refused in a sentence; the first one's containers are untouched."""
+    async with world.held():
+        with pytest.raises(RuntimeFailed, match="Another worker runs"):
+            choose_runtime(driver, state_dir=state_dir)
+        assert len(world.runtime.groups.ids()) == 1
+
+
+def test_groups_are_named_for_the_state_directory(tmp_path: Path) -> None:
+    """The name is the same after a restart, and another for another worker."""
+    assert group_name(tmp_path) == group_name(tmp_path / "x" / "..")
+    assert group_name(tmp_path) != group_name(tmp_path / "x")
+
+
+def worker_of(outer: int) -> int:
+    """The worker below process 1 below the outer process."""
+    init = int(Path(f"/proc/{outer}/task/{outer}/children").read_text().split()[0])
+    return int(Path(f"/proc/{init}/task/{init}/children").read_text().split()[0])

@@ -1,0 +1,311 @@
+"""What a function finds around it: a world of its own, and no way out of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from mayfly.containers.oci import OciContainer
+from mayfly.containers.runtime import Call, EndReason
+from mayfly.domain.image import ProcessConfig
+from mayfly.domain.limits import MIB
+from tests.support.containers import IS_AMD64, SCALE, SHIFT, World, need
+
+pytestmark = [pytest.mark.root, pytest.mark.F9]
+
+
+async def lines(world: World, script: str) -> list[str]:
+    """What a script prints."""
+    return (await world.shell(script)).stdout.decode().splitlines()
+
+
+async def test_every_call_has_a_fresh_root(world: World) -> None:
+    """What one call writes, deletes or changes, the next does not see, nor does the image."""
+    script = "ls /written; cat /etc/secret; echo x > /written; echo y > /etc/secret; rm -r /opt; ls -a / /tmp"
+    first, second = await world.shell(script), await world.shell(script)
+    assert first.stdout.startswith(b"of the image's root\n")
+    assert first.stdout == second.stdout
+    assert (world.rootfs / "etc" / "secret").read_text() == "of the image's root\n"
+    assert not (world.rootfs / "written").exists()
+
+
+async def test_a_function_sees_only_its_own_processes(world: World) -> None:
+    """Its /proc has the init and itself."""
+    commands = await lines(world, "for p in /proc/[0-9]*; do cat $p/comm; done")
+    assert {"mayfly-init", "sh"} <= set(commands) <= {"mayfly-init", "sh", "cat"}
+
+
+async def test_the_init_cannot_be_read_or_signalled(world: World) -> None:
+    """Process 1 shows neither its environment, memory nor descriptors, and survives every signal."""
+    script = """
+        for f in environ mem maps fd/0 fd/3 exe; do cat /proc/1/$f >/dev/null 2>&1 && echo "read $f"; done
+        for f in exe root cwd fd/3; do readlink /proc/1/$f; done
+        (echo x > /proc/1/fd/3) 2>/dev/null && echo wrote
+        for s in 1 2 3 9 11 15 19; do kill -$s 1; done
+        echo alive
+    """
+    assert await lines(world, script) == ["alive"]
+
+
+async def test_ids_are_not_the_hosts(world: World) -> None:
+    """Container root is host 100000, with 65,536 ids."""
+    assert [line.split() for line in await lines(world, "cat /proc/self/uid_map /proc/self/gid_map")] == [
+        ["0", str(SHIFT), "65536"],
+        ["0", str(SHIFT), "65536"],
+    ]
+
+
+async def test_no_capabilities_no_new_privileges_and_a_filter(world: World) -> None:
+    """All five capability sets are empty, no_new_privs is set, system calls are filtered."""
+    status = await lines(world, "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status")
+    assert [line.split() for line in status] == [
+        ["CapInh:", "0000000000000000"],
+        ["CapPrm:", "0000000000000000"],
+        ["CapEff:", "0000000000000000"],
+        ["CapBnd:", "0000000000000000"],
+        ["CapAmb:", "0000000000000000"],
+        ["NoNewPrivs:", "1"],
+        ["Seccomp:", "2"],
+    ]
+
+
+async def test_there_is_no_network_but_loopback(world: World) -> None:
+    """Only `lo`, up, answering for localhost and the container's own name; nothing is routed anywhere."""
+    assert await lines(world, "ls /sys/class/net; cat /sys/class/net/lo/flags; ip route") == ["lo", "0x9"]
+    assert await lines(world, "ping -c1 -W1 localhost 2>&1 | head -1; nslookup x 2>&1 | tail -1; hostname") != []
+    script = "nc -l -p 8080 -e echo hello & sleep 0.2; nc localhost 8080; wget -T1 -qO- http://192.0.2.1/ || echo none"
+    assert await lines(world, script) == ["hello", "none"]
+
+
+async def test_the_host_name_is_the_containers_id(world: World) -> None:
+    """Hostname and /etc/hosts speak of the container, not of the host."""
+    spec = world.spec()
+    ending = await world.shell("hostname; grep -c $(hostname) /etc/hosts", spec=spec)
+    assert ending.stdout.decode().split() == [spec.id, "1"]
+
+
+async def test_only_the_three_standard_files_are_open(world: World) -> None:
+    """No descriptor of ours reaches a function: the fourth is that of the listing itself."""
+    assert await lines(
+        world, "ls /proc/self/fd > /tmp/self; ls /proc/$$/fd > /tmp/shell; cat /tmp/self /tmp/shell"
+    ) == [
+        *"0123",
+        *"012",
+    ]
+
+
+async def test_no_path_of_the_host_shows(world: World) -> None:
+    """Neither mounts nor environment nor command lines tell where the worker keeps its files."""
+    text = "\n".join(await lines(world, "cat /proc/mounts /proc/self/mountinfo /proc/self/environ /proc/1/cmdline"))
+    assert str(world.rootfs) not in text
+    assert str(world.runtime.place.directory) not in text
+
+
+async def test_limits_are_those_of_the_spec(world: World) -> None:
+    """Memory with swap, processes and cpu are limited in the container's cgroup; open files and cores by rlimit."""
+    async with world.held(world.spec(memory_mib=64, cpus=0.5, pids=20)) as container:
+        directories = world.runtime.groups.directories(container.id)
+        found = {
+            path.name: path.read_text().strip()
+            for directory in directories
+            for path in directory.iterdir()
+            if path.name in LIMIT_FILES
+        }
+        call = Call(argv=("sh", "-c", "ulimit -n; ulimit -Hc"))
+        ending = await container.run(call, timeout_s=20 * SCALE)
+    pids = str(20 + world.runtime.driver.extra_pids)
+    assert found.pop("pids.max") == pids
+    assert found.pop("memory.swap.max", "0") == "0"
+    assert found in (
+        {"memory.max": str(64 * MIB), "cpu.max": "50000 100000"},
+        {"memory.limit_in_bytes": str(64 * MIB), "cpu.cfs_quota_us": "50000"},
+        {
+            "memory.limit_in_bytes": str(64 * MIB),
+            "memory.memsw.limit_in_bytes": str(64 * MIB),
+            "cpu.cfs_quota_us": "50000",
+        },
+    )
+    assert ending.stdout.split() == [b"1024", b"0"]
+
+
+LIMIT_FILES = {
+    "memory.max", "memory.swap.max", "pids.max", "cpu.max",
+    "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "cpu.cfs_quota_us",
+}  # fmt: skip
+
+
+async def test_cpu_limit_holds(world: World) -> None:
+    """At 0.2 cpus, a loop of half a second has a tenth of a second of cpu, give or take a period."""
+    ending = await world.shell("while :; do :; done", timeout_s=1.0, spec=world.spec(cpus=0.2))
+    assert ending.reason is EndReason.TIMED_OUT
+    assert ending.cpu_us < 0.2 * ending.run_s * 1e6 + 150_000
+
+
+async def test_process_limit_holds(world: World) -> None:
+    """A fork bomb stops at the limit and goes down with its container."""
+    spec = world.spec(pids=16)
+    ending = await world.shell("f() { f | f & }; f; sleep 60", timeout_s=1.0, spec=spec)
+    assert ending.reason in (EndReason.TIMED_OUT, EndReason.EXITED)
+    count = await world.shell(
+        "for i in $(seq 30); do sleep 9 & done; echo $(ls -d /proc/[0-9]* | wc -l)", spec=world.spec(pids=16)
+    )
+    assert b"can't fork" in ending.stderr + count.stderr
+
+
+# --- writable room ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", ["/", "/tmp/", "/dev/shm/"])
+async def test_a_full_disk_is_no_space_and_not_a_kill(world: World, place: str) -> None:
+    """Writing without end meets ENOSPC below the memory limit, and the function lives to tell."""
+    ending = await world.shell(f"dd if=/dev/zero of={place}x bs=1M; echo alive", spec=world.spec(memory_mib=96))
+    assert (ending.reason, ending.stdout) == (EndReason.EXITED, b"alive\n")
+    assert b"No space left on device" in ending.stderr
+
+
+@pytest.mark.parametrize("memory_mib", [32, 128])
+async def test_filling_everything_at_once_is_no_kill(world: World, memory_mib: int) -> None:
+    """Root, shared memory and /dev full of bytes, and root full of inodes as well: still within the limit."""
+    script = """
+        for place in / /dev/shm/ /dev/; do dd if=/dev/zero of=${place}fill bs=64k 2>/dev/null; done
+        i=0; while true > /tmp/$i; do i=$((i+1)); done 2>/dev/null
+        echo alive
+    """
+    ending = await world.shell(script, spec=world.spec(memory_mib=memory_mib), timeout_s=60)
+    assert (ending.reason, ending.stdout) == (EndReason.EXITED, b"alive\n"), ending
+
+
+async def test_files_without_end_meet_a_limit(world: World) -> None:
+    """Empty files cost kernel memory: at SCRATCH_INODES there is no space, and no kill."""
+    ending = await world.shell("i=0; while true > /tmp/$i; do i=$((i+1)); done; echo alive", timeout_s=60)
+    assert (ending.reason, ending.stdout) == (EndReason.EXITED, b"alive\n")
+    assert b"No space left on device" in ending.stderr
+    assert ending.memory_peak_bytes < 100 * MIB
+
+
+async def test_shared_memory_works(world: World) -> None:
+    """/dev/shm is there and writable by any user."""
+    spec = world.spec(ProcessConfig(uid=1234, gid=1234))
+    assert (await world.shell("echo x > /dev/shm/y && cat /dev/shm/y", spec=spec)).stdout == b"x\n"
+
+
+# --- what hostile images and functions try ------------------------------------------------------------------------
+
+
+async def test_device_nodes_of_an_image_are_dead(world: World) -> None:
+    """A node that the image brought (here /dev/zero's) cannot be opened."""
+    need((world.rootfs / "etc" / "zero").is_char_device(), "device nodes on the file system")
+    ending = await world.shell("test -c /etc/zero && head -c1 /etc/zero")
+    assert (ending.exit_code, ending.stdout) == (1, b"")
+    assert b"Permission denied" in ending.stderr
+
+
+async def test_setuid_files_of_an_image_are_ordinary(world: World) -> None:
+    """A setuid-root file runs as who started it."""
+    spec = world.spec(ProcessConfig(uid=1234, gid=1234))
+    ending = await world.run("/bin/setuid-id", "-u", spec=spec)
+    assert b"0" not in ending.stdout.split()
+
+
+async def test_no_device_can_be_made(world: World) -> None:
+    """Not even by root."""
+    assert (await world.run("mknod", "/tmp/zero", "c", "1", "5")).exit_code != 0
+
+
+async def test_the_hosts_devices_stay_the_hosts(world: World) -> None:
+    """A function uses /dev/null but does not own it; the host's node is as it was."""
+    before = Path("/dev/null").stat()
+    ending = await world.shell("echo x > /dev/null && chmod 0 /dev/null; chown 1:1 /dev/null; stat -c %u /dev/null")
+    after = Path("/dev/null").stat()
+    assert ending.stdout == b"65534\n"
+    assert ending.stderr.count(b"Operation not permitted") == 2
+    assert (before.st_uid, before.st_gid, before.st_mode) == (after.st_uid, after.st_gid, after.st_mode)
+    assert after.st_uid == 0
+
+
+async def test_the_standard_files_are_pipes_never_the_hosts_devices(world: World) -> None:
+    """Runtimes give the container's owner what they are started with: that must be pipes, for all three."""
+    kinds = await lines(world, "for n in 0 1 2; do readlink /proc/self/fd/$n | cut -d: -f1; done")
+    assert kinds == ["pipe", "pipe", "pipe"]
+
+
+async def test_the_kernels_settings_are_read_only(world: World) -> None:
+    """Neither /proc/sys nor /sys nor the triggers can be written; what tells of the host is masked."""
+    script = """
+        for f in /proc/sys/kernel/hostname /proc/sys/vm/drop_caches /proc/sysrq-trigger /sys/kernel/mm/ksm/run; do
+            (echo 1 > $f) 2>/dev/null && echo "wrote $f"
+        done
+        for f in /proc/kcore /proc/keys /proc/timer_list /proc/interrupts; do cat $f 2>/dev/null | head -c1; done
+        ls /proc/acpi /sys/firmware 2>/dev/null | grep -v :
+        touch /sys/x 2>/dev/null && echo "wrote /sys"
+        echo done
+    """
+    assert [line for line in await lines(world, script) if line] == ["done"]
+
+
+async def test_the_init_cannot_be_replaced(world: World) -> None:
+    """The file it was started from is read-only, and cannot be unmounted."""
+    ending = await world.shell(
+        "echo x > /dev/mayfly-init; umount /dev/mayfly-init; rm -f /dev/mayfly-init; ls /dev/mayfly-init"
+    )
+    assert ending.stdout == b"/dev/mayfly-init\n"
+    assert (world.runtime.programs.init).stat().st_size > 1000
+
+
+ALLOWED_CALLS = {"getpid", "socket-inet", "socket-unix", "socket-netlink"}
+
+
+async def test_dangerous_system_calls_fail(world: World) -> None:
+    """Of thirty calls that lead out of a container none works; those that programs need do."""
+    results = dict(line.split() for line in await lines(world, "try_calls"))
+    assert len(results) == 34
+    assert {name for name, outcome in results.items() if outcome == "ok"} == ALLOWED_CALLS
+    assert results["clone3"] == "38"  # ENOSYS, so that C libraries fall back to clone
+
+
+async def test_the_other_abi_is_closed(world: World) -> None:
+    """A 32-bit system call kills: the filter speaks 64-bit only."""
+    need(IS_AMD64, "amd64")
+    ending = await world.run("other_abi")
+    assert (ending.stdout, ending.exit_code) == (b"", 128 + 31)
+
+
+async def test_calls_do_not_see_each_other(world: World) -> None:
+    """Two running containers share no process, no shared memory, no abstract socket, no port."""
+    async with world.held() as one, world.held() as two:
+        serve = "nc -l -p 7000 -e echo hello & echo mine > /dev/shm/x; sleep 30"
+        look = "ls /dev/shm; nc -w1 127.0.0.1 7000; ls -d /proc/[0-9]* | wc -l; ipcs -m | grep -c 0x; true"
+        async with running(one, serve):
+            ending = await two.run(Call(argv=("sh", "-c", look)), timeout_s=20 * SCALE)
+    assert ending.stdout.splitlines()[-1] == b"0"
+    assert ending.stdout.splitlines()[:-1] in ([b"3"], [b"4"])  # init, shell, and what counts
+
+
+@asynccontextmanager
+async def running(container: OciContainer, script: str) -> AsyncIterator[None]:
+    """A call that runs while something else is done."""
+    call = asyncio.create_task(container.run(Call(argv=("sh", "-c", script)), timeout_s=60))
+    await asyncio.sleep(0.3 * SCALE)
+    try:
+        yield
+    finally:
+        container.kill()
+        await call
+
+
+async def test_the_image_is_not_changed_by_calls(world: World) -> None:
+    """After all, the root's top has the entries it was made with."""
+    await world.shell("touch /x /bin/y; rm -rf /etc")
+    assert sorted(path.name for path in Path(world.rootfs).iterdir()) == [
+        "bin",
+        "etc",
+        "home",
+        "opt",
+        "root",
+        "sbin",
+        "tmp",
+    ]
