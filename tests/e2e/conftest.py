@@ -53,12 +53,11 @@ class Shell:
 def registry() -> Iterator[str]:
     """A real registry on the loopback, as host:port."""
     with asyncio.Runner() as runner:
-        server = Registry()
-        runner.run(server.start())
+        server = runner.run(Registry().__aenter__())
         try:
             yield server.url
         finally:
-            runner.run(server.stop())
+            runner.run(server.__aexit__(None, None, None))
 
 
 @pytest.fixture(scope="session")

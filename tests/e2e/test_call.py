@@ -132,7 +132,7 @@ async def test_the_record_tells_how_it_went(shell: Shell) -> None:
     assert record["ran"] == "yes"
     assert record["digest"].startswith("sha256:")
     assert all(record["steps"][step] >= 0 for step in ("admit_s", "queue_s", "image_s", "start_s", "run_s"))
-    assert record["cpu_us"] > 0
+    assert record["cpu_s"] > 0
     assert record["memory_peak_bytes"] > 0
     assert record["parameter_bytes"] == 5
 

@@ -34,6 +34,7 @@ class Up:
     data_dir: Path
     process: subprocess.Popen[str] | None = None
     said: list[str] = field(default_factory=list)
+    reader: threading.Thread = field(default_factory=threading.Thread)
 
     @property
     def tls(self) -> ssl.SSLContext:
@@ -94,6 +95,9 @@ def running_up(registry: str | None = None, **settings: object) -> Iterator[Up]:
             yield up
         finally:
             stop(process)
+            up.reader.join(timeout=5)
+            if process.stdout:
+                process.stdout.close()
 
 
 def stop(process: subprocess.Popen[str]) -> None:
@@ -118,7 +122,8 @@ def _wait_until_ready(up: Up) -> None:
                 ready.set()
         ready.set()
 
-    threading.Thread(target=read, daemon=True).start()
+    up.reader = threading.Thread(target=read, name="read-up", daemon=True)
+    up.reader.start()
     began = time.monotonic()
     if not ready.wait(READY_S) or not any("is ready" in line for line in up.said):
         raise RuntimeError(f"mayfly up was not ready after {time.monotonic() - began:.0f} s:\n{up.log()[-4000:]}")
