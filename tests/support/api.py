@@ -116,7 +116,7 @@ class ApiServer:
             "MAYFLY_TLS_KEY_FILE": str(self.certificates.key_file),
             "MAYFLY_TOKEN_KEYS_DIR": str(self.token_keys),
             "MAYFLY_LOG_FORMAT": "json",
-            "MAYFLY_DRAIN_S": "0.2",
+            "MAYFLY_DRAIN_S": "0",
             **{f"MAYFLY_{name.upper()}": str(value) for name, value in settings.items()},
         }
         self.log: list[dict[str, Any]] = []
@@ -166,11 +166,15 @@ class ApiServer:
         )
         self._news = asyncio.Event()
         self._reader = asyncio.create_task(self._read_log(), name="read-log")
-        try:
-            self.port = (await self.event("api.started"))["port"]
-        except TimeoutError:
+        started = asyncio.create_task(self.event("api.started"), name="started")
+        ended = asyncio.create_task(self.process.wait(), name="ended")
+        await asyncio.wait([started, ended], timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        if not started.done() or started.exception():
+            started.cancel()
             await self.__aexit__(None, None, None)
-            raise AssertionError(f"the API server did not start: {self.log}") from None
+            raise AssertionError(f"the API server did not start: {self.log}")
+        self.port = started.result()["port"]
         return self
 
     async def __aexit__(

@@ -42,6 +42,31 @@ INTRODUCTION = (
 )
 
 
+ERRORS_HEAD = """\
+# Errors
+
+<!-- made by scripts/openapi from src/mayfly/api/errors.py -->
+
+Every error of the API is a problem (RFC 9457, `application/problem+json`) with these members:
+
+| member | meaning |
+|---|---|
+| `code` | which error; stable, for programs |
+| `detail` | what is wrong and what to do about it, for people |
+| `fault` | who can do something about it: `caller`, `function` or `platform` |
+| `ran` | whether the function's container ran: `no`, `yes`, or `unknown`. With `no` a call may be repeated safely |
+| `request_id` | finds the request in the operator's log; also in the header `X-Request-Id` |
+| `retry_after_s` | when to try again, where that helps; also in the header `Retry-After` |
+| `errors` | for `invalid-request`: each wrong field with its rule |
+| `activation_id` | of the activation that ended so; its record and logs are under `/v1/activations/{id}` |
+| `scope`, `limit`, `in_use` | for `concurrency-limit`: whose limit, how much, how many in flight |
+| `exit_code`, `stderr` | for errors of the function: how it ended, and the end of what it logged |
+| `clock` | for `timed-out`: where the time ran out, `queue`, `image` or `run` |
+| `error` | for POST /v1/tokens: the code of RFC 6749, section 5.2 |
+
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Description:
     """Both forms, made once at the start."""
@@ -79,6 +104,21 @@ def openapi(app: FastAPI) -> dict[str, Any]:
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
     return schema
+
+
+def openapi_file(app: FastAPI) -> str:
+    """Write docs/reference/openapi.json."""
+    return json.dumps(openapi(app), indent=2, ensure_ascii=False) + "\n"
+
+
+def errors_reference() -> str:
+    """Write docs/reference/errors.md."""
+    rows = [
+        f"## {kind.code}\n\n*{meaning.status} {meaning.title}; fault: {kind.fault}; "
+        f"`ran`: {kind.default_ran} unless it says otherwise*\n\n{meaning.cause}\n\n**Remedy.** {meaning.remedy}\n"
+        for kind, meaning in MEANINGS.items()
+    ]
+    return ERRORS_HEAD + "\n".join(rows)
 
 
 def _operations(schema: dict[str, Any]) -> Iterable[dict[str, Any]]:

@@ -59,12 +59,12 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Stop counting. An upgrade is refused: what follows it would not be read as the request's body."""
-        self._in_head = False
         self._stop_timer()
         if self.parser.should_upgrade():
             self._refuse(InvalidRequest("This server speaks HTTP/1.1 only: leave out `Upgrade`, and CONNECT."))
             return
         super().on_headers_complete()
+        self._in_head = False
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body; drop it when the answer has left already."""
@@ -101,10 +101,17 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, error: MayflyError) -> None:
-        """Write an answer past the application, and close. Not into an answer that is being written."""
+        """
+        Write an answer past the application, and close. Where it would be taken for the answer to the request before,
+        or would end up inside one that has begun, only close.
+        """
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete:
+        open_cycle = self.cycle if self.cycle is not None and not self.cycle.response_complete else None
+        if open_cycle is None or not (self._in_head or open_cycle.response_started):
+            if open_cycle:  # what the application says from now on is for nobody
+                open_cycle.disconnected = True
+                open_cycle.message_event.set()
             request_id = new_ulid()
             answer = problem(error, request_id)
             lines = [STATUS_LINE[answer.status_code]]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from fastapi import Depends, Request
 from mayfly.bus.connection import Bus, connect
 from mayfly.bus.responses import Listener
 from mayfly.bus.stores import Stores
+from mayfly.domain.errors import QueueUnavailable
 from mayfly.domain.ids import new_id
 from mayfly.services.activations import Activations
 from mayfly.services.functions import Functions
@@ -21,6 +23,8 @@ from mayfly.services.sessions import Sessions
 from mayfly.services.tokens import TokenKeys
 from mayfly.services.users import Users
 from mayfly.settings import ApiSettings
+
+CONNECT_S = 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +50,21 @@ async def opened(settings: ApiSettings) -> AsyncIterator[ApiState]:
     """
     keys = TokenKeys.load(settings.token_keys_dir, issuer=settings.token_issuer, audience=settings.token_audience)
     listener = Listener(new_id())
-    async with connect(settings, role="api") as bus, listener.listening(bus):
+    async with AsyncExitStack() as stack:
+        bus = await _connected(settings, stack)
+        await stack.enter_async_context(listener.listening(bus))
         passwords = Passwords(settings.login_concurrency)
-        try:
-            yield _build(settings, bus, listener, keys=keys, passwords=passwords)
-        finally:
-            passwords.close()
+        stack.callback(passwords.close)
+        yield _build(settings, bus, listener, keys=keys, passwords=passwords)
+
+
+async def _connected(settings: ApiSettings, stack: AsyncExitStack) -> Bus:
+    """The client goes on trying for ever; a start that waits for ever would tell nobody what it waits for."""
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            return await stack.enter_async_context(connect(settings, role="api"))
+    except TimeoutError:
+        raise QueueUnavailable(f"No nats-server of MAYFLY_NATS_URL could be reached within {CONNECT_S} s.") from None
 
 
 def _build(settings: ApiSettings, bus: Bus, listener: Listener, *, keys: TokenKeys, passwords: Passwords) -> ApiState:

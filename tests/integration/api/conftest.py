@@ -75,6 +75,15 @@ async def _someone(api: ApiServer) -> AsyncIterator[Someone]:
         yield Someone(tokens["username"], tokens, client)
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def resident(api: ApiServer, all_workers: AnsweringWorker) -> AsyncIterator[Someone]:
+    """A user for tests that change nothing, with the functions `echo` and `by-argument`."""
+    async for one in _someone(api):
+        await one.has()
+        await one.has(name="by-argument", parameter="argument")
+        yield one
+
+
 @pytest_asyncio.fixture(loop_scope="session")
 async def ann(api: ApiServer) -> AsyncIterator[Someone]:
     """A user."""

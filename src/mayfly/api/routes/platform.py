@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,11 +15,15 @@ from mayfly.api.description import PAGE_HEADERS, described
 from mayfly.api.shapes import HealthShape, ReadyShape, StatusShape, UsageShape
 from mayfly.api.state import State
 from mayfly.api.write import write
+from mayfly.bus.schema import limits_in_force
 from mayfly.domain.errors import QueueUnavailable
 from mayfly.services.status import status
 
 public = APIRouter(tags=["Platform"])
 private = private_router(tags=["Platform"])
+
+PING_TIMEOUT_S = 2
+NOBODY = "readyz"  # a key of the bucket of users like any other; whether somebody has that name does not matter
 
 NOT_READY: dict[int | str, dict[str, Any]] = {
     503: {"model": ReadyShape, "description": "Send calls to another API server."}
@@ -33,9 +38,12 @@ async def healthz() -> Response:
 
 @public.get("/readyz", response_model=ReadyShape, responses=NOT_READY)
 async def readyz(request: Request, state: State) -> Response:
-    """Say whether this API server wants calls: it reaches NATS, and has not been told to stop."""
-    pings: dict[str, Callable[[], Awaitable[None]]] = {"nats": state.bus.ping}
-    checks = {name: await _check(ping) for name, ping in pings.items()}
+    """Say whether this API server wants calls: it reaches queue and database, and has not been told to stop."""
+    pings: dict[str, Callable[[], Awaitable[object]]] = {
+        "queue": lambda: limits_in_force(state.bus),
+        "database": lambda: state.stores.users.get(NOBODY),
+    }
+    checks = dict(zip(pings, await asyncio.gather(*(_check(ping) for ping in pings.values())), strict=True))
     checks["server"] = "is closing" if request.app.state.closing else "ok"
     ready = all(answer == "ok" for answer in checks.values())
     return write(ReadyShape(ready=ready, checks=checks), status=200 if ready else 503)
@@ -70,9 +78,12 @@ async def show_status(state: State, caller: Caller) -> Response:
     )
 
 
-async def _check(ping: Callable[[], Awaitable[None]]) -> str:
+async def _check(ping: Callable[[], Awaitable[object]]) -> str:
     try:
-        await ping()
+        async with asyncio.timeout(PING_TIMEOUT_S):
+            await ping()
+    except TimeoutError:
+        return f"does not answer within {PING_TIMEOUT_S} s"
     except QueueUnavailable as error:
         return error.detail
     return "ok"
