@@ -1,0 +1,268 @@
+"""What is one user's is nobody else's; what is deregistered does not run; nothing of a container is left."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Shell
+from tests.support.images import build_and_push
+from tests.support.registry import Registry
+from tests.support.up import Up, running_up
+
+
+@pytest.fixture
+async def stranger(up: Up, image: str) -> AsyncIterator[Shell]:
+    """Another user."""
+    async with await up.user() as client:
+        yield Shell(client, image)
+
+
+@pytest.mark.F4
+async def test_two_users_hold_the_same_name(shell: Shell, stranger: Shell) -> None:
+    """Two users may use one name and one image, and each call runs the caller's own."""
+    for owner, script in ((shell, "echo first"), (stranger, "echo second")):
+        spec = {"name": "same", "image": owner.image, "command": ["/bin/sh", "-c", script]}
+        assert (await owner.client.post("/v1/functions", json=spec)).status_code == 201
+
+    assert (await shell.call("same")).text == "first\n"
+    assert (await stranger.call("same")).text == "second\n"
+
+
+@pytest.mark.F4
+@pytest.mark.F5
+async def test_a_strangers_requests_find_nothing(shell: Shell, stranger: Shell) -> None:
+    """For every verb on another's function and activation the answer is 404, with a forged identity too."""
+    name = await shell.make("cat")
+    answer = await shell.call(name, "secret")
+    record = answer.headers["location"]
+    me = (await shell.client.get("/v1/users/me")).json()
+    forged = {
+        header: me.get("id") or me["username"] for header in ("X-Consumer-Username", "X-User-Id", "X-Mayfly-User")
+    }
+    spec = {"image": shell.image}
+
+    for headers in ({}, forged):
+        calls = [
+            stranger.client.get(f"/v1/functions/{name}", headers=headers),
+            stranger.client.put(f"/v1/functions/{name}", json=spec, headers=headers),
+            stranger.client.delete(f"/v1/functions/{name}", headers=headers),
+            stranger.client.post(f"/v1/functions/{name}/activations", content="x", headers=headers),
+            stranger.client.get(record, headers=headers),
+            stranger.client.get(f"{record}/result", headers=headers),
+            stranger.client.get(f"{record}/logs", headers=headers),
+        ]
+        assert [(await call).status_code for call in calls] == [404] * len(calls)
+        assert (await stranger.client.get("/v1/functions", headers=headers)).json()["functions"] == []
+    assert (await shell.call(name, "still mine")).text == "still mine"
+
+
+@pytest.mark.F4
+async def test_a_private_image_is_not_run_from_the_cache(image: str) -> None:
+    """
+    An image that one user pulled is not run for another who cannot have it from its registry, though a worker has it.
+    """
+    async with Registry() as private:
+        reference = await build_and_push(private.url, "private", "1", cmd=["/bin/echo", "secret"])
+        settings = {"private_registries": private.url, "plain_http_registries": private.url}
+        with running_up(slots=2, **settings) as up:
+            async with await up.user() as owner, await up.user() as thief:
+                made = await owner.post("/v1/functions", json={"name": "mine", "image": reference})
+                digest = made.json()["digest"]
+                await private.stop()  # from now on the registry gives nothing to anybody
+
+                cached = await owner.post("/v1/functions/mine/activations")
+                stolen = [
+                    await thief.post("/v1/functions", json={"name": f"theirs-{number}", "image": theirs})
+                    for number, theirs in enumerate((reference, f"{private.url}/private@{digest}"))
+                ]
+
+    assert cached.text == "secret\n"
+    assert [(one.status_code, one.json()["code"]) for one in stolen] == [(422, "image-unavailable")] * 2
+
+
+@pytest.mark.F5
+async def test_a_deregistered_function_is_refused(shell: Shell) -> None:
+    """New calls are 404 at once, running ones finish, and the name is free again."""
+    name = await shell.make("sleep 1; echo finished")
+    running = asyncio.create_task(shell.call(name))
+    await _until_running(shell)
+
+    gone = await shell.client.delete(f"/v1/functions/{name}")
+    after = await shell.call(name)
+
+    assert (gone.status_code, after.status_code, after.json()["ran"]) == (204, 404, "no")
+    assert (await running).text == "finished\n"
+    again = await shell.client.post("/v1/functions", json={"name": name, "image": shell.image})
+    assert again.status_code == 201
+
+
+@pytest.mark.F5
+async def test_a_queued_call_of_a_deregistered_function_does_not_run(registry: str, image: str) -> None:
+    """A call that waits while its function is deregistered is refused with `ran: no`."""
+    with running_up(registry, slots=1, max_activations=4, max_activations_per_user=4) as up:
+        async with await up.user() as client:
+            shell = Shell(client, image)
+            busy, waiting = await shell.make("sleep 2"), await shell.make("echo ran")
+            first = asyncio.create_task(shell.call(busy))
+            await _until_running(shell)
+            second = asyncio.create_task(shell.call(waiting))
+            await _until_in_flight(shell, 2)
+
+            await client.delete(f"/v1/functions/{waiting}")
+
+            assert (await first).status_code == 200
+            refused = await second
+    assert (refused.status_code, refused.json()["code"], refused.json()["ran"]) == (410, "gone", "no")
+
+
+@pytest.mark.F11
+async def test_nothing_of_300_calls_is_left(up: Up, shell: Shell) -> None:
+    """
+    After 300 calls at concurrency 8, failures and time-outs among them, no process, mount, cgroup or directory is left.
+    """
+    if up.process is None:
+        pytest.skip("looks at the machine that the containers run on")
+    scripts = ["cat", "exit 3", "sleep 60 & echo x", "yes | head -c 2000000", "kill -9 $$"]
+    names = [await shell.make(script, limits={"timeout_s": 5}) for script in scripts]
+    names.append(await shell.make("sleep 60", limits={"timeout_s": 0.3}))
+    before = leftovers(up)
+    room = asyncio.Semaphore(8)
+
+    async def call(number: int) -> int:
+        async with room:
+            return (await shell.call(names[number % len(names)], "x")).status_code
+
+    codes = await asyncio.gather(*(call(number) for number in range(300)))
+    await asyncio.sleep(1)  # the promise: within one second of the answer
+
+    assert set(codes) == {200, 502, 504}
+    assert before == {}
+    assert leftovers(up) == {}
+
+
+@pytest.mark.F11
+async def test_a_running_container_is_seen(up: Up, shell: Shell) -> None:
+    """The look for leftovers sees all four kinds while a container runs, so that finding none means something."""
+    if up.process is None:
+        pytest.skip("looks at the machine that the containers run on")
+    running = asyncio.create_task(shell.run("sleep 2"))
+    await _until_running(shell)
+    async with asyncio.timeout(2):
+        while len(leftovers(up)) < 4:
+            await asyncio.sleep(0.02)
+
+    assert (await running).status_code == 200
+
+
+@pytest.mark.F11
+async def test_no_process_lives_when_the_answer_arrives(up: Up, shell: Shell) -> None:
+    """The moment the caller has its answer, every process of the container is dead, orphans among them."""
+    if up.process is None:
+        pytest.skip("looks at the machine that the containers run on")
+    name = await shell.make("(setsid sleep 60 &) ; (trap '' HUP TERM; sleep 60) & echo done")
+
+    for _ in range(20):
+        answer = await shell.call(name)
+        assert answer.text == "done\n"
+        assert function_processes(up) == []
+
+
+def leftovers(up: Up) -> dict[str, list[str]]:
+    """List what a container could leave on this machine: processes, mounts, cgroups and directories."""
+    found = {
+        "processes": function_processes(up),
+        "mounts": function_mounts(up),
+        "cgroups": [str(path) for path in Path("/sys/fs/cgroup").rglob("*") if _is_a_container(path)],
+        "directories": [
+            str(path)
+            for pid in worker_pids(up)
+            for path in Path(f"/proc/{pid}/root/{up.data_dir}/run/containers").glob("**/*")
+            if _is_a_container(path)
+        ],
+    }
+    return {kind: names for kind, names in found.items() if names}
+
+
+def _is_a_container(path: Path) -> bool:
+    """Containers have ids of their own form, for their cgroups and directories alike."""
+    return bool(re.fullmatch(r"[a-z0-9]{24}", path.name)) and path.is_dir()
+
+
+def worker_pids(up: Up) -> list[int]:
+    """The worker's processes, from `up` downwards."""
+    return [pid for pid in descendants(up.process.pid if up.process else 0) if b"worker" in cmdline(pid)]
+
+
+def function_processes(up: Up) -> list[str]:
+    """Processes below the worker that are no part of the worker itself."""
+    return [
+        f"{pid} {cmdline(pid)!r}"
+        for pid in descendants(up.process.pid if up.process else 0)
+        if owner(pid) is not None and 100_000 <= (owner(pid) or 0) < 200_000
+    ]
+
+
+def function_mounts(up: Up) -> list[str]:
+    """Overlay mounts in the worker's mount namespace."""
+    mounts: set[str] = set()
+    for pid in worker_pids(up):
+        try:
+            lines = Path(f"/proc/{pid}/mounts").read_text().splitlines()
+        except OSError:
+            continue
+        mounts |= {line for line in lines if line.split()[2] == "overlay"}
+    return sorted(mounts)
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below *pid*."""
+    listing = subprocess.run(["ps", "-eo", "pid=,ppid="], check=True, capture_output=True, text=True).stdout
+    children: dict[int, list[int]] = {}
+    for line in listing.splitlines():
+        child, parent = map(int, line.split())
+        children.setdefault(parent, []).append(child)
+    found: list[int] = []
+    stack = [pid]
+    while stack:
+        below = children.get(stack.pop(), [])
+        found += below
+        stack += below
+    return found
+
+
+def cmdline(pid: int) -> bytes:
+    """A process's command line; empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def owner(pid: int) -> int | None:
+    """A process's user; None if it is gone."""
+    try:
+        return Path(f"/proc/{pid}").stat().st_uid
+    except OSError:
+        return None
+
+
+async def _until_running(shell: Shell) -> None:
+    async with asyncio.timeout(10):
+        while (
+            not (await shell.client.get("/v1/activations", params={"limit": 1})).json()["activations"]
+            or (await shell.client.get("/v1/activations", params={"limit": 1})).json()["activations"][0]["state"]
+            != "running"
+        ):
+            await asyncio.sleep(0.02)
+
+
+async def _until_in_flight(shell: Shell, count: int) -> None:
+    async with asyncio.timeout(10):
+        while (await shell.client.get("/v1/status")).json()["platform"]["in_flight"] < count:
+            await asyncio.sleep(0.02)
