@@ -50,6 +50,10 @@ class HeadTooLarge(RequestError):
     code = "head-too-large"
 
 
+TITLES = {413: "Content Too Large", 422: "Unprocessable Content", 499: "Client Closed Request"}
+"""As RFC 9110 has them; Python's own table changed its words with 3.13, and does not know 499."""
+
+
 @dataclass(frozen=True, slots=True)
 class Meaning:
     """What a code stands for, over HTTP and in the reference."""
@@ -61,7 +65,7 @@ class Meaning:
     @property
     def title(self) -> str:
         """The status in words, as RFC 9457 wants it where `type` says the rest."""
-        return "Client Closed Request" if self.status == 499 else HTTPStatus(self.status).phrase
+        return TITLES.get(self.status) or HTTPStatus(self.status).phrase
 
 
 MEANINGS: dict[type[MayflyError], Meaning] = {

@@ -74,7 +74,7 @@ class BoundedHttp(HttpToolsProtocol):
         if self.cycle.response_complete:
             self._unwanted_bytes += len(body)
             if self._unwanted_bytes > UNWANTED_MAX_BYTES:
-                self.transport.close()
+                self.transport.abort()  # `close` would go on reading for the end of TLS, which never comes
 
     def on_message_complete(self) -> None:
         """End the body."""
@@ -89,16 +89,12 @@ class BoundedHttp(HttpToolsProtocol):
         self._stop_timer()
         self._in_head = True
         self._head_bytes = 0
-        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._close)
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.abort)
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-
-    def _close(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.close()
 
     def _refuse(self, error: MayflyError) -> None:
         """

@@ -12,7 +12,6 @@ import asyncio
 import signal
 import socket
 import ssl
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 
@@ -23,10 +22,8 @@ from fastapi import FastAPI
 
 from mayfly.api.app import create_app
 from mayfly.api.protocol import BoundedHttp
-from mayfly.domain.errors import QueueUnavailable
 from mayfly.domain.limits import TIMEOUT_MAX_S
 from mayfly.services.logs import configure_logs
-from mayfly.services.tokens import KeysMissing
 from mayfly.settings import ApiSettings
 
 log = structlog.get_logger()
@@ -57,13 +54,13 @@ class _Server(uvicorn.Server):
 
 
 def run(settings: ApiSettings) -> None:
-    """Be an API server: what `mayfly api` does. Ends with exit status 1, and why in the log, if it cannot."""
+    """
+    Be an API server: what `mayfly api` does.
+
+    Raises: as `serve`.
+    """
     configure_logs(settings, role="api")
-    try:
-        uvloop.run(serve(settings))
-    except (ServerFailed, KeysMissing, QueueUnavailable) as error:
-        log.error("api.failed", why=str(error))
-        sys.exit(1)
+    uvloop.run(serve(settings))
 
 
 async def serve(settings: ApiSettings, *, ready: Callable[[int], None] | None = None) -> None:

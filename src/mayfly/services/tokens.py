@@ -45,7 +45,11 @@ def write_new_key(directory: Path) -> Path:
     """Make an ES256 key, readable by its owner only. Its name sorts last, so it signs from the next start on."""
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path = directory / f"{new_ulid()}.pem"
+    newest = max((present.stem for present in directory.glob("*.pem")), default="")
+    kid = new_ulid()
+    if kid <= newest:  # of the same millisecond, or somebody chose names
+        kid = f"{newest}-{kid}"
+    path = directory / f"{kid}.pem"
     path.touch(mode=0o600, exist_ok=False)
     path.write_bytes(pem)
     return path
