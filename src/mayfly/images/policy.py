@@ -21,6 +21,7 @@ from mayfly.domain.errors import ImageUnavailable
 from mayfly.images.reference import ImageReference
 
 RESOLVE_TIMEOUT_S = 5.0
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -83,9 +84,16 @@ async def _resolve(reference: ImageReference) -> list[Address]:
 
 
 def _is_special(address: Address) -> bool:
-    if isinstance(address, ipaddress.IPv6Address) and (mapped := address.ipv4_mapped or address.sixtofour):
-        address = mapped
+    if isinstance(address, ipaddress.IPv6Address):
+        address = _embedded(address) or address
     return not address.is_global or address.is_multicast
+
+
+def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that an IPv6 one stands for, if it does: mapped, 6to4, or through a NAT64."""
+    if address in NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:

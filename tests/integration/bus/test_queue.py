@@ -69,7 +69,7 @@ class Puller:
 
 
 async def test_the_stream_admits_exactly_the_limits(nats: Installation) -> None:
-    """Of 200 racing submissions of 10 users on 4 connections 8 are admitted, no user more than 4; the others learn why."""
+    """Of 200 racing submissions of 10 users on 4 connections 8 are admitted, no user more than 4; others learn why."""
     works = [_work_of(user) for user in [new_id() for _ in range(10)] for _ in range(20)]
     connections = [nats.connect("api") for _ in range(4)]
     buses = [await connection.__aenter__() for connection in connections]
