@@ -7,8 +7,8 @@ import random
 from pathlib import Path
 
 import pytest
-from mayfly.client import Client
 
+from mayfly.client import Client, FixedToken
 from tests.e2e.conftest import Shell
 from tests.support.up import Up
 
@@ -61,7 +61,7 @@ async def test_parameters_come_back_through_the_client(up: Up, shell: Shell, way
     room = asyncio.Semaphore(8)
     token = shell.client.headers["Authorization"].removeprefix("Bearer ")
 
-    async with Client(up.url, ca_file=up.ca_file, token=token) as client:
+    async with Client(up.url, ca_file=up.ca_file, tokens=FixedToken(token)) as client:
 
         async def wrong(text: str) -> str | None:
             async with room:
@@ -99,9 +99,9 @@ async def curl(up: Up, shell: Shell, name: str, body: Path) -> bytes:
         "curl",
         "--silent",
         "--show-error",
-        f"--cacert={up.ca_file}",
-        f"--header=Authorization: {shell.client.headers['Authorization']}",
-        f"--data-binary=@{body}",
+        *("--cacert", str(up.ca_file)),
+        *("--header", f"Authorization: {shell.client.headers['Authorization']}"),
+        *("--data-binary", f"@{body}"),
         f"{up.url}/v1/functions/{name}/activations",
         stdout=asyncio.subprocess.PIPE,
     )

@@ -71,7 +71,7 @@ class NatsServer:
         self._spawn(config)
         async with asyncio.timeout(READY_S):
             while not await self._answers():
-                if self._process.poll() is not None:
+                if self._process is None or self._process.poll() is not None:
                     raise RuntimeError(self._log())
                 await asyncio.sleep(0.01)
 
