@@ -24,7 +24,7 @@ from mayfly.services.tokens import TokenKeys
 from mayfly.services.users import Users
 from mayfly.settings import ApiSettings
 
-CONNECT_S = 15
+CONNECT_S = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -333,7 +333,7 @@ async def test_server_without_nats_does_not_start_and_says_why(tmp_path: Path) -
             with pytest.raises(AssertionError, match="did not start"):
                 await server.__aenter__()
     assert server.process.returncode == 1
-    assert "No nats-server of MAYFLY_NATS_URL could be reached within 15 s." in str(server.log)
+    assert "No nats-server of MAYFLY_NATS_URL could be reached within 10 s." in str(server.log)
 
 
 @pytest.mark.A2
