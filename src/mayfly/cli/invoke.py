@@ -1,0 +1,84 @@
+"""The call itself: a parameter goes in, the function's stdout comes out, byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+
+from mayfly.cli.exits import Refused
+from mayfly.cli.output import milliseconds, say, write_bytes
+from mayfly.cli.terminal import Terminal, connected
+
+
+@connected
+async def invoke(
+    terminal: Terminal,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The function's name.", show_default=False)],
+    parameter: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PARAMETER", help="The parameter. - reads it from stdin; left out, it is empty.", show_default=False
+        ),
+    ] = None,
+    *,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", metavar="FILE", help="Read the parameter from a file.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Shorten the function's own time-out for this call.")
+    ] = None,
+) -> None:
+    """
+    Invoke a function and wait for its result.
+
+    The result is written to stdout exactly as it is. If the function fails,
+    what it logged last is on stderr, and the exit status is 1. With --verbose
+    the time of each step is on stderr too. A parameter that begins with -
+    is written after --.
+
+    Example: mayfly invoke upper 'hello, mayfly'
+
+    Example: mayfly invoke upper - < letter.txt
+    """
+    content = _parameter(parameter, file)
+    async with terminal.client() as client:
+        try:
+            async with terminal.waiting(f"Waiting for {name}"):
+                answer = await client.invoke(name, content, timeout_s=timeout)
+        except asyncio.CancelledError:
+            say("Interrupted. If the call was admitted it goes on: `mayfly activations list` shows how it ends.")
+            raise
+    if terminal.verbose:
+        say(f"* {answer.activation_id}: " + ", ".join(f"{k} {milliseconds(s)}" for k, s in answer.timing.items()))
+    if terminal.as_json:
+        terminal.answer({"result": answer.text, "activation_id": answer.activation_id, "timing_s": answer.timing}, "")
+    else:
+        write_bytes(answer.result)
+
+
+def _parameter(text: str | None, file: Path | None) -> str | bytes:
+    if file is not None and text is not None:
+        raise typer.BadParameter("give PARAMETER or --file, not both.", param_hint="--file")
+    if file is not None:
+        try:
+            with file.open("rb") as source:
+                return _read(source)
+        except OSError as error:
+            raise Refused(f"{file} cannot be read: {error.strerror}.") from None
+    if text == "-":
+        return _read(sys.stdin.buffer)
+    return text or ""
+
+
+def _read(source: BinaryIO) -> bytes:
+    """Read a parameter; a source without end is not read for ever."""
+    from mayfly.domain.limits import PARAMETER_MAX_BYTES
+
+    content = source.read(PARAMETER_MAX_BYTES + 1)
+    if len(content) > PARAMETER_MAX_BYTES:
+        raise Refused(f"The parameter has more than {PARAMETER_MAX_BYTES:,} bytes, the most there can be.")
+    return content

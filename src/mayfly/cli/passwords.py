@@ -1,0 +1,67 @@
+"""Asking for passwords: at a terminal without echo, or from stdin if that was asked for; never as an argument."""
+
+from __future__ import annotations
+
+import getpass
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mayfly.cli.exits import Refused
+
+STDIN_MAX_BYTES = 16 * 1024
+
+
+def ask(prompt: str) -> str:
+    """
+    Ask for a password.
+
+    Raises: Refused when there is nobody to ask, or no answer.
+    """
+    if not sys.stdin.isatty():
+        raise Refused("There is no terminal to ask for the password at. Pipe it in, and add --password-stdin.")
+    try:
+        with _interruptible():
+            return getpass.getpass(f"{prompt}: ")
+    except EOFError:
+        raise Refused("No password was given.") from None
+
+
+def ask_new(prompt: str = "Password") -> str:
+    """
+    Ask for a password twice.
+
+    Raises: Refused when the two differ, and as `ask`.
+    """
+    first = ask(prompt)
+    if ask(f"{prompt} again") != first:
+        raise Refused("The two passwords differ. Nothing was done.")
+    return first
+
+
+def from_stdin(count: int = 1) -> list[str]:
+    """
+    Read passwords from stdin, one a line.
+
+    Raises: Refused when stdin is a terminal, which would show them, or has not *count* lines of text.
+    """
+    if sys.stdin.isatty():
+        raise Refused("stdin is a terminal. Leave --password-stdin out, and you are asked without echo.")
+    try:
+        lines = sys.stdin.buffer.read(STDIN_MAX_BYTES).decode().splitlines()
+    except UnicodeDecodeError:
+        raise Refused("The password on stdin is not text in UTF-8.") from None
+    if len(lines) != count or not all(lines):
+        raise Refused(f"--password-stdin takes exactly {count} line{'s' if count > 1 else ''}, and not an empty one.")
+    return lines
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end the prompt: asyncio's own handler would wait for it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,304 @@
+"""
+The client: one method for each call of the API.
+
+A token that ends is renewed by itself, and a call that was refused for its token is then repeated, once: the API
+answers 401 before it reads the call's body, so nothing can have run. Nothing else is ever repeated here. Whether a
+call may be repeated is for the caller to say, who finds `ran` in every error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+from mayfly.client.connection import Connection, Trace
+from mayfly.client.errors import ApiError, ClientError, InvalidCall, NotLoggedIn, answer_error, not_mayfly
+from mayfly.client.shapes import (
+    Activation,
+    ActivationPage,
+    Function,
+    FunctionPage,
+    InvokeResult,
+    Logs,
+    Spec,
+    Status,
+    User,
+    timing,
+    wire,
+)
+from mayfly.client.tokens import MemoryTokens, TokenAnswer, TokenKeeper, Tokens
+from mayfly.domain.limits import TIMEOUT_MAX_S
+
+ANSWER_S = 30.0  # for what needs no container
+PULL_S = 150.0  # the API gives a worker some two minutes for an image
+MARGIN_S = 30.0  # beyond a function's time-out, for what the API does after it
+PAGE = 200
+
+T = TypeVar("T")
+
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")  # RFC 6750: anything else would end up in an error's text
+
+
+class Client:
+    """One user's calls to one installation, any number of them at once."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        ca_file: Path | None = None,
+        tokens: TokenKeeper | None = None,
+        trace: Trace | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """
+        Trust the system's authorities unless there is a *ca_file*; keep tokens in memory unless *tokens* keeps them.
+
+        Raises: InvalidCall.
+        """
+        self._connection = Connection(url, ca_file=ca_file, trace=trace, transport=transport)
+        self._tokens: TokenKeeper = tokens if tokens is not None else MemoryTokens()
+
+    @property
+    def url(self) -> str:
+        """Where the API is."""
+        return self._connection.url
+
+    async def __aenter__(self) -> Client:
+        """Nothing is sent yet."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connections."""
+        await self._connection.close()
+
+    # Accounts
+
+    async def register(self, username: str, password: str) -> User:
+        """Make an account. Log in then."""
+        body = {"username": username, "password": password}
+        return _read(await self._send_public("POST", "/v1/users", **_json(body)), User)
+
+    async def log_in(self, username: str, password: str) -> Tokens:
+        """Begin a login and keep its tokens."""
+        form = {"grant_type": "password", "username": username, "password": password}
+        tokens = await self._grant(form)
+        await self._tokens.keep(tokens)
+        return tokens
+
+    async def log_out(self) -> None:
+        """End the login: its tokens are refused from now on, and forgotten here."""
+        await self._send("DELETE", "/v1/tokens/current")
+        await self._tokens.keep(None)
+
+    async def me(self) -> User:
+        """Show the account that the token belongs to."""
+        return _read(await self._send("GET", "/v1/users/me"), User)
+
+    async def change_password(self, *, current: str, new: str) -> None:
+        """Set a new password. All other logins end."""
+        body = {"current_password": current, "new_password": new}
+        await self._send("PUT", "/v1/users/me/password", **_json(body))
+
+    async def delete_me(self) -> None:
+        """Delete the account with its functions and records."""
+        await self._send("DELETE", "/v1/users/me")
+        await self._tokens.keep(None)
+
+    # Functions
+
+    async def create_function(self, name: str, spec: Spec) -> Function:
+        """Register a function. Its state is `pending` if no worker could be asked for the image in time."""
+        body = {"name": name, **wire(spec)}
+        return _function(await self._send("POST", "/v1/functions", read_s=PULL_S, **_json(body)))
+
+    async def function(self, name: str) -> Function:
+        """Show a function."""
+        return _function(await self._send("GET", f"/v1/functions/{_segment(name)}"))
+
+    async def functions(self) -> AsyncIterator[Function]:
+        """List one's functions by name, fetching page after page."""
+        after: str | None = None
+        while True:
+            page = await self._page("/v1/functions", FunctionPage, after=after)
+            for function in page.functions:
+                yield function
+            after = page.next
+            if after is None:
+                return
+
+    async def replace_function(
+        self, name: str, spec: Spec, *, if_match: str | None = None, pull: bool = False
+    ) -> Function:
+        """Replace all of a function but its name; with *pull*, resolve the image's tag anew."""
+        options = _json(wire(spec))
+        if if_match:
+            options["headers"]["If-Match"] = if_match
+        query = {"pull": "true"} if pull else {}
+        path = f"/v1/functions/{_segment(name)}"
+        return _function(await self._send("PUT", path, read_s=PULL_S, params=query, **options))
+
+    async def delete_function(self, name: str) -> None:
+        """Deregister a function: new and waiting calls are refused, running ones finish."""
+        await self._send("DELETE", f"/v1/functions/{_segment(name)}")
+
+    # Activations
+
+    async def invoke(self, name: str, parameter: str | bytes = b"", *, timeout_s: float | None = None) -> InvokeResult:
+        """
+        Invoke a function and wait for its result. *timeout_s* shortens the function's own time-out.
+
+        Raises: InvalidCall for a string that is not text (a lone surrogate); ApiError; Unreachable, with `ran`
+        unknown once the call was sent.
+        """
+        headers = {"Content-Type": "text/plain; charset=utf-8"}
+        if timeout_s is not None:
+            headers["Mayfly-Timeout"] = f"{timeout_s:g}"
+        path = f"/v1/functions/{_segment(name)}/activations"
+        read_s = min(timeout_s or TIMEOUT_MAX_S, TIMEOUT_MAX_S) + MARGIN_S
+        return _result(await self._send("POST", path, read_s=read_s, headers=headers, content=_utf8(parameter)))
+
+    async def activation(self, activation_id: str) -> Activation:
+        """Show the record of an activation."""
+        return _read(await self._send("GET", f"/v1/activations/{_segment(activation_id)}"), Activation)
+
+    async def activations(self, *, function: str | None = None) -> AsyncIterator[Activation]:
+        """List one's activations, the newest first, fetching page after page."""
+        after: str | None = None
+        while True:
+            page = await self._page("/v1/activations", ActivationPage, after=after, function=function)
+            for activation in page.activations:
+                yield activation
+            after = page.next
+            if after is None:
+                return
+
+    async def result(self, activation_id: str, *, wait_s: float = 0) -> InvokeResult | None:
+        """
+        Fetch the result of an activation; None if it has not ended within *wait_s*.
+
+        Raises: ApiError, the same that the call was answered with, if it failed.
+        """
+        path = f"/v1/activations/{_segment(activation_id)}/result"
+        response = await self._send("GET", path, read_s=wait_s + ANSWER_S, params={"wait": f"{wait_s:g}"})
+        return None if response.status_code == httpx.codes.ACCEPTED else _result(response)
+
+    async def logs(self, activation_id: str) -> Logs:
+        """Fetch what the function wrote to stderr."""
+        response = await self._send("GET", f"/v1/activations/{_segment(activation_id)}/logs")
+        return Logs(stderr=response.content, truncated=response.headers.get("mayfly-logs-truncated") == "true")
+
+    async def status(self) -> Status:
+        """Show how the platform and one's own share of it stand."""
+        return _read(await self._send("GET", "/v1/status"), Status)
+
+    # How it is sent
+
+    async def _page(self, path: str, shape: type[T], **query: str | None) -> T:
+        given = {name: value for name, value in query.items() if value is not None}
+        return _read(await self._send("GET", path, params={"limit": PAGE, **given}), shape)
+
+    async def _send_public(self, method: str, path: str, *, read_s: float = ANSWER_S, **options: Any) -> httpx.Response:
+        """Send what needs no token."""
+        response = await self._connection.send(method, path, read_s=read_s, **options)
+        if not response.is_success:
+            raise answer_error(response)
+        return response
+
+    async def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Send with a token: a stale one is renewed before, a refused one after, and then it is sent once more."""
+        tokens = await self._tokens.current()
+        if tokens is None:
+            raise NotLoggedIn(f"You are not logged in at {self.url}.")
+        if tokens.is_stale:
+            tokens = await self._renew(tokens)
+        try:
+            return await self._send_public(method, path, **_bearing(tokens, options))
+        except ApiError as error:
+            refused = error.status == httpx.codes.UNAUTHORIZED and error.ran == "no"
+            if not (refused and tokens.can_renew):
+                raise
+        tokens = await self._renew(tokens)
+        return await self._send_public(method, path, **_bearing(tokens, options))
+
+    async def _renew(self, tokens: Tokens) -> Tokens:
+        async def exchange(refresh_token: str) -> Tokens:
+            return await self._grant({"grant_type": "refresh_token", "refresh_token": refresh_token})
+
+        return await self._tokens.renewed(tokens, exchange)
+
+    async def _grant(self, form: dict[str, str]) -> Tokens:
+        for name, value in form.items():
+            _utf8(value, name)
+        return _read(await self._send_public("POST", "/v1/tokens", data=form), TokenAnswer).kept()
+
+
+def _bearing(tokens: Tokens, options: dict[str, Any]) -> dict[str, Any]:
+    if not _TOKEN.fullmatch(tokens.access_token):
+        raise InvalidCall("The access token has characters that no token has; was it copied whole?")
+    headers = {**options.get("headers", {}), "Authorization": f"Bearer {tokens.access_token}"}
+    return {**options, "headers": headers}
+
+
+def _json(body: dict[str, Any]) -> dict[str, Any]:
+    try:
+        content = msgspec.json.encode(body)
+    except UnicodeEncodeError as error:
+        raise InvalidCall(_not_text("What you gave", error)) from None
+    return {"content": content, "headers": {"Content-Type": "application/json"}}
+
+
+def _utf8(text: str | bytes, what: str = "parameter") -> bytes:
+    """Encode text; bytes go as they are, and the API says whether they are text."""
+    if isinstance(text, bytes):
+        return text
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidCall(_not_text(f"The {what}", error)) from None
+
+
+def _not_text(what: str, error: UnicodeEncodeError) -> str:
+    return (
+        f"{what} is not text: character {error.start} is a lone surrogate (U+{ord(error.object[error.start]):04X}), "
+        "which UTF-8 cannot express. Encode binary data, for example as base64."
+    )
+
+
+def _segment(text: str) -> str:
+    """Put a name into a path, where it must stay one segment."""
+    if text in {"", ".", ".."}:
+        raise InvalidCall(f"{text!r} is not a name.")
+    return quote(_utf8(text, "name"), safe="")
+
+
+def _read(response: httpx.Response, shape: type[T]) -> T:
+    try:
+        return msgspec.json.decode(response.content, type=shape)
+    except msgspec.DecodeError:
+        raise not_mayfly(response) from None
+
+
+def _function(response: httpx.Response) -> Function:
+    return msgspec.structs.replace(_read(response, Function), etag=response.headers.get("etag"))
+
+
+def _result(response: httpx.Response) -> InvokeResult:
+    """Only an answer that names its activation is a function's."""
+    activation_id = response.headers.get("mayfly-activation-id")
+    if activation_id is None:
+        error: ClientError = not_mayfly(response)
+        error.ran = "unknown"
+        raise error
+    return InvokeResult(
+        result=response.content, activation_id=activation_id, timing=timing(response.headers.get("server-timing", ""))
+    )

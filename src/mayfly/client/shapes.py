@@ -1,0 +1,164 @@
+"""What the API says and takes, as values. Fields that a newer server adds are ignored."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from mayfly.domain.function import DEFAULT_RESULT_TYPE
+from mayfly.domain.limits import Limits as Defaults
+
+DEFAULTS = Defaults()
+
+_STEP = re.compile(r"(admit|queue|image|start|run);dur=(\d+(?:\.\d+)?)")
+
+
+class User(msgspec.Struct, frozen=True, kw_only=True):
+    """An account."""
+
+    id: str
+    username: str
+    role: str
+    created_at: datetime
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one activation may use."""
+
+    memory_mib: int = DEFAULTS.memory_mib
+    cpus: float = DEFAULTS.cpus
+    pids: int = DEFAULTS.pids
+    timeout_s: float = DEFAULTS.timeout_s
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True):
+    """All of a function but its name: an image and how to run it."""
+
+    image: str
+    command: list[str] | None = None
+    args: list[str] | None = None
+    env: dict[str, str] = {}
+    parameter: str = "stdin"
+    limits: Limits = Limits()
+    result_type: str = DEFAULT_RESULT_TYPE
+
+
+class Function(Spec, frozen=True, kw_only=True):
+    """A registered function. `etag` is known where one function was asked for, and is for `if_match`."""
+
+    name: str
+    id: str
+    digest: str | None
+    state: str
+    created_at: datetime
+    updated_at: datetime
+    etag: str | None = None
+
+    @property
+    def spec(self) -> Spec:
+        """What its owner says about it, to be changed and given back."""
+        return Spec(**{field: getattr(self, field) for field in Spec.__struct_fields__})
+
+
+class FunctionPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some of one's functions."""
+
+    functions: list[Function]
+    next: str | None
+
+
+class Steps(msgspec.Struct, frozen=True, kw_only=True):
+    """How long each step took, in seconds; None for a step that was not reached."""
+
+    admit_s: float | None = None
+    queue_s: float | None = None
+    image_s: float | None = None
+    start_s: float | None = None
+    run_s: float | None = None
+
+
+class Activation(msgspec.Struct, frozen=True, kw_only=True):
+    """One call and what became of it."""
+
+    id: str
+    function: str
+    state: str
+    ran: str
+    image: str
+    digest: str | None
+    parameter_bytes: int
+    parameter_sha256: str
+    created_at: datetime
+    deadline_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    steps: Steps = Steps()
+    worker: str | None = None
+    code: str | None = None
+    detail: str | None = None
+    clock: str | None = None
+    exit_code: int | None = None
+    result_bytes: int | None = None
+    stderr_bytes: int | None = None
+    cpu_s: float | None = None
+    memory_peak_bytes: int | None = None
+
+
+class ActivationPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some of one's activations, the newest first."""
+
+    activations: list[Activation]
+    next: str | None
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """A limit on activations in flight (None: there is none), and how many there are."""
+
+    limit: int | None
+    in_flight: int
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """How the platform and one's own share of it stand."""
+
+    version: str
+    workers: int
+    slots: int
+    running: int
+    platform: Usage
+    user: Usage
+    remark: str | None = None
+
+
+class InvokeResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a call answered. `timing` is how long each step took, in seconds."""
+
+    result: bytes
+    activation_id: str
+    timing: dict[str, float]
+
+    @property
+    def text(self) -> str:
+        """The result as the string that it is."""
+        return self.result.decode()
+
+
+class Logs(msgspec.Struct, frozen=True, kw_only=True):
+    """What a function wrote to stderr; only the end of it if `truncated`."""
+
+    stderr: bytes
+    truncated: bool
+
+
+def wire(value: msgspec.Struct) -> dict[str, Any]:
+    """Turn a value into what goes over the wire as a JSON object."""
+    made: dict[str, Any] = msgspec.to_builtins(value)
+    return made
+
+
+def timing(header: str) -> dict[str, float]:
+    """Read our steps, in seconds, from a `Server-Timing` header; a proxy may have added others."""
+    return {name: float(milliseconds) / 1000 for name, milliseconds in _STEP.findall(header)}
