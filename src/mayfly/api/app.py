@@ -81,19 +81,28 @@ def create_app(settings: ApiSettings) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Be connected; when the connection is closed for good, say so through `app.state.lost`."""
+    """Be connected, with a janitor beside the calls; when either ends, say so through `app.state.lost`."""
     async with opened(app.state.settings) as state:
         app.state.mayfly = state
-        watch = asyncio.create_task(_watch(app, state.bus.closed), name="watch-connection")
+        sweeping = asyncio.create_task(state.janitor.run(), name="janitor")
+        watching = asyncio.create_task(_watch(app, state.bus.closed, sweeping), name="watch-connection")
         try:
             yield
         finally:
-            watch.cancel()
+            watching.cancel()
+            sweeping.cancel()
+            await asyncio.gather(watching, sweeping, return_exceptions=True)
 
 
-async def _watch(app: FastAPI, closed: asyncio.Event) -> None:
-    await closed.wait()
-    log.error("api.connection-lost")
+async def _watch(app: FastAPI, closed: asyncio.Event, sweeping: asyncio.Task[None]) -> None:
+    """A server without its connection or its janitor must end, so that its supervisor starts a whole one."""
+    closing = asyncio.create_task(closed.wait(), name="closed")
+    try:
+        await asyncio.wait((closing, sweeping), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        closing.cancel()
+    reason = repr(sweeping.exception()) if sweeping.done() else "the connection is closed for good"
+    log.error("api.lost", reason=reason)
     app.state.lost.set()
 
 

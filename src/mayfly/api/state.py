@@ -18,6 +18,7 @@ from mayfly.domain.ids import new_id
 from mayfly.services.activations import Activations
 from mayfly.services.functions import Functions
 from mayfly.services.invoke import Invoker
+from mayfly.services.janitor import Janitor
 from mayfly.services.passwords import Passwords
 from mayfly.services.sessions import Sessions
 from mayfly.services.tokens import TokenKeys
@@ -39,6 +40,7 @@ class ApiState:
     functions: Functions
     activations: Activations
     invoker: Invoker
+    janitor: Janitor
 
 
 @asynccontextmanager
@@ -79,6 +81,7 @@ def _build(settings: ApiSettings, bus: Bus, listener: Listener, *, keys: TokenKe
         functions=Functions(bus, stores),
         activations=Activations(bus, stores),
         invoker=Invoker(bus, stores, listener, wait_ms=settings.admission_wait_ms, keep_s=settings.record_keep_s),
+        janitor=Janitor(bus, stores, keep_s=settings.record_keep_s),
     )
 
 

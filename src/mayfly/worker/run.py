@@ -23,7 +23,7 @@ from typing import TypeVar
 
 import structlog
 from msgspec.structs import replace
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, stop_any, wait_random_exponential
 
 from mayfly.bus.connection import Bus
 from mayfly.bus.queue import KEEP_EVERY_S, Claim
@@ -197,7 +197,7 @@ class Run:
         )
         ttl_s = max(0.0, self._deadline - time.monotonic()) + RECORD_MARGIN_S
         try:
-            revision = await _persistently(
+            revision = await self._persistently(
                 lambda: self._records.update(self.key, record, revision=self._work.revision, ttl_s=ttl_s),
                 for_s=max(0.0, self._deadline - time.monotonic()),
             )
@@ -218,12 +218,12 @@ class Run:
             log.error("container.failed", activation=self._work.record.id, reason=error.detail)
             verdict = verdict_of_failure(error)
         response = _response(running.value, verdict, ending)
-        seq = await _persistently(
+        seq = await self._persistently(
             lambda: publish_response(self._tools.bus, self.key, response, keep_s=self._tools.keep_s)
         )
         final = _final(running.value, verdict, ending, response_seq=seq)
         try:
-            await _persistently(
+            await self._persistently(
                 lambda: self._records.update(self.key, final, revision=running.revision, ttl_s=self._tools.keep_s)
             )
         except Conflict:
@@ -290,6 +290,22 @@ class Run:
             except QueueUnavailable:
                 continue
 
+    async def _persistently(self, action: Callable[[], Awaitable[R]], *, for_s: float = SETTLE_FOR_S) -> R:
+        """
+        Repeat *action* while NATS is unavailable. It must be one that may be repeated: each write here is. When the
+        connection is closed for good the worker has to end, and the record is left to the janitor.
+        """
+        closed = self._tools.bus.closed
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(QueueUnavailable),
+            wait=wait_random_exponential(multiplier=0.2, max=5),
+            stop=stop_any(stop_after_delay(for_s), lambda _: closed.is_set()),
+            reraise=True,
+        ):
+            with attempt:
+                return await action()
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
     async def _remove_container(self) -> None:
         container, self._container = self._container, None
         try:
@@ -299,19 +315,6 @@ class Run:
             log.error("container.not-removed", container=container.id if container else None, reason=error.detail)
         finally:
             self._leases.close()
-
-
-async def _persistently(action: Callable[[], Awaitable[R]], *, for_s: float = SETTLE_FOR_S) -> R:
-    """Repeat *action* while NATS is unavailable. It must be one that may be repeated: each write here is."""
-    async for attempt in AsyncRetrying(
-        retry=retry_if_exception_type(QueueUnavailable),
-        wait=wait_random_exponential(multiplier=0.2, max=5),
-        stop=stop_after_delay(for_s),
-        reraise=True,
-    ):
-        with attempt:
-            return await action()
-    raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def _late(clock: str) -> Refusal:

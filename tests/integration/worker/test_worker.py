@@ -1,0 +1,489 @@
+"""
+A worker and an API server's invoker on a real nats-server, over a runtime that starts nothing: each way that an
+activation can go, and who gets its slot back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from mayfly.bus.connection import Bus
+from mayfly.bus.queue import in_flight, submit
+from mayfly.bus.responses import Listener, read_response
+from mayfly.bus.stores import Stores
+from mayfly.containers.fake import FakeRuntime, ending
+from mayfly.domain.activation import Activation, State, Steps, Work
+from mayfly.domain.errors import (
+    FunctionFailed,
+    Gone,
+    ImageUnavailable,
+    LimitReached,
+    MayflyError,
+    RuntimeFailed,
+    TimedOut,
+    WorkerLost,
+)
+from mayfly.domain.function import Function
+from mayfly.domain.ids import Digest, FunctionName, UserId, WorkerId, new_id, new_ulid
+from mayfly.domain.image import ProcessConfig
+from mayfly.domain.limits import Limits
+from mayfly.images.store import PreparedImage
+from mayfly.services.invoke import Invoker
+from mayfly.services.janitor import Janitor
+from mayfly.worker.loop import Worker
+from mayfly.worker.run import Tools
+from tests.support.bus import Installation, installation
+
+pytestmark = [pytest.mark.A5, pytest.mark.D2]
+
+
+class OneImage:
+    """An image store that has one image. The real one is tested against a registry."""
+
+    error: MayflyError | None = None
+    delay_s = 0.0
+
+    async def prepare(self, *_: object, **__: object) -> PreparedImage:
+        """The image, or the error."""
+        await asyncio.sleep(self.delay_s)
+        if self.error:
+            raise self.error
+        config = ProcessConfig(cmd=("cat",))
+        return PreparedImage(digest=Digest("sha256:" + "0" * 64), rootfs=Path("/"), config=config, size_bytes=1)
+
+    resolve = prepare
+
+    def lease(self, _: Digest) -> nullcontext[None]:
+        """Nothing is ever removed."""
+        return nullcontext()
+
+    def list(self) -> list[PreparedImage]:
+        """Nobody asks."""
+        return []
+
+
+class World:
+    """One server with an invoker, and workers that come and go."""
+
+    def __init__(self, nats: Installation, bus: Bus) -> None:
+        """Nothing runs yet."""
+        self.nats = nats
+        self.bus = bus
+        self.stores = Stores.on(bus)
+        self.listener = Listener(new_id())
+        self.invoker = Invoker(bus, self.stores, self.listener, wait_ms=0, keep_s=3600)
+        self.images = OneImage()
+        self.runtime = FakeRuntime()
+
+    @asynccontextmanager
+    async def worker(self, slots: int = 4, grace_s: float = 5) -> AsyncIterator[Worker]:
+        """Run a worker; it is stopped in good order at the end."""
+        async with self.nats.connect("worker") as bus:
+            tools = Tools(
+                worker_id=WorkerId(new_id()),
+                bus=bus,
+                stores=Stores.on(bus),
+                images=self.images,  # type: ignore[arg-type]
+                runtime=self.runtime,
+                keep_s=3600,
+            )
+            worker, stop = Worker(tools, slots=slots), asyncio.Event()
+            running = asyncio.create_task(worker.run(stop, grace_s=grace_s))
+            try:
+                yield worker
+            finally:
+                stop.set()
+                await running
+
+    async def function(self, **given: Any) -> Function:
+        """Register a function."""
+        values: dict[str, Any] = {"image": "busybox", "digest": "sha256:" + "0" * 64, **given}
+        function = Function(
+            id=new_id(), user_id=UserId(new_id()), name=FunctionName("f"), created_at=1, updated_at=1, **values
+        )
+        await self.stores.functions.create(function.key, function)
+        return function
+
+    async def invoke(self, function: Function, parameter: bytes = b"x") -> bytes:
+        """Call it."""
+        return (await self.invoker.invoke(function.user_id, function, parameter)).result
+
+    async def record(self, function: Function) -> Activation:
+        """The one record of the function's owner."""
+        [key] = await self.stores.activations.keys(function.user_id)
+        entry = await self.stores.activations.get(key)
+        assert entry
+        return entry.value
+
+    async def until(self, count: int, *, timeout_s: float = 10) -> None:
+        """Wait until so many are in flight."""
+        async with asyncio.timeout(timeout_s):
+            while await in_flight(self.bus) != count:
+                await asyncio.sleep(0.01)
+
+    async def until_started(self, count: int) -> None:
+        """Wait until so many commands have been started."""
+        async with asyncio.timeout(10):
+            while len(self.runtime.calls) < count:
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    """A world with M=8, U=8."""
+    async with AsyncExitStack() as stack:
+        nats = await stack.enter_async_context(installation(max_activations=8, max_activations_per_user=8))
+        bus = await stack.enter_async_context(nats.connect("api"))
+        world = World(nats, bus)
+        await stack.enter_async_context(world.listener.listening(bus))
+        yield world
+
+
+@pytest.mark.F9
+@pytest.mark.F12
+async def test_a_call_runs_once_and_leaves_a_record(world: World) -> None:
+    """The result is the container's stdout; the record names worker, attempt and response; the slot is back."""
+    function = await world.function()
+    async with world.worker() as worker:
+        assert await world.invoke(function, b"hello") == b"hello"
+        await world.until(0)
+
+    record = await world.record(function)
+    assert (record.state, record.ran, record.worker) == (State.SUCCEEDED, "yes", worker._tools.worker_id)
+    assert record.attempt
+    response = await read_response(world.bus, record.key, attempt=record.attempt)
+    assert response is not None
+    assert response.result == b"hello"
+    assert len(world.runtime.calls) == 1
+
+
+async def test_a_hundred_calls_at_once_each_get_their_own_answer(world: World) -> None:
+    """Answers are never mixed up, and no container runs two calls."""
+    function = await world.function()
+    room = asyncio.Semaphore(8)
+
+    async def call(number: int) -> bytes:
+        async with room:
+            return await world.invoke(function, str(number).encode())
+
+    async with world.worker(slots=8):
+        results = await asyncio.gather(*(call(number) for number in range(100)))
+
+    assert results == [str(number).encode() for number in range(100)]
+    assert len({container for container, _ in world.runtime.calls}) == 100
+
+
+@pytest.mark.F11
+async def test_a_failure_is_told_and_recorded(world: World) -> None:
+    """Exit code 3 is FunctionFailed with the code, in the answer and in the record alike."""
+    world.runtime.script = lambda *_: ending(b"ignored", exit_code=3)
+    function = await world.function()
+    async with world.worker():
+        with pytest.raises(FunctionFailed) as caught:
+            await world.invoke(function)
+
+    assert caught.value.members["exit_code"] == 3
+    assert caught.value.ran == "yes"
+    assert (await world.record(function)).state is State.FAILED
+
+
+@pytest.mark.F6
+async def test_an_image_that_cannot_be_had_runs_nothing(world: World) -> None:
+    """A call whose image is gone ends as refused, with `ran: no`, and its slot comes back."""
+    world.images.error = ImageUnavailable("manifest unknown")
+    function = await world.function()
+    async with world.worker():
+        with pytest.raises(ImageUnavailable, match="manifest unknown") as caught:
+            await world.invoke(function)
+        await world.until(0)
+
+    assert caught.value.ran == "no"
+    assert (await world.record(function)).state is State.REFUSED
+    assert world.runtime.calls == []
+
+
+async def test_an_image_that_comes_too_late_runs_nothing(world: World) -> None:
+    """When the time runs out while the image is fetched, the clock is `image` and nothing ran."""
+    world.images.delay_s = 30
+    function = await world.function(limits=Limits(timeout_s=0.5))
+    async with world.worker():
+        with pytest.raises(TimedOut) as caught:
+            await world.invoke(function)
+
+    assert (caught.value.members["clock"], caught.value.ran) == ("image", "no")
+    assert world.runtime.calls == []
+
+
+async def test_a_runtime_that_fails_before_the_start(world: World) -> None:
+    """A container that cannot be created is refused with `ran: no`."""
+    world.runtime.create_error = RuntimeFailed("no room", ran="no")
+    function = await world.function()
+    async with world.worker():
+        with pytest.raises(RuntimeFailed) as caught:
+            await world.invoke(function)
+
+    assert caught.value.ran == "no"
+    assert (await world.record(function)).state is State.REFUSED
+
+
+async def test_a_runtime_that_fails_during_the_run(world: World) -> None:
+    """A container that breaks during the run is failed, and `ran` says what the runtime knows."""
+    world.runtime.script = lambda *_: RuntimeFailed("broken", ran="unknown")
+    function = await world.function()
+    async with world.worker():
+        with pytest.raises(RuntimeFailed) as caught:
+            await world.invoke(function)
+
+    assert caught.value.ran == "unknown"
+    assert (await world.record(function)).state is State.FAILED
+
+
+@pytest.mark.F5
+async def test_a_queued_call_of_a_deregistered_function_is_refused(world: World) -> None:
+    """What waits while its function is deregistered, even if the name is registered anew, does not run."""
+    function = await world.function()
+    calling = asyncio.create_task(world.invoke(function))
+    await world.until(1)
+    entry = await world.stores.functions.get(function.key)
+    assert entry
+    await world.stores.functions.delete(function.key, revision=entry.revision)
+    await world.stores.functions.create(function.key, replace(function, id=new_id()))
+
+    async with world.worker():
+        with pytest.raises(Gone) as caught:
+            await calling
+
+    assert caught.value.ran == "no"
+    assert world.runtime.calls == []
+
+
+@pytest.mark.F12
+async def test_nobody_waits_longer_than_the_deadline(world: World) -> None:
+    """Without a worker a call ends at its deadline: the clock is `queue`, nothing ran, and nothing will."""
+    function = await world.function(limits=Limits(timeout_s=0.4))
+    with pytest.raises(TimedOut) as caught:
+        await world.invoke(function)
+    assert (caught.value.members["clock"], caught.value.ran) == ("queue", "no")
+
+    async with world.worker():
+        await world.until(0)
+    assert world.runtime.calls == []
+
+
+@pytest.mark.F13
+async def test_a_refused_call_is_recorded_as_refused(world: World) -> None:
+    """The ninth call is refused with scope, limit, use and when to come back; its record says so, and it never runs."""
+    function = await world.function()
+    world.runtime.gate.clear()
+    async with world.worker(slots=8):
+        calls = [asyncio.create_task(world.invoke(function)) for _ in range(8)]
+        await world.until_started(8)
+        with pytest.raises(LimitReached) as caught:
+            await world.invoke(await world.function())
+        world.runtime.gate.set()
+        await asyncio.gather(*calls)
+
+    members = caught.value.members
+    assert (members["scope"], members["limit"], members["in_use"]) == ("platform", 8, 8)
+    assert caught.value.retry_after_s
+    assert len(world.runtime.calls) == 8
+
+
+async def test_the_start_fence_lets_one_worker_run_it(world: World) -> None:
+    """A message delivered to two workers, as after a lost ack, is run by one of them."""
+    function = await world.function()
+    work = await _queued(world, function)
+    double = replace(work, ulid=work.ulid)
+    async with world.worker() as first, world.worker() as second:
+        await asyncio.gather(_deliver(first, work), _deliver(second, double))
+        async with asyncio.timeout(10):
+            while not (await world.record(function)).state.is_final:
+                await asyncio.sleep(0.01)
+
+    assert len(world.runtime.calls) == 1
+
+
+async def test_a_message_without_a_record_is_never_run(world: World) -> None:
+    """The record exists before the message; a message without one is taken out and not run."""
+    function = await world.function()
+    work = await _queued(world, function)
+    entry = await world.stores.activations.get(work.key)
+    assert entry
+    await world.stores.activations.delete(work.key, revision=entry.revision)
+    await submit(world.bus, work, wait_s=0)
+
+    async with world.worker():
+        await world.until(0)
+
+    assert world.runtime.calls == []
+
+
+@pytest.mark.F11
+async def test_a_worker_that_stops_finishes_what_runs(world: World) -> None:
+    """Told to stop, a worker lets its calls end, and those that wait go to another."""
+    function = await world.function()
+    world.runtime.gate.clear()
+    async with world.worker(slots=2):
+        running = [asyncio.create_task(world.invoke(function, b"running")) for _ in range(2)]
+        await world.until_started(2)
+        waiting = asyncio.create_task(world.invoke(function, b"waiting"))
+        await world.until(3)
+        asyncio.get_running_loop().call_later(0.3, world.runtime.gate.set)
+
+    assert await asyncio.gather(*running) == [b"running"] * 2
+    async with world.worker():
+        assert await waiting == b"waiting"
+
+
+async def test_a_worker_that_may_not_wait_says_so(world: World) -> None:
+    """Calls that do not end within the grace are killed, and their callers told that the worker was lost."""
+    function = await world.function()
+    world.runtime.gate.clear()
+    async with world.worker(slots=2, grace_s=0.2):
+        calling = asyncio.create_task(world.invoke(function))
+        await world.until_started(1)
+
+    with pytest.raises(WorkerLost) as caught:
+        await calling
+    assert caught.value.ran == "unknown"
+
+
+async def test_a_caller_of_a_lost_worker_is_told_within_5_s(world: World) -> None:
+    """When the worker of a running call is gone, its caller knows within 5 s, and the record says worker-lost."""
+    function = await world.function()
+    world.runtime.gate.clear()
+    async with world.nats.connect("worker") as bus:
+        tools = Tools(
+            worker_id=WorkerId(new_id()),
+            bus=bus,
+            stores=Stores.on(bus),
+            images=world.images,  # type: ignore[arg-type]
+            runtime=world.runtime,
+            keep_s=3600,
+        )
+        running = asyncio.create_task(Worker(tools, slots=1).run(asyncio.Event(), grace_s=0))
+        calling = asyncio.create_task(world.invoke(function))
+        await world.until_started(1)
+        await bus.client.close()  # as when its process dies: the connection goes, and nothing more is said
+        async with asyncio.timeout(5):
+            with pytest.raises(WorkerLost) as caught:
+                await calling
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    assert caught.value.ran == "unknown"
+    assert (await world.record(function)).state is State.WORKER_LOST
+
+
+@pytest.mark.F13
+async def test_the_janitor_gives_back_what_was_left(world: World) -> None:
+    """A message whose record is final, gone or out of time is removed; one that waits or runs is not."""
+    janitor = Janitor(world.bus, world.stores, keep_s=3600)
+    function = await world.function()
+    final = await _queued(world, function)
+    gone = await _queued(world, function)
+    late = await _queued(world, function, deadline_at=1.0)
+    waiting = await _queued(world, function)
+    await _move(world, final, State.REFUSED, ended_at=1.0)
+    entry = await world.stores.activations.get(gone.key)
+    assert entry
+    await world.stores.activations.delete(gone.key, revision=entry.revision)
+
+    async with asyncio.timeout(10):
+        while await in_flight(world.bus) > 1:
+            await janitor.sweep()
+            await asyncio.sleep(0.1)
+
+    assert await janitor.sweep() == 0
+    ended = await world.stores.activations.get(late.key)
+    assert ended
+    assert (ended.value.state, ended.value.clock) == (State.TIMED_OUT, "queue")
+    left = await world.stores.activations.get(waiting.key)
+    assert left
+    assert left.value.state is State.QUEUED
+
+
+async def test_the_janitor_keeps_a_lost_workers_slot_for_a_while(world: World) -> None:
+    """The record of a call whose worker is gone ends at once; its slot stays taken while its container may live."""
+    janitor = Janitor(world.bus, world.stores, keep_s=3600)
+    work = await _queued(world, await world.function())
+    await _move(world, work, State.RUNNING, worker=WorkerId(new_id()), attempt=new_id())
+
+    async with asyncio.timeout(10):
+        while True:
+            await janitor.sweep()
+            entry = await world.stores.activations.get(work.key)
+            assert entry
+            if entry.value.state is State.WORKER_LOST:
+                break
+            await asyncio.sleep(0.1)
+
+    assert await janitor.sweep() == 0
+    assert await in_flight(world.bus) == 1
+
+
+async def _queued(world: World, function: Function, **changes: Any) -> Work:
+    """Put an activation into the queue as an API server does, without waiting for it."""
+    values: dict[str, Any] = {"deadline_at": 4_000_000_000.0, **changes}
+    record = Activation(
+        state=State.QUEUED,
+        nonce=new_id(),
+        user_id=function.user_id,
+        instance=world.listener.instance,
+        ulid=new_ulid(),
+        function=function.name,
+        function_id=function.id,
+        image=function.image,
+        digest=function.digest,
+        parameter_bytes=1,
+        parameter_sha256="",
+        created_at=1.0,
+        **values,
+    )
+    revision = await world.stores.activations.create(record.key, record)
+    work = Work(
+        user_id=record.user_id,
+        instance=record.instance,
+        ulid=record.ulid,
+        revision=revision,
+        record=replace(record, steps=Steps(admit_s=0)),
+        function=function,
+        parameter=b"x",
+        budget_s=30,
+    )
+    await submit(world.bus, work, wait_s=0)
+    return work
+
+
+async def _move(world: World, work: Work, state: State, **changes: Any) -> None:
+    entry = await world.stores.activations.get(work.key)
+    assert entry
+    moved = entry.value.moved(state, nonce=new_id(), **changes)
+    await world.stores.activations.update(work.key, moved, revision=entry.revision)
+
+
+class _Delivery:
+    """A claim that did not come from the stream, for a message delivered twice."""
+
+    queued_s = 0.0
+    stream_seq = 1
+    deliveries = 2
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    async def ack(self) -> None:
+        """Nobody has it."""
+
+    keep = ack
+
+
+async def _deliver(worker: Worker, work: Work) -> None:
+    worker._on_claim(_Delivery(work))  # type: ignore[arg-type]
