@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import shutil
+import stat
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
@@ -51,6 +52,8 @@ def choose_runtime(name: str, *, state_dir: Path, launcher_dir: Path | None = No
     Raises: RuntimeFailed with the remedy when this host, or another worker in the same place, stands in the way.
     """
     driver, _ = _choose(name)
+    if driver.needs_searchable_paths:
+        _require_searchable(driver, state_dir.resolve())
     seccomp_program = seccomp.program()
     place = Place.open(state_dir / "containers")
     try:
@@ -100,6 +103,15 @@ def _find(name: str) -> Driver | str:
     if (int(match[1]), int(match[2])) < MIN_VERSIONS[name]:
         return f"{name} {match[1]}.{match[2]}{match[3]} is older than {'.'.join(map(str, MIN_VERSIONS[name]))}"
     return Driver(name=name, program=Path(program), version=f"{match[1]}.{match[2]}{match[3]}")
+
+
+def _require_searchable(driver: Driver, directory: Path) -> None:
+    for above in (directory, *directory.parents):
+        if above.exists() and not above.stat().st_mode & stat.S_IXOTH:
+            raise RuntimeFailed(
+                f"{driver.name} cannot reach {directory}, as root in a container is nobody outside: chmod o+x {above}, "
+                "or choose another state directory."
+            )
 
 
 def _nofile_max() -> int:

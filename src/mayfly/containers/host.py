@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import select
 import signal
@@ -177,8 +178,17 @@ def _require_kernel() -> None:
     limit = Path("/proc/sys/user/max_user_namespaces")
     if not Path("/proc/self/ns/user").exists() or (limit.exists() and not int(limit.read_text(encoding="ascii"))):
         raise RuntimeFailed("The kernel allows no user namespaces: sysctl user.max_user_namespaces=15000.")
-    if "overlay" not in Path("/proc/filesystems").read_text(encoding="ascii").split():
+    if not _has_overlay():
         raise RuntimeFailed("The kernel has no overlay file system: modprobe overlay (on the host).")
+
+
+def _has_overlay() -> bool:
+    """Whether there is one; asking for it loads the module, where it is one."""
+    try:
+        mounts.mount("none", Path("/"), "overlay")  # never succeeds: it names no layers
+    except OSError as error:
+        return error.errno != errno.ENODEV
+    return True
 
 
 def _shares_mounts_with_process_1() -> bool:

@@ -71,6 +71,11 @@ class Driver:
         return self.name == "runc"
 
     @property
+    def needs_searchable_paths(self) -> bool:
+        """Runc opens the bundle by its whole path, as the container's root; crun stays in its directory."""
+        return self.name == "runc"
+
+    @property
     def extra_pids(self) -> int:
         """Processes in a container's cgroup that are not the function's: the init, and crun itself."""
         return 2 if self.leaves_cgroups_alone else 1

@@ -1,0 +1,215 @@
+"""The worker's own namespaces, and what is said of a host that will not do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from mayfly.containers.choose import choose_runtime, explain_runtime
+from mayfly.domain.errors import RuntimeFailed
+from mayfly.domain.image import ProcessConfig
+from tests.support.containers import SCALE, World, need
+
+pytestmark = pytest.mark.root
+
+ROOT = Path(__file__).parent.parent.parent
+
+INSIDE = """
+import os, signal, sys
+from pathlib import Path
+from mayfly.containers.host import enter_namespaces, is_inside, prepare_host
+enter_namespaces()
+enter_namespaces()  # inside already: does nothing
+def say(number, frame):
+    print("signal", number, flush=True)
+signal.signal(signal.SIGTERM, say)
+signal.signal(signal.SIGINT, say)
+"""
+
+
+@contextmanager
+def python(script: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that runs a script; killed in the end, if it still runs."""
+    environment = {"PYTHONPATH": f"{ROOT / 'src'}:{':'.join(sys.path)}", "PATH": os.environ["PATH"]}
+    command = [sys.executable, "-c", script, *arguments]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    """The next line that it prints."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@pytest.fixture(autouse=True)
+def _root() -> None:
+    need(os.geteuid() == 0, "root")
+
+
+def test_the_worker_goes_on_inside_and_its_exit_status_comes_out() -> None:
+    """Inside it is process 2, sees only its own processes, and its status is the outer process's."""
+    script = (
+        INSIDE
+        + """
+pids = sorted(int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+print(is_inside(), os.getpid(), pids, flush=True)
+sys.exit(7)
+"""
+    )
+    with python(script) as process:
+        assert line(process) == "True 2 [1, 2]"
+        assert process.wait(20 * SCALE) == 7
+
+
+def test_a_command_line_is_run_inside() -> None:
+    """Given one, `enter_namespaces` runs it there instead of returning."""
+    script = "from mayfly.containers.host import enter_namespaces\nenter_namespaces(['sh', '-c', 'echo $$; exit 3'])"
+    with python(script) as process:
+        assert line(process) == "2"
+        assert process.wait(20 * SCALE) == 3
+
+
+def test_death_by_signal_comes_out_as_128_and_its_number() -> None:
+    """A worker that is killed is reported as a shell would."""
+    with python(INSIDE + "os.kill(os.getpid(), signal.SIGKILL)") as process:
+        assert process.wait(20 * SCALE) == 128 + signal.SIGKILL
+
+
+def test_signals_go_in_once() -> None:
+    """SIGTERM, SIGINT and others to the outer process reach the worker, each one time."""
+    script = (
+        INSIDE
+        + """
+print("ready", flush=True)
+while True:
+    signal.pause()
+"""
+    )
+    with python(script) as process:
+        assert line(process) == "ready"
+        process.send_signal(signal.SIGTERM)
+        assert line(process) == "signal 15"
+        process.send_signal(signal.SIGINT)
+        assert line(process) == "signal 2"
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(20 * SCALE) == 128 + signal.SIGUSR1
+        assert line(process) == ""
+
+
+def test_the_worker_has_a_session_of_its_own() -> None:
+    """A terminal's Ctrl-C reaches the outer process only, which forwards it: so it does not come twice."""
+    with python(INSIDE + "print(os.getsid(0), os.getpgid(0), flush=True)") as process:
+        assert line(process) == "1 1"
+
+
+@pytest.mark.parametrize("whom", ["outer", "process 1"])
+def test_everything_inside_dies_with_the_outer_process_and_with_process_1(whom: str) -> None:
+    """Kill -9 of either leaves nothing of the worker, nor what it started and let go of."""
+    script = (
+        INSIDE
+        + """
+if not os.fork():
+    os.setsid()
+    print("ready", flush=True)
+signal.pause()
+"""
+    )
+    with python(script) as process:
+        assert line(process) == "ready"
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        victim = process.pid if whom == "outer" else int(children.read_text().split()[0])
+        os.kill(victim, signal.SIGKILL)
+        assert process.stdout is not None
+        assert process.stdout.read() == ""  # the end of file comes when the last one that holds the pipe is dead
+
+
+def test_mounts_made_inside_do_not_show_outside(tmp_path: Path) -> None:
+    """What a worker mounts is its own."""
+    script = (
+        INSIDE
+        + """
+prepare_host()
+from mayfly.containers import mounts
+mounts.mount("x", Path(sys.argv[1]), "tmpfs")
+print(sys.argv[1] in Path("/proc/mounts").read_text(), flush=True)
+sys.stdin.read()
+"""
+    )
+    with python(script, str(tmp_path)) as process:
+        assert line(process) == "True"
+        assert str(tmp_path) not in Path("/proc/mounts").read_text()
+
+
+def test_a_worker_without_root_is_told_so() -> None:
+    """One sentence with the remedy."""
+    script = """
+import os
+os.setresuid(65534, 65534, 65534)
+from mayfly.containers.host import enter_namespaces, prepare_host
+for step in (enter_namespaces, prepare_host):
+    try:
+        step()
+    except Exception as error:
+        print(error, flush=True)
+"""
+    with python("import mayfly.containers.host" + script) as process:
+        for _ in range(2):
+            assert line(process) == (
+                "A worker starts containers, which needs root: run it with sudo, or in its own container."
+            )
+
+
+def test_explaining_needs_no_privileges() -> None:
+    """`explain_runtime` works for anybody."""
+    need(shutil.which("crun"), "crun")
+    script = """
+import os
+from mayfly.containers.choose import explain_runtime
+os.setresuid(65534, 65534, 65534)
+print(*explain_runtime("auto"), flush=True)
+"""
+    with python(script) as process:
+        expected = explain_runtime("auto")
+        assert line(process) == " ".join(expected)
+        assert expected.name == "crun"
+
+
+async def test_where_others_may_not_search_crun_works_and_runc_says_so(
+    driver: str, rootfs: Path, tmp_path: Path
+) -> None:
+    """State below a directory of mode 0700: crun starts all the same, runc is refused in a sentence."""
+    (tmp_path / "private").mkdir(mode=0o700)
+    if driver == "runc":
+        with pytest.raises(RuntimeFailed, match=r"runc cannot reach .*chmod o\+x"):
+            choose_runtime(driver, state_dir=tmp_path / "private" / "state")
+        return
+    runtime = choose_runtime(driver, state_dir=tmp_path / "private" / "state")
+    try:
+        world = World(runtime, rootfs)  # type: ignore[arg-type]
+        config = ProcessConfig(cwd="/made", uid=1234)
+        assert (await world.run("pwd", spec=world.spec(config))).stdout == b"/made\n"
+    finally:
+        await runtime.close()
+
+
+def test_programs_that_were_not_built_are_asked_for(
+    driver: str, state_dir: Path, tmp_path: Path, prepared_host: None
+) -> None:
+    """A launcher directory without the programs is refused with the remedy, and nothing stays mounted."""
+    with pytest.raises(RuntimeFailed, match="scripts/setup"):
+        choose_runtime(driver, state_dir=state_dir, launcher_dir=tmp_path)
+    assert str(state_dir) not in Path("/proc/mounts").read_text()
