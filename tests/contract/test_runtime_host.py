@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from mayfly.containers.choose import choose_runtime, explain_runtime
+from mayfly.containers.runtime import Runtime
 from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.image import ProcessConfig
 from tests.support.containers import SCALE, World, need
@@ -213,3 +215,59 @@ def test_programs_that_were_not_built_are_asked_for(
     with pytest.raises(RuntimeFailed, match="scripts/setup"):
         choose_runtime(driver, state_dir=state_dir, launcher_dir=tmp_path)
     assert str(state_dir) not in Path("/proc/mounts").read_text()
+
+
+DOCKER = """
+set -e
+mount --make-rprivate /
+mount --bind /dev/null /proc/keys
+mount -t tmpfs -o ro tmpfs /proc/acpi
+mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys
+mount -t tmpfs -o ro tmpfs /sys/firmware
+for point in $(awk '$3 ~ /^cgroup/ { print $2 }' /proc/mounts); do mount -o remount,ro,bind $point; done
+exec setpriv --bounding-set=-all,+sys_admin,+setuid,+setgid,+chown,+dac_override,+kill$MORE -- "$@"
+"""
+
+
+@pytest.mark.parametrize("how", ["namespaces", "plain"])
+def test_a_worker_runs_containers_under_what_docker_leaves_it(
+    driver: str, rootfs: Path, state_dir: Path, how: str
+) -> None:
+    """With /proc and /sys masked, cgroups read-only and six capabilities left, containers start all the same."""
+    need(shutil.which("setpriv"), "setpriv")
+    worker = [sys.executable, str(ROOT / "tests" / "contract" / "lone_worker.py")]
+    command = ["unshare", "--mount", "sh", "-c", DOCKER, "docker", *worker, driver, str(rootfs), str(state_dir), how]
+    environment = {
+        "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}:{':'.join(sys.path)}",
+        "PATH": os.environ["PATH"],
+        "MORE": ",+sys_ptrace,+sys_chroot" if driver == "runc" else "",  # it enters its child's namespaces
+    }
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        words = line(process).split()
+        process.kill()
+        errors = process.stderr.read() if process.stderr is not None else ""
+    assert asyncio.run(_reap(choose_runtime(driver, state_dir=state_dir))) == 3, errors
+    assert words[:1] == ["ready"], errors
+
+
+async def _reap(runtime: Runtime) -> int:
+    try:
+        return await runtime.reap()
+    finally:
+        await runtime.close()
+
+
+async def test_all_functions_together_leave_something_to_the_system(world: World) -> None:
+    """The group of all containers is capped a quarter of a core below what there is, and weighs less than others."""
+    cores = len(os.sched_getaffinity(0)) - 0.25
+    parents = {directory.parent for directory in world.runtime.groups.directories("x")}
+    files = {
+        path.name: path.read_text().split()[0] for parent in parents for path in parent.iterdir() if path.name in CAPS
+    }
+    quota = str(int(cores * 100_000))
+    assert files in ({"cpu.max": quota, "cpu.weight": "25"}, {"cpu.cfs_quota_us": quota, "cpu.shares": "256"})
+
+
+CAPS = {"cpu.max", "cpu.weight", "cpu.cfs_quota_us", "cpu.shares"}

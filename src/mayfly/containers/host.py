@@ -20,9 +20,8 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from mayfly.containers import cgroups, mounts
 from mayfly.domain.errors import RuntimeFailed
@@ -32,7 +31,7 @@ PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 PROCESS_1 = "mayfly-pid1"
 """What process 1 calls itself: by this the worker knows that it is inside."""
 INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # the kernel's constant for the inode of the machine's own
-FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+AWAITED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -59,12 +58,12 @@ def enter_namespaces(argv: Sequence[str] = ()) -> None:
     _require_root()
     _settle_cgroups_outside()
     heartbeat, alive = os.pipe()  # open as long as the outer process lives
-    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+    signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
     _flush()
     _unshare(CLONE_NEWPID)
     init = os.fork()
     if init:
-        _forward_until_end(init)
+        os._exit(_forward_until_end(init))
     os.close(alive)
     _become_process_1(heartbeat)
     if argv:
@@ -95,12 +94,28 @@ def prepare_host() -> None:
 # --- the three processes ------------------------------------------------------------------------------------------
 
 
-def _forward_until_end(init: int) -> NoReturn:
-    for number in FORWARDED:
-        signal.signal(number, lambda received, _: _send(init, received))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
-    _, status = os.waitpid(init, 0)
-    os._exit(_exit_status(status))
+def _forward_until_end(child: int) -> int:
+    """
+    Pass signals on to *child* and reap, until it ends; return its exit status as a shell counts.
+
+    The signals are blocked and taken one by one, as one that comes between a handler and a wait would be lost.
+    """
+    while True:
+        number = signal.sigwait(AWAITED)
+        if number != signal.SIGCHLD:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, number)
+            continue
+        for ended, code in _reaped():
+            if ended == child:
+                return code if code >= 0 else 128 - code
+
+
+def _reaped() -> Iterator[tuple[int, int]]:
+    """The children that have ended, by now: process id and exit code, or minus the signal."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            yield ended[0], os.waitstatus_to_exitcode(ended[1])
 
 
 def _become_process_1(heartbeat: int) -> None:
@@ -116,10 +131,10 @@ def _become_process_1(heartbeat: int) -> None:
         os._exit(1)
     worker = os.fork()
     if worker:
-        _reap_until_end_of(worker)
+        os._exit(_forward_until_end(worker))
     os.close(heartbeat)
     _prctl(PR_SET_NAME, b"mayfly")
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED)
 
 
 def _die_with_outer(heartbeat: int) -> None:
@@ -127,26 +142,6 @@ def _die_with_outer(heartbeat: int) -> None:
     readable, _, _ = select.select([heartbeat], [], [], 0)
     if readable:  # end of file: it died before we asked
         os._exit(1)
-
-
-def _reap_until_end_of(worker: int) -> NoReturn:
-    for number in FORWARDED:
-        signal.signal(number, lambda received, _: _send(worker, received))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
-    while True:
-        ended, status = os.wait()
-        if ended == worker:
-            os._exit(_exit_status(status))
-
-
-def _send(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
-def _exit_status(status: int) -> int:
-    code = os.waitstatus_to_exitcode(status)
-    return code if code >= 0 else 128 - code
 
 
 def _flush() -> None:

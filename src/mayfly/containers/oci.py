@@ -210,8 +210,8 @@ class OciContainer:
         upper.mkdir()
         work.mkdir()
         top = self._spec.rootfs.stat()  # the top of an overlay looks like its upper directory
-        os.chown(upper, top.st_uid, top.st_gid)
         upper.chmod(top.st_mode & 0o7777)
+        os.chown(upper, top.st_uid, top.st_gid)  # in this order: changing the mode of another's needs CAP_FOWNER
         mounts.mount_overlay(root, lower=self._spec.rootfs, upper=upper, work=work, flags=TMPFS_FLAGS)
         self._write_bundle()
 
