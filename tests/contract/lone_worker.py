@@ -13,12 +13,14 @@ from pathlib import Path
 
 from mayfly.containers.choose import choose_runtime
 from mayfly.containers.host import enter_namespaces, prepare_host
+from mayfly.containers.oci import OciContainer
 from mayfly.containers.runtime import Call, ContainerSpec
 from mayfly.domain.ids import new_ulid
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import Limits
+from tests.support.containers import spoken
 
-COMMANDS = (("escape_death",), ("sleep", "600"))
+COMMANDS = (("escape_death",), ("sh", "-c", "echo up; sleep 600"))
 
 
 async def main(driver: str, rootfs: Path, state_dir: Path) -> None:
@@ -32,7 +34,9 @@ async def main(driver: str, rootfs: Path, state_dir: Path) -> None:
         asyncio.create_task(container.run(Call(argv=argv), timeout_s=600))
         for container, argv in zip(containers, COMMANDS, strict=False)
     ]
-    await asyncio.sleep(0.5)
+    for container in containers[: len(COMMANDS)]:
+        assert isinstance(container, OciContainer)
+        await spoken(container)
     print("ready", *(container.id for container in containers), flush=True)
     await asyncio.gather(*calls)
 

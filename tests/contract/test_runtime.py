@@ -13,7 +13,7 @@ from mayfly.containers.stdio import TRUNCATION_MARK
 from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import ARGUMENT_MAX_BYTES, MIB, PARAMETER_MAX_BYTES, RESULT_MAX_BYTES, STDERR_MAX_BYTES
-from tests.support.containers import SCALE, World
+from tests.support.containers import SCALE, World, spoken
 
 pytestmark = [pytest.mark.root, pytest.mark.F10]
 
@@ -261,7 +261,7 @@ async def test_kill_ends_a_running_call_as_cancelled(world: World) -> None:
     async with world.held() as container:
         call = Call(argv=("sh", "-c", "echo so far; sleep 60"))
         running = asyncio.create_task(container.run(call, timeout_s=60))
-        await asyncio.sleep(0.3 * SCALE)
+        await spoken(container)
         container.kill()
         container.kill()
         ending = await running
@@ -291,7 +291,7 @@ async def test_a_cancelled_run_leaves_nothing_alive(world: World) -> None:
     """When the task that runs a call is cancelled, the container is dead by the time it is over."""
     async with world.held() as container:
         running = asyncio.create_task(container.run(Call(argv=("escape_death",)), timeout_s=60))
-        await asyncio.sleep(0.2 * SCALE)
+        await spoken(container)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running

@@ -19,7 +19,7 @@ from mayfly.containers.choose import choose_runtime, group_name
 from mayfly.containers.oci import OciContainer, OciRuntime
 from mayfly.containers.runtime import Call, EndReason
 from mayfly.domain.errors import RuntimeFailed
-from tests.support.containers import SCALE, World, open_descriptors, processes_of
+from tests.support.containers import SCALE, World, open_descriptors, processes_of, spoken
 
 pytestmark = [pytest.mark.root, pytest.mark.F11]
 
@@ -92,8 +92,9 @@ async def test_several_may_remove_at_once(world: World) -> None:
 async def test_a_running_container_can_be_removed(world: World) -> None:
     """`remove` during a call ends it as cancelled."""
     container = await world.runtime.create(world.spec())
+    assert isinstance(container, OciContainer)
     running = asyncio.create_task(container.run(Call(argv=("escape_death",)), timeout_s=60))
-    await asyncio.sleep(0.2 * SCALE)
+    await spoken(container)
     await container.remove()
     assert (await running).reason is EndReason.CANCELLED
     assert not world.left()
@@ -104,7 +105,7 @@ async def test_a_killed_runtime_leaves_nothing(world: World) -> None:
     container = await world.runtime.create(world.spec())
     assert isinstance(container, OciContainer)
     running = asyncio.create_task(container.run(Call(argv=("escape_death",)), timeout_s=60))
-    await asyncio.sleep(0.2 * SCALE)
+    await spoken(container)
     os.kill(container._runtime_pid, signal.SIGKILL)
     with pytest.raises(RuntimeFailed) as caught:
         await asyncio.wait_for(running, 20 * SCALE)

@@ -13,7 +13,7 @@ from mayfly.containers.oci import OciContainer
 from mayfly.containers.runtime import Call, EndReason
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import MIB
-from tests.support.containers import IS_AMD64, SCALE, SHIFT, World, need
+from tests.support.containers import IS_AMD64, SCALE, SHIFT, World, need, spoken
 
 pytestmark = [pytest.mark.root, pytest.mark.F9]
 
@@ -272,7 +272,7 @@ async def test_the_other_abi_is_closed(world: World) -> None:
 async def test_calls_do_not_see_each_other(world: World) -> None:
     """Two running containers share no process, no shared memory, no abstract socket, no port."""
     async with world.held() as one, world.held() as two:
-        serve = "nc -l -p 7000 -e echo hello & echo mine > /dev/shm/x; sleep 30"
+        serve = "nc -l -p 7000 -e echo hello & echo mine > /dev/shm/x; echo ready; sleep 30"
         look = "ls /dev/shm; nc -w1 127.0.0.1 7000; ls -d /proc/[0-9]* | wc -l; ipcs -m | grep -c 0x; true"
         async with running(one, serve):
             ending = await two.run(Call(argv=("sh", "-c", look)), timeout_s=20 * SCALE)
@@ -284,7 +284,7 @@ async def test_calls_do_not_see_each_other(world: World) -> None:
 async def running(container: OciContainer, script: str) -> AsyncIterator[None]:
     """A call that runs while something else is done."""
     call = asyncio.create_task(container.run(Call(argv=("sh", "-c", script)), timeout_s=60))
-    await asyncio.sleep(0.3 * SCALE)
+    await spoken(container)
     try:
         yield
     finally:

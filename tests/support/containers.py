@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import shutil
@@ -133,6 +134,13 @@ class World:
     def left(self) -> Leftovers:
         """Whatever is there of this runtime's containers."""
         return leftovers(self.runtime)
+
+
+async def spoken(container: OciContainer) -> None:
+    """Return when the function has written to stdout, so that it certainly runs; a test's time limit is around."""
+    async with asyncio.timeout(20 * SCALE):
+        while not container._result.content:
+            await asyncio.sleep(0.005)
 
 
 def processes_of(container_id: str) -> list[int]:
