@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import sys
 
+import typer
+
 from mayfly.cli.app import build, names
 
 
-def main() -> None:
-    """Run the command line."""
+def compose(*, operator: bool = True) -> typer.Typer:
+    """Put the commands together; without the operator's, neither they nor what they need is imported."""
     app = build()
-    # a user's call neither waits for the operator's part nor needs what that needs
-    if not sys.argv[1:] or sys.argv[1] not in {*names(app), "--version"}:
+    if operator:
         from mayfly.ops.commands import register
 
         register(app)
-    app(prog_name="mayfly")
+    return app
+
+
+def main() -> None:
+    """Run the command line. A user's call does not wait for the operator's part."""
+    users = {*names(build()), "--version"}
+    compose(operator=sys.argv[1:2] == [] or sys.argv[1] not in users)(prog_name="mayfly")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -84,6 +86,36 @@ async def test_a_private_image_is_not_run_from_the_cache(image: str) -> None:
 
     assert cached.text == "secret\n"
     assert [(one.status_code, one.json()["code"]) for one in stolen] == [(422, "image-unavailable")] * 2
+
+
+@pytest.mark.F2
+@pytest.mark.F4
+async def test_nothing_of_a_deleted_user_is_left(up: Up, image: str) -> None:
+    """Deleting an account takes its functions, records, results and logs along; its token is dead."""
+    if up.process is None:
+        pytest.skip("looks into the installation's own NATS")
+    async with await up.user() as client:
+        shell = Shell(client, image)
+        answer = await shell.run("cat; echo logged >&2", "secret")
+        user_id = answer.headers["mayfly-activation-id"] and (await client.get("/v1/users/me")).json()["id"]
+
+        assert inspected(up, user_id) == ["RESPONSES", "activations", "functions", "sessions", "users"]
+        deleted = await client.delete("/v1/users/me")
+        after = await client.get("/v1/users/me")
+
+    assert (deleted.status_code, after.status_code) == (204, 401)
+    assert inspected(up, user_id) == []
+
+
+def inspected(up: Up, user_id: str) -> list[str]:
+    """Name the streams and buckets in which something of this user lies."""
+    found = []
+    for name in ("ACT", "RESPONSES", "activations", "functions", "sessions", "users"):
+        command = [sys.executable, "-m", "mayfly", "inspect", name, "--json", "--data-dir", str(up.data_dir)]
+        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+        if any(user_id in line and json.loads(line)["content"] for line in lines):
+            found.append(name)
+    return found
 
 
 @pytest.mark.F5
@@ -204,7 +236,7 @@ def function_processes(up: Up) -> list[str]:
     return [
         f"{pid} {cmdline(pid)!r}"
         for pid in descendants(up.process.pid if up.process else 0)
-        if owner(pid) is not None and 100_000 <= (owner(pid) or 0) < 200_000
+        if is_alive(pid) and 100_000 <= (owner(pid) or 0) < 200_000
     ]
 
 
@@ -242,6 +274,14 @@ def cmdline(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process is there and not merely waiting to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def owner(pid: int) -> int | None:

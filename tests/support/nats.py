@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -108,12 +109,18 @@ class NatsServer:
         await self.start()
 
     def freeze(self) -> None:
-        """Stop its process: connections stay, nothing answers."""
+        """Stop its process: connections stay, nothing answers. Returns when the last of its threads has stopped."""
         self._signal(signal.SIGSTOP)
+        while not all(state in "Tt" for state in self._thread_states()):
+            time.sleep(0.001)
 
     def thaw(self) -> None:
         """Let it go on."""
         self._signal(signal.SIGCONT)
+
+    def _thread_states(self) -> list[str]:
+        stats = Path(f"/proc/{self.pid}/task").glob("*/stat")
+        return [stat.read_text().rpartition(")")[2].split()[0] for stat in stats]
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process and self._process.poll() is None:

@@ -83,12 +83,13 @@ async def serve(settings: ApiSettings, *, ready: Callable[[int], None] | None = 
     async with AsyncExitStack() as stack:
         stack.callback(listener.close)
         await stack.enter_async_context(app.router.lifespan_context(app))
-        stopped = asyncio.create_task(_stop_when_told(app, server, settings.drain_s), name="stop-when-told")
+        signals = _Signals()
+        stopped = asyncio.create_task(_stop_when_told(app, server, settings.drain_s, signals), name="stop-when-told")
         stack.callback(stopped.cancel)
         await server.serve(sockets=[listener])
     log.info("api.stopped")
     if app.state.lost.is_set():
-        raise ServerFailed("The connection to NATS was closed for good.")
+        raise ServerFailed("The connection to NATS or the janitor was lost for good; the log says which.")
 
 
 def tls_context(settings: ApiSettings) -> ssl.SSLContext:
@@ -140,13 +141,23 @@ def _listen(address: str) -> socket.socket:
     return listener
 
 
-async def _stop_when_told(app: FastAPI, server: uvicorn.Server, drain_s: float) -> None:
+class _Signals:
+    """Hears of SIGTERM and SIGINT from the moment it is made: before the first connection, not some time after it."""
+
+    def __init__(self) -> None:
+        self.told, self.again = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._tell)
+
+    def _tell(self) -> None:
+        (self.again if self.told.is_set() else self.told).set()
+
+
+async def _stop_when_told(app: FastAPI, server: uvicorn.Server, drain_s: float, signals: _Signals) -> None:
     """Wait for a signal or the loss of NATS, then let the server end in order; at once when told again."""
-    told, again, lost = asyncio.Event(), asyncio.Event(), app.state.lost
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _tell, told, again)
-    await _first_set(told, lost)
+    lost, again = app.state.lost, signals.again
+    await _first_set(signals.told, lost)
     app.state.closing = True
     log.info("api.closing", drain_s=drain_s)
     if not lost.is_set():
@@ -156,10 +167,6 @@ async def _stop_when_told(app: FastAPI, server: uvicorn.Server, drain_s: float) 
     server.should_exit = True
     await again.wait()
     server.force_exit = True
-
-
-def _tell(told: asyncio.Event, again: asyncio.Event) -> None:
-    (again if told.is_set() else told).set()
 
 
 async def _first_set(*events: asyncio.Event) -> None:

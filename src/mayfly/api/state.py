@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from fastapi import Depends, Request
 from mayfly.bus.connection import Bus, connect
 from mayfly.bus.responses import Listener
 from mayfly.bus.stores import Stores
-from mayfly.domain.errors import QueueUnavailable
 from mayfly.domain.ids import new_id
 from mayfly.services.activations import Activations
 from mayfly.services.functions import Functions
@@ -24,8 +22,6 @@ from mayfly.services.sessions import Sessions
 from mayfly.services.tokens import TokenKeys
 from mayfly.services.users import Users
 from mayfly.settings import ApiSettings
-
-CONNECT_S = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,20 +49,11 @@ async def opened(settings: ApiSettings) -> AsyncIterator[ApiState]:
     keys = TokenKeys.load(settings.token_keys_dir, issuer=settings.token_issuer, audience=settings.token_audience)
     listener = Listener(new_id())
     async with AsyncExitStack() as stack:
-        bus = await _connected(settings, stack)
+        bus = await stack.enter_async_context(connect(settings, role="api"))
         await stack.enter_async_context(listener.listening(bus))
         passwords = Passwords(settings.login_concurrency)
         stack.callback(passwords.close)
         yield _build(settings, bus, listener, keys=keys, passwords=passwords)
-
-
-async def _connected(settings: ApiSettings, stack: AsyncExitStack) -> Bus:
-    """The client goes on trying for ever; a start that waits for ever would tell nobody what it waits for."""
-    try:
-        async with asyncio.timeout(CONNECT_S):
-            return await stack.enter_async_context(connect(settings, role="api"))
-    except TimeoutError:
-        raise QueueUnavailable(f"No nats-server of MAYFLY_NATS_URL could be reached within {CONNECT_S} s.") from None
 
 
 def _build(settings: ApiSettings, bus: Bus, listener: Listener, *, keys: TokenKeys, passwords: Passwords) -> ApiState:
@@ -76,7 +63,7 @@ def _build(settings: ApiSettings, bus: Bus, listener: Listener, *, keys: TokenKe
         settings=settings,
         bus=bus,
         stores=stores,
-        users=Users(stores, sessions, passwords, open_to_all=settings.registration == "open"),
+        users=Users(bus, stores, sessions, passwords, open_to_all=settings.registration == "open"),
         sessions=sessions,
         functions=Functions(bus, stores),
         activations=Activations(bus, stores),

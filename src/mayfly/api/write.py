@@ -19,13 +19,13 @@ def no_content() -> Response:
     return Response(status_code=204)
 
 
-def result(succeeded: Succeeded, result_type: str) -> Response:
+def result(succeeded: Succeeded) -> Response:
     """
     Answer with a result. It is somebody's text on our origin, so no browser may run it or take it for something else.
     """
     activation_id = succeeded.activation.id
     headers = {
-        "Content-Type": result_type,
+        "Content-Type": succeeded.activation.result_type,
         "Content-Security-Policy": "sandbox",
         "Location": f"/v1/activations/{activation_id}",
         "Mayfly-Activation-Id": activation_id,

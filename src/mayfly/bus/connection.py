@@ -11,7 +11,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import nats
 import nats.errors
@@ -26,6 +26,7 @@ from mayfly.settings import NatsSettings
 log = structlog.get_logger()
 
 REQUEST_TIMEOUT_S = 5.0
+CONNECT_S = 10.0
 MIN_VERSION = (2, 15, 1)
 MIN_PAYLOAD_BYTES = 4_000_000
 
@@ -64,22 +65,22 @@ class Bus:
 
     client: Client
     js: JetStreamContext
-    closed: asyncio.Event = field(default_factory=asyncio.Event)
-    reconnects: int = 0
+    watch: Watch
+
+    @property
+    def closed(self) -> asyncio.Event:
+        """Set when the client has given the connection up for good."""
+        return self.watch.closed
+
+    @property
+    def reconnects(self) -> int:
+        """How often the connection came back: what was subscribed lives on, what was asked for does not."""
+        return self.watch.reconnects
 
     @property
     def is_connected(self) -> bool:
         """Whether the connection is up now."""
         return self.client.is_connected
-
-    async def ping(self) -> None:
-        """
-        Make one round trip.
-
-        Raises: QueueUnavailable when it takes longer than 2 s.
-        """
-        with translated("ping"):
-            await self.client.flush(timeout=2)
 
 
 @asynccontextmanager
@@ -90,56 +91,72 @@ async def connect(settings: NatsSettings, *, role: str, buffer_while_disconnecte
     Without *buffer_while_disconnected* a publish fails at once while there is no connection, rather than being
     sent later, when nobody waits for it any more.
 
-    Raises: QueueUnavailable when no server can be reached or it is not fit (version, max_payload).
+    Raises: QueueUnavailable when no server is reached within `CONNECT_S`, or it is not fit (version, max_payload).
     """
-    closed = asyncio.Event()
-
-    async def on_closed() -> None:
-        closed.set()
-
-    leaving = asyncio.Event()
-
-    async def on_disconnected() -> None:
-        if not leaving.is_set():
-            log.warning("nats.disconnected", role=role)
-
-    async def on_error(error: Exception) -> None:
-        log.warning("nats.error", role=role, error=repr(error))
-
-    bus: Bus | None = None
-
-    async def on_reconnected() -> None:
-        log.info("nats.reconnected", role=role)
-        if bus:
-            bus.reconnects += 1
-
-    tls = ssl.create_default_context(cafile=settings.nats_ca_file) if settings.nats_ca_file else None
-    password = settings.nats_password_file.read_text().strip() if settings.nats_password_file else None
-    with translated("connect"):
-        client = await nats.connect(
-            settings.nats_url.split(","),
-            name=f"mayfly-{role}",
-            user=settings.nats_user or None,
-            password=password,
-            tls=tls,
-            inbox_prefix=inbox_prefix(role),
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=0.25,
-            connect_timeout=5,
-            ping_interval=5,
-            pending_size=2 << 20 if buffer_while_disconnected else 0,
-            error_cb=on_error,
-            disconnected_cb=on_disconnected,
-            reconnected_cb=on_reconnected,
-            closed_cb=on_closed,
-        )
+    watch = Watch(role)
+    client = await _open(settings, watch, pending_bytes=2 << 20 if buffer_while_disconnected else 0)
     try:
         _check_server(client)
-        bus = Bus(client, client.jetstream(timeout=REQUEST_TIMEOUT_S), closed)
-        yield bus
+        yield Bus(client, client.jetstream(timeout=REQUEST_TIMEOUT_S), watch)
     finally:
-        leaving.set()
+        watch.leaving = True
         await _close(client)
+
+
+class Watch:
+    """What a connection goes through, for the log and for those who must know."""
+
+    def __init__(self, role: str) -> None:
+        """Nothing has happened yet."""
+        self.role = role
+        self.closed = asyncio.Event()
+        self.reconnects = 0
+        self.leaving = False
+
+    async def on_closed(self) -> None:
+        """The client has given up."""
+        self.closed.set()
+
+    async def on_disconnected(self) -> None:
+        """The connection is down; the client tries to get it back."""
+        if not self.leaving:
+            log.warning("nats.disconnected", role=self.role)
+
+    async def on_reconnected(self) -> None:
+        """It is back."""
+        self.reconnects += 1
+        log.info("nats.reconnected", role=self.role)
+
+    async def on_error(self, error: Exception) -> None:
+        """Something went wrong that the client goes on after."""
+        log.warning("nats.error", role=self.role, error=repr(error))
+
+
+async def _open(settings: NatsSettings, watch: Watch, *, pending_bytes: int) -> Client:
+    password = settings.nats_password_file.read_text().strip() if settings.nats_password_file else None
+    try:
+        with translated("connect"):
+            async with asyncio.timeout(CONNECT_S):  # the client itself would try for ever
+                return await nats.connect(
+                    settings.nats_url.split(","),
+                    name=f"mayfly-{watch.role}",
+                    user=settings.nats_user or None,
+                    password=password,
+                    tls=ssl.create_default_context(cafile=settings.nats_ca_file) if settings.nats_ca_file else None,
+                    inbox_prefix=inbox_prefix(watch.role),
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=0.25,
+                    connect_timeout=5,
+                    ping_interval=5,
+                    pending_size=pending_bytes,
+                    error_cb=watch.on_error,
+                    disconnected_cb=watch.on_disconnected,
+                    reconnected_cb=watch.on_reconnected,
+                    closed_cb=watch.on_closed,
+                )
+    except QueueUnavailable as error:
+        where = "No nats-server of MAYFLY_NATS_URL could be reached"
+        raise QueueUnavailable(f"{where} within {CONNECT_S:g} s.") from error
 
 
 def inbox_prefix(role: str) -> str:

@@ -56,6 +56,16 @@ async def read_response(bus: Bus, key: str, *, attempt: str) -> Response | None:
     return response if response.attempt == attempt else None
 
 
+async def purge_responses(bus: Bus, user_id: str) -> None:
+    """
+    Remove all of a user's results and logs.
+
+    Raises: QueueUnavailable.
+    """
+    with translated("purge responses"):
+        await bus.js.purge_stream(subjects.RESPONSES, subject=subjects.responses_of(user_id))
+
+
 class Waiter:
     """
     One caller's wait. `final` is set when the record's final state was heard; `response` may be heard before it.

@@ -50,6 +50,11 @@ def responses_for(instance: str) -> str:
     return f"response.*.{instance}.*"
 
 
+def responses_of(user_id: str) -> str:
+    """All responses of one user."""
+    return f"response.{user_id}.>"
+
+
 def done(instance: str, ulid: str) -> str:
     """Where the server republishes each state of a record."""
     return f"done.{instance}.{ulid}"

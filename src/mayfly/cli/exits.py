@@ -34,6 +34,7 @@ LOG_IN = "`mayfly login NAME` logs you in, `mayfly register NAME` makes an accou
 REMEDIES = {
     "not-logged-in": LOG_IN,
     "not-authenticated": LOG_IN,
+    "not-found": "`mayfly functions list` and `mayfly activations list` show what you have.",
     "unreachable": "Is `mayfly up` running, and is --url (or MAYFLY_URL) right?",
     "not-trusted": "Name its certificate authority with --ca FILE or MAYFLY_CA_FILE; `mayfly up` prints where its own "
     "is.",
@@ -70,6 +71,12 @@ def report(error: ClientError, *, as_json: bool) -> None:
     say(f"mayfly: {error.detail}")
     for hint in _hints(error, members):
         say(hint)
+
+
+def report_refusal(sentence: str, *, as_json: bool) -> None:
+    """Say on stderr why the command itself did not go on."""
+    problem = {"code": "refused", "detail": sentence, "fault": "caller", "ran": "no"}
+    say(json.dumps(problem) if as_json else f"mayfly: {sentence}")
 
 
 def _show_last_words(stderr: str) -> None:

@@ -10,6 +10,10 @@ from datetime import UTC, datetime
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
+class Unwritable(Exception):
+    """stdout takes no more. The argument is the reason."""
+
+
 def write(text: str) -> None:
     """Write a text and a newline to stdout."""
     write_bytes(f"{_shown(text)}\n".encode(errors="replace"))
@@ -19,10 +23,15 @@ def write_bytes(data: bytes) -> None:
     """
     Write bytes to stdout, as they are.
 
-    Raises: OSError; BrokenPipeError when nobody reads any more.
+    Raises: BrokenPipeError when nobody reads any more; Unwritable.
     """
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise Unwritable(error.strerror) from None
 
 
 def say(text: str) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 import typer
 
 from mayfly.cli import exits
-from mayfly.cli.output import say, write
+from mayfly.cli.output import Unwritable, say, write
 from mayfly.cli.spinner import waiting
 
 if TYPE_CHECKING:
@@ -174,19 +174,22 @@ def guarded(work: Callable[[], None], *, as_json: bool) -> int:
         work()
     except ClientError as error:
         exits.report(error, as_json=as_json)
-        return exits.exit_status(error)
-    except exits.Refused as refused:
-        say(f"mayfly: {refused}")
-        return refused.status
-    except SettingsError as error:
-        say(f"mayfly: {error}")
-        return exits.USAGE
-    except KeyboardInterrupt:
-        return exits.INTERRUPTED
+        status = exits.exit_status(error)
+    except (exits.Refused, SettingsError) as refused:
+        status = getattr(refused, "status", exits.USAGE)
+        exits.report_refusal(str(refused), as_json=as_json)
+    except Unwritable as error:
+        _close_stdout()
+        exits.report_refusal(f"The answer cannot be written: {error}.", as_json=as_json)
+        status = exits.PLATFORM
     except BrokenPipeError:
         _close_stdout()
-        return exits.PIPE
-    return exits.OK
+        status = exits.PIPE
+    except KeyboardInterrupt:
+        status = exits.INTERRUPTED
+    else:
+        status = exits.OK
+    return status
 
 
 def _close_stdout() -> None:

@@ -34,7 +34,7 @@ def normal_url(text: str) -> str:
         raise InvalidCall(f"{text!r} is not a URL: {error}.") from None
     if url.scheme != "https":
         raise InvalidCall(f"{text!r} is not an https:// URL. Mayfly answers over HTTPS only.")
-    if not url.host or url.userinfo or url.query or url.fragment:
+    if not url.host or url.userinfo or url.query or url.fragment or any(map(str.isspace, text)):
         raise InvalidCall(f"{text!r} must be a host and perhaps a port and a path, such as https://127.0.0.1:8443.")
     port = "" if url.port in {None, 443} else f":{url.port}"
     host = f"[{url.host}]" if ":" in url.host else url.host

@@ -12,7 +12,7 @@ import enum
 import msgspec
 
 from mayfly.domain.errors import Ran
-from mayfly.domain.function import Function
+from mayfly.domain.function import DEFAULT_RESULT_TYPE, Function
 from mayfly.domain.ids import ActivationId, Digest, FunctionName, UserId, WorkerId, activation_id
 
 
@@ -71,6 +71,7 @@ class Activation(msgspec.Struct, frozen=True, kw_only=True):
     function_id: str
     image: str
     digest: Digest | None
+    result_type: str = DEFAULT_RESULT_TYPE
     parameter_bytes: int
     parameter_sha256: str
     created_at: float  # seconds since the epoch, by the API server's clock

@@ -57,6 +57,7 @@ def api_permissions() -> dict[str, Any]:
         "$JS.API.STREAM.MSG.GET.*",
         "$JS.API.STREAM.INFO.*",
         f"$JS.API.STREAM.MSG.DELETE.{subjects.ACT}",
+        f"$JS.API.STREAM.PURGE.{subjects.RESPONSES}",
         *(subjects.kv_subject(bucket, ">") for bucket in buckets),
     ]
     return {"publish": publish, "subscribe": [f"{inbox_prefix(API)}.>", "done.>", "response.>"]}

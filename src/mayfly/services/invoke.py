@@ -106,6 +106,7 @@ class Invoker:
             function_id=function.id,
             image=function.image,
             digest=function.digest,
+            result_type=function.result_type,
             parameter_bytes=len(parameter),
             parameter_sha256=hashlib.sha256(parameter).hexdigest(),
             created_at=now,

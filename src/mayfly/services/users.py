@@ -16,6 +16,8 @@ import structlog
 from msgspec.structs import replace
 
 from mayfly.bus.codec import Versioned
+from mayfly.bus.connection import Bus
+from mayfly.bus.responses import purge_responses
 from mayfly.bus.store import Conflict, Entry, Store
 from mayfly.bus.stores import Stores
 from mayfly.domain.activation import Activation
@@ -35,8 +37,11 @@ T = TypeVar("T", bound=Versioned)
 class Users:
     """All accounts."""
 
-    def __init__(self, stores: Stores, sessions: Sessions, passwords: Passwords, *, open_to_all: bool) -> None:
+    def __init__(
+        self, bus: Bus, stores: Stores, sessions: Sessions, passwords: Passwords, *, open_to_all: bool
+    ) -> None:
         """Registration is refused unless *open_to_all*."""
+        self._bus = bus
         self._store = stores.users
         self._functions = stores.functions
         self._activations = stores.activations
@@ -104,6 +109,7 @@ class Users:
         await self._sessions.end_all(owner)
         await _delete_all(self._functions, owner)
         await _delete_all(self._activations, owner)
+        await purge_responses(self._bus, owner)
         while True:
             try:
                 await self._store.delete(entry.key, revision=entry.revision)

@@ -23,7 +23,7 @@ from typing import TypeVar
 
 import structlog
 from msgspec.structs import replace
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, stop_any, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from mayfly.bus.connection import Bus
 from mayfly.bus.queue import KEEP_EVERY_S, Claim
@@ -297,9 +297,9 @@ class Run:
         """
         closed = self._tools.bus.closed
         async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type(QueueUnavailable),
+            retry=retry_if_exception(lambda error: isinstance(error, QueueUnavailable) and not closed.is_set()),
             wait=wait_random_exponential(multiplier=0.2, max=5),
-            stop=stop_any(stop_after_delay(for_s), lambda _: closed.is_set()),
+            stop=stop_after_delay(for_s),
             reraise=True,
         ):
             with attempt:

@@ -14,8 +14,7 @@ from mayfly.api.routes.invoke import RESULT
 from mayfly.api.shapes import RESULT_WAIT_MAX_S, ActivationPage, ActivationQuery, ActivationShape
 from mayfly.api.state import ApiState, State
 from mayfly.api.write import result, write
-from mayfly.domain.activation import Activation
-from mayfly.domain.errors import MayflyError, NotFound
+from mayfly.domain.errors import MayflyError
 from mayfly.domain.function import DEFAULT_RESULT_TYPE
 from mayfly.services.outcome import Succeeded
 
@@ -64,7 +63,7 @@ async def show_result(
         return write(ActivationShape.of(record), status=202, headers={"Retry-After": "1"})
     if isinstance(outcome, MayflyError):
         raise outcome
-    return result(outcome, await _result_type(state, outcome.activation))
+    return result(outcome)
 
 
 @private.get("/v1/activations/{activation_id}/logs", response_class=Response, responses=LOGS)
@@ -88,12 +87,3 @@ async def _wait_for_end(
             return outcome
         await asyncio.sleep(min(pause, left))
         pause = min(pause * 2, LOOK_AT_LEAST_EVERY_S)
-
-
-async def _result_type(state: ApiState, record: Activation) -> str:
-    """The record does not say it: the function does, unless it was deregistered meanwhile."""
-    try:
-        function = (await state.functions.get(record.user_id, record.function)).value
-    except NotFound:
-        return DEFAULT_RESULT_TYPE
-    return function.result_type if function.id == record.function_id else DEFAULT_RESULT_TYPE

@@ -81,7 +81,7 @@ async def invoke(
     )
     parameter = await read_parameter(request, function.parameter)
     succeeded = await state.invoker.invoke(caller.user_id, function, parameter, options)
-    return result(succeeded, function.result_type)
+    return result(succeeded)
 
 
 def _timeout(text: str | None) -> float | None:
