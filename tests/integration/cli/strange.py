@@ -53,5 +53,6 @@ async def strange_server(
 
 def http(status: str, content_type: str, body: str, *headers: str) -> bytes:
     """Write an HTTP answer."""
-    lines = [f"HTTP/1.1 {status}", f"Content-Type: {content_type}", f"Content-Length: {len(body.encode())}", *headers]
+    length = f"Content-Length: {len(body.encode())}"
+    lines = [f"HTTP/1.1 {status}", f"Content-Type: {content_type}", length, "Connection: close", *headers]
     return "\r\n".join([*lines, "", body]).encode()
