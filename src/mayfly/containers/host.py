@@ -79,9 +79,10 @@ def prepare_host() -> None:
     _require_root()
     _require_kernel()
     try:
-        if not is_inside() and _shares_mounts_with_process_1():
+        if is_inside():
+            mounts.make_private()
+        else:  # somebody else may share our mounts, and would keep them when we are killed
             mounts.unshare_mounts()
-        mounts.make_private()
         _show_all_of_proc_and_sys()
         _prepare_cgroups()
     except OSError as error:
@@ -184,13 +185,6 @@ def _has_overlay() -> bool:
     except OSError as error:
         return error.errno != errno.ENODEV
     return True
-
-
-def _shares_mounts_with_process_1() -> bool:
-    try:
-        return Path("/proc/self/ns/mnt").readlink() == Path("/proc/1/ns/mnt").readlink()
-    except OSError:
-        return True
 
 
 def _show_all_of_proc_and_sys() -> None:
