@@ -3,7 +3,7 @@
 
 It supervises one nats-server, one API server, which terminates TLS itself, and one worker. The first two run as
 unprivileged users, and each role has NATS credentials of its own. It is for development: there is no gateway in
-front, so it listens on loopback only, unless told twice. Rows: A1, A2, A3, A4, A5, F1.
+front, so it listens on loopback only, unless told twice. Rows: A2, A3, A4, A5, F1.
 """
 
 from __future__ import annotations
