@@ -111,7 +111,10 @@ async def password(terminal: Terminal, *, password_stdin: PasswordsStdin = False
 async def _log_in(terminal: Terminal, client: Client, name: str, password: str) -> None:
     """Log in, and keep with the tokens how the installation was reached."""
     from mayfly.cli.logins import Login
+    from mayfly.client import FixedToken
 
+    if isinstance(terminal.tokens, FixedToken):
+        say("MAYFLY_TOKEN is set: as long as it is, it is used instead of this login.")
     tokens = await client.log_in(name, password)
     ca_file = str(terminal.ca_file.resolve()) if terminal.ca_file else None
     async with terminal.logins.locked() as logins:

@@ -10,6 +10,7 @@ from typing import Annotated, BinaryIO
 import typer
 
 from mayfly.cli.exits import Refused
+from mayfly.cli.interrupts import interruptible
 from mayfly.cli.output import milliseconds, say, write_bytes
 from mayfly.cli.terminal import Terminal, connected
 
@@ -78,7 +79,8 @@ def _read(source: BinaryIO) -> bytes:
     """Read a parameter; a source without end is not read for ever."""
     from mayfly.domain.limits import PARAMETER_MAX_BYTES
 
-    content = source.read(PARAMETER_MAX_BYTES + 1)
+    with interruptible():
+        content = source.read(PARAMETER_MAX_BYTES + 1)
     if len(content) > PARAMETER_MAX_BYTES:
         raise Refused(f"The parameter has more than {PARAMETER_MAX_BYTES:,} bytes, the most there can be.")
     return content

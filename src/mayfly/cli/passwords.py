@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import getpass
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from mayfly.cli.exits import Refused
+from mayfly.cli.interrupts import interruptible
 
 STDIN_MAX_BYTES = 16 * 1024
 
@@ -22,7 +20,7 @@ def ask(prompt: str) -> str:
     if not sys.stdin.isatty():
         raise Refused("There is no terminal to ask for the password at. Pipe it in, and add --password-stdin.")
     try:
-        with _interruptible():
+        with interruptible():
             return getpass.getpass(f"{prompt}: ")
     except EOFError:
         raise Refused("No password was given.") from None
@@ -48,20 +46,12 @@ def from_stdin(count: int = 1) -> list[str]:
     """
     if sys.stdin.isatty():
         raise Refused("stdin is a terminal. Leave --password-stdin out, and you are asked without echo.")
+    with interruptible():
+        content = sys.stdin.buffer.read(STDIN_MAX_BYTES)
     try:
-        lines = sys.stdin.buffer.read(STDIN_MAX_BYTES).decode().splitlines()
+        lines = content.decode().splitlines()
     except UnicodeDecodeError:
         raise Refused("The password on stdin is not text in UTF-8.") from None
     if len(lines) != count or not all(lines):
         raise Refused(f"--password-stdin takes exactly {count} line{'s' if count > 1 else ''}, and not an empty one.")
     return lines
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C end the prompt: asyncio's own handler would wait for it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

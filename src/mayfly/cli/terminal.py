@@ -7,6 +7,7 @@ import functools
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -166,7 +167,7 @@ def open_terminal(url: str | None, ca: Path | None, *, as_json: bool, verbose: b
 
 
 def guarded(work: Callable[[], None], *, as_json: bool) -> int:
-    """Do *work* and return the exit status. Whatever is not one of our errors is a defect and keeps its traceback."""
+    """Do *work* and return the exit status."""
     from mayfly.client.errors import ClientError
     from mayfly.settings import SettingsError
 
@@ -187,6 +188,9 @@ def guarded(work: Callable[[], None], *, as_json: bool) -> int:
         status = exits.PIPE
     except KeyboardInterrupt:
         status = exits.INTERRUPTED
+    except Exception:  # noqa: BLE001 - a defect is shown whole, and must not look like a function that failed
+        traceback.print_exc()
+        status = exits.PLATFORM
     else:
         status = exits.OK
     return status

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+import mayfly
 from mayfly.client.errors import InvalidCall, transport_error
 
 CONNECT_S = 10.0
@@ -78,7 +79,8 @@ class Connection:
             transport=transport,
             # a proxy of the environment's knows nothing of our own loopback
             trust_env=not _is_loopback(httpx.URL(self.url).host),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+            headers={"User-Agent": f"mayfly/{mayfly.__version__}"},
             event_hooks=_hooks(trace) if trace else {},
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -106,6 +107,28 @@ async def test_something_moves_while_an_image_is_fetched(anybody: Mayfly, api: A
 
     assert status == 5
     assert screen.shown.rstrip().endswith("mayfly: registry says: manifest unknown")
+
+
+async def test_ctrl_c_ends_the_typing_of_a_parameter(with_echo: Mayfly, worker: AnsweringWorker) -> None:
+    """Ctrl-C while a parameter is typed ends `invoke` with status 130, at once, and nothing is sent."""
+    before = len(worker.claimed)
+
+    async with with_echo.at_terminal("invoke", "echo", "-") as screen:
+        screen.type("hello\n")
+        await screen.until("hello")
+        await until_reading(screen.process.pid)
+        screen.type("\x03")
+        status = await screen.ended()
+
+    assert status == 130
+    assert len(worker.claimed) == before
+
+
+async def until_reading(pid: int) -> None:
+    """Wait until a process sleeps: nothing before its read of the terminal makes it."""
+    async with asyncio.timeout(20):
+        while "State:\tS" not in Path(f"/proc/{pid}/status").read_text():
+            await asyncio.sleep(0.02)
 
 
 @pytest.mark.F12
