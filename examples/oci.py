@@ -22,8 +22,8 @@ from typing import Any
 
 BUSYBOX = Path("/bin/busybox")
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\napp:x:1234:1234::/home/app:/bin/sh\n"
-GROUP = "root:x:0:\nnogroup:x:65534:\napp:x:1234:\nextra:x:777:app\n"
+USER_DATABASE = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\napp:x:1234:1234::/home/app:/bin/sh\n"
+ETC_GROUP = "root:x:0:\nnogroup:x:65534:\napp:x:1234:\nextra:x:777:app\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +107,8 @@ def _layer(image: Image) -> bytes:
 
 
 def _add_busybox(tar: tarfile.TarFile) -> None:
-    _add_file(tar, "etc/passwd", PASSWD.encode(), 0o644)
-    _add_file(tar, "etc/group", GROUP.encode(), 0o644)
+    _add_file(tar, "etc/passwd", USER_DATABASE.encode(), 0o644)
+    _add_file(tar, "etc/group", ETC_GROUP.encode(), 0o644)
     _add_file(tar, "bin/busybox", BUSYBOX.read_bytes(), 0o755)
     applets = subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True, text=True).stdout.split()
     for applet in applets:
