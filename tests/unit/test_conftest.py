@@ -1,0 +1,94 @@
+"""What tests/conftest.py and tests/support/need.py give to all tests, tried on runs of pytest of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def pytest_run(code: str, directory: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run pytest with our conftest on a file with this code."""
+    (directory / "test_it.py").write_text(code)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "tests.conftest",
+        "-c",
+        "/dev/null",
+        f"--rootdir={directory}",
+    ]
+    return subprocess.run(
+        [*command, *arguments, str(directory)],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_a_run_out_of_time_ends(tmp_path: Path) -> None:
+    """Past its budget a run ends with status 124 and says so."""
+    code = "import time\ndef test_waits():\n  while True: time.sleep(0.01)"
+    ended = pytest_run(code, tmp_path, "--budget-s=1")
+    assert ended.returncode == 124
+    assert "Interrupted: its 1 s are over." in ended.stdout
+
+
+def test_a_run_out_of_time_cleans_up(tmp_path: Path) -> None:
+    """The fixtures of a test that is interrupted so are closed."""
+    code = """
+import pathlib, pytest, threading, time
+@pytest.fixture
+def thing():
+    yield
+    pathlib.Path(__file__).with_name("closed").touch()
+def test_waits(thing, pytestconfig):
+    threading.Thread(target=pytestconfig.pluginmanager.get_plugin("budget").end).start()
+    while True:
+        time.sleep(0.01)
+"""
+    assert pytest_run(code, tmp_path, "--budget-s=50").returncode == 124
+    assert (tmp_path / "closed").exists()
+
+
+def test_a_run_in_time_keeps_its_status(tmp_path: Path) -> None:
+    """A budget that suffices changes nothing, be it success or failure."""
+    assert pytest_run("def test_it(): pass", tmp_path, "--budget-s=50").returncode == 0
+    assert pytest_run("def test_it(): assert 0", tmp_path, "--budget-s=50").returncode == 1
+
+
+def test_long_tests_run_only_when_asked_for(tmp_path: Path) -> None:
+    """A test marked `long` is left out, unless --long is given."""
+    code = "import pytest\n@pytest.mark.long\ndef test_long(): pass\ndef test_short(): pass"
+    assert "1 passed, 1 deselected" in pytest_run(code, tmp_path).stdout
+    assert "2 passed" in pytest_run(code, tmp_path, "--long").stdout
+
+
+def test_no_setting_of_the_machine_reaches_a_test(tmp_path: Path) -> None:
+    """Variables of Mayfly are gone, but for those that say which installation to test."""
+    code = "import os\ndef test_it(): assert [n for n in os.environ if n.startswith('MAYFLY_')] == ['MAYFLY_E2E_URL']"
+    ended = pytest_run(code, tmp_path, MAYFLY_SLOTS="7", MAYFLY_E2E_URL="https://127.0.0.1:1")
+    assert ended.returncode == 0, ended.stdout
+
+
+@pytest.mark.parametrize(("where", "outcome"), [({}, "1 passed, 1 skipped"), ({"CI": "true"}, "1 failed, 1 passed")])
+def test_what_is_missing_skips_on_a_laptop_and_fails_in_ci(tmp_path: Path, where: dict[str, str], outcome: str) -> None:
+    """`need` skips a test where the machine lacks something, and fails it with CI=true."""
+    code = """
+from tests.support.need import need
+def test_has(): need(True, "nothing")
+def test_lacks(): need(False, "a thing")
+"""
+    ended = pytest_run(code, tmp_path, **where)
+    assert outcome in ended.stdout
