@@ -7,7 +7,6 @@ MAYFLY_E2E_URL and MAYFLY_E2E_CA are left alone: they are not settings, but say 
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import signal
 import threading
@@ -49,27 +48,31 @@ class Budget:
     def __init__(self, seconds: float) -> None:
         """Give so much time from the session's start on."""
         self._seconds = seconds
-        self._over = threading.Event()
+        self._over, self._ended = threading.Event(), threading.Event()
         self._timer = threading.Timer(seconds, self.end)
         self._timer.daemon = True
+
+    def end(self) -> None:
+        """Interrupt the run; if that does not end it, leave it as it is."""
+        self._over.set()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        if not self._ended.wait(CLEAN_UP_S):
+            os._exit(OUT_OF_TIME)
 
     def pytest_sessionstart(self) -> None:
         """Start the clock."""
         self._timer.start()
 
-    def end(self) -> None:
-        """Interrupt the run; should that get lost somewhere, end it without cleaning up."""
-        self._over.set()
-        faulthandler.dump_traceback_later(CLEAN_UP_S, exit=True)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Stop the clock; a run that was out of time says so by its status."""
         self._timer.cancel()
-        faulthandler.cancel_dump_traceback_later()
         if self._over.is_set():
             session.exitstatus = OUT_OF_TIME
+
+    def pytest_unconfigure(self) -> None:
+        """Everything is cleaned up."""
+        self._ended.set()
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say it in words, too."""
