@@ -22,7 +22,14 @@ from typing import Any
 
 BUSYBOX = Path("/bin/busybox")
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-USER_DATABASE = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\napp:x:1234:1234::/home/app:/bin/sh\n"
+USER_DATABASE = "".join(
+    f"{line}\n"
+    for line in (
+        "root:x:0:0:root:/root:/bin/sh",
+        "nobody:x:65534:65534:nobody:/:/bin/false",
+        "app:x:1234:1234::/home/app:/bin/sh",
+    )
+)
 ETC_GROUP = "root:x:0:\nnogroup:x:65534:\napp:x:1234:\nextra:x:777:app\n"
 
 
