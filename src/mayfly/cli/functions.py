@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mayfly.cli.exits import Refused
 from mayfly.cli.output import columns, pairs, say, short_digest
 from mayfly.cli.terminal import Terminal, connected
 
@@ -188,7 +189,7 @@ def _variables(words: list[str] | None) -> dict[str, str]:
     for word in words or []:
         name, equals, value = word.partition("=")
         if not name or not equals:
-            raise typer.BadParameter(f"{word!r} is not NAME=VALUE.", param_hint="--env")
+            raise Refused(f"--env takes NAME=VALUE, and {word!r} is not that.")
         variables[name] = value
     return variables
 
@@ -196,7 +197,7 @@ def _variables(words: list[str] | None) -> dict[str, str]:
 def _changed(before: dict[str, str], given: dict[str, str], unset: list[str]) -> dict[str, str]:
     for name in unset:
         if name not in before:
-            raise typer.BadParameter(f"the function has no variable {name!r}.", param_hint="--unset-env")
+            raise Refused(f"--unset-env: the function has no variable {name!r}.")
     return {name: value for name, value in before.items() if name not in unset} | given
 
 

@@ -63,7 +63,7 @@ async def invoke(
 
 def _parameter(text: str | None, file: Path | None) -> str | bytes:
     if file is not None and text is not None:
-        raise typer.BadParameter("give PARAMETER or --file, not both.", param_hint="--file")
+        raise Refused("Give PARAMETER or --file, not both.")
     if file is not None:
         try:
             with file.open("rb") as source:

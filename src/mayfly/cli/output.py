@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from typing import BinaryIO
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -26,12 +28,22 @@ def write_bytes(data: bytes) -> None:
     Raises: BrokenPipeError when nobody reads any more; Unwritable.
     """
     try:
-        sys.stdout.buffer.write(data)
+        _write_all(sys.stdout.buffer, data)
         sys.stdout.buffer.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
         raise Unwritable(error.strerror) from None
+
+
+def _write_all(stream: BinaryIO, data: bytes) -> None:
+    """With PYTHONUNBUFFERED set there is nothing between us and the system's write, which may take a part only."""
+    rest = memoryview(data)
+    while rest:
+        written = stream.write(rest)
+        if not written:
+            raise BlockingIOError(errno.EAGAIN, "it takes nothing now, and is set not to wait")
+        rest = rest[written:]
 
 
 def say(text: str) -> None:

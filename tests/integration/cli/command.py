@@ -135,6 +135,7 @@ class Mayfly:
             "MAYFLY_CONFIG_DIR": str(self.config_dir),
             "TERM": "xterm",
             "COLUMNS": "100",
+            "PYTHONUNBUFFERED": "",  # as users have it
         }
         return {name: value for name, value in (inherited | ours | self.environment).items() if value}
 

@@ -150,7 +150,7 @@ async def test_a_taken_name_is_told(mayfly: Mayfly, worker: AnsweringWorker) -> 
     [
         (("--memory", "1"), "`limits.memory_mib` must be at least 32"),
         (("--memory", "much"), "'--memory'"),
-        (("--env", "NOVALUE"), "'NOVALUE' is not NAME=VALUE."),
+        (("--env", "NOVALUE"), "--env takes NAME=VALUE, and 'NOVALUE' is not that."),
         (("--env", "MAYFLY_X=1"), "Mayfly's own"),
         (("--parameter", "telepathy"), "'stdin', 'argument', 'environment'"),
         (("--nonsense",), "--nonsense"),
