@@ -20,7 +20,7 @@ import msgspec
 
 from mayfly.cli.exits import Refused
 from mayfly.client.errors import NotLoggedIn
-from mayfly.client.tokens import Exchange, Tokens
+from mayfly.client.tokens import Exchange, Tokens, to_its_end
 
 LOCK_WAIT_S = 60.0  # whoever has the lock talks to the server, which may take its time
 LOCK_LOOK_S = 0.02
@@ -140,9 +140,7 @@ class KeptTokens:
                 raise NotLoggedIn(f"You are not logged in at {self._url} any more.")
             if login.tokens != stale:
                 return login.tokens
-            tokens = await exchange(stale.refresh_token or "")
-            self._file.write(logins.having(self._url, msgspec.structs.replace(login, tokens=tokens)))
-            return tokens
+            return await to_its_end(self._exchanged(logins, login, exchange))
 
     async def keep(self, tokens: Tokens | None) -> None:
         """Keep these, or leave the entry out."""
@@ -152,6 +150,12 @@ class KeptTokens:
                 self._file.write(logins.without(self._url))
             elif login is not None:
                 self._file.write(logins.having(self._url, msgspec.structs.replace(login, tokens=tokens)))
+
+    async def _exchanged(self, logins: Logins, login: Login, exchange: Exchange) -> Tokens:
+        """Exchange what *login* has. The lock is held."""
+        tokens = await exchange(login.tokens.refresh_token or "")
+        self._file.write(logins.having(self._url, msgspec.structs.replace(login, tokens=tokens)))
+        return tokens
 
 
 async def _lock(descriptor: int, directory: Path) -> None:

@@ -8,6 +8,7 @@ call may be repeated is for the caller to say, who finds `ran` in every error.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -157,12 +158,12 @@ class Client:
         """
         Invoke a function and wait for its result. *timeout_s* shortens the function's own time-out.
 
-        Raises: InvalidCall for a string that is not text (a lone surrogate); ApiError; Unreachable, with `ran`
-        unknown once the call was sent.
+        Raises: InvalidCall for a string that is not text (a lone surrogate) or a time-out that is no time; ApiError;
+        Unreachable, with `ran` unknown once the call was sent.
         """
         headers = {"Content-Type": "text/plain; charset=utf-8"}
         if timeout_s is not None:
-            headers["Mayfly-Timeout"] = f"{timeout_s:g}"
+            headers["Mayfly-Timeout"] = _seconds(timeout_s)
         path = f"/v1/functions/{_segment(name)}/activations"
         read_s = min(timeout_s or TIMEOUT_MAX_S, TIMEOUT_MAX_S) + MARGIN_S
         return _result(await self._send("POST", path, read_s=read_s, headers=headers, content=_utf8(parameter)))
@@ -189,7 +190,8 @@ class Client:
         Raises: ApiError, the same that the call was answered with, if it failed.
         """
         path = f"/v1/activations/{_segment(activation_id)}/result"
-        response = await self._send("GET", path, read_s=wait_s + ANSWER_S, params={"wait": f"{wait_s:g}"})
+        query = {"wait": _seconds(wait_s)}
+        response = await self._send("GET", path, read_s=wait_s + ANSWER_S, params=query)
         return None if response.status_code == httpx.codes.ACCEPTED else _result(response)
 
     async def logs(self, activation_id: str) -> Logs:
@@ -204,7 +206,7 @@ class Client:
     # How it is sent
 
     async def _page(self, path: str, shape: type[T], **query: str | None) -> T:
-        given = {name: value for name, value in query.items() if value is not None}
+        given = {name: _utf8(value, name).decode() for name, value in query.items() if value is not None}
         return _read(await self._send("GET", path, params={"limit": PAGE, **given}), shape)
 
     async def _send_public(self, method: str, path: str, *, read_s: float = ANSWER_S, **options: Any) -> httpx.Response:
@@ -267,6 +269,13 @@ def _utf8(text: str | bytes, what: str = "parameter") -> bytes:
         raise InvalidCall(_not_text(f"The {what}", error)) from None
 
 
+def _seconds(value: float) -> str:
+    """Write a duration for the API, which says which ones it takes; what is none would end in our own timers."""
+    if not 0 <= value < math.inf:
+        raise InvalidCall(f"{value:g} is not a number of seconds.")
+    return f"{value:g}"
+
+
 def _not_text(what: str, error: UnicodeEncodeError) -> str:
     return (
         f"{what} is not text: character {error.start} is a lone surrogate (U+{ord(error.object[error.start]):04X}), "
@@ -284,7 +293,7 @@ def _segment(text: str) -> str:
 def _read(response: httpx.Response, shape: type[T]) -> T:
     try:
         return msgspec.json.decode(response.content, type=shape)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise not_mayfly(response) from None
 
 

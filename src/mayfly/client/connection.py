@@ -31,14 +31,14 @@ def normal_url(text: str) -> str:
     """
     try:
         url = httpx.URL(text.strip())
-    except httpx.InvalidURL as error:
+        host = f"[{url.host}]" if ":" in url.host else url.host
+    except (httpx.InvalidURL, UnicodeError) as error:  # a name that begins as IDNA and is none
         raise InvalidCall(f"{text!r} is not a URL: {error}.") from None
     if url.scheme != "https":
         raise InvalidCall(f"{text!r} is not an https:// URL. Mayfly answers over HTTPS only.")
     if not url.host or url.userinfo or url.query or url.fragment or any(map(str.isspace, text)):
         raise InvalidCall(f"{text!r} must be a host and perhaps a port and a path, such as https://127.0.0.1:8443.")
     port = "" if url.port in {None, 443} else f":{url.port}"
-    host = f"[{url.host}]" if ":" in url.host else url.host
     return f"https://{host}{port}{url.path.rstrip('/')}"
 
 

@@ -52,7 +52,8 @@ class ApiError(ClientError):
         self.fault = cast("Fault", problem.get("fault", "platform"))
         self.status = status
         self.request_id = str(problem.get("request_id", ""))
-        self.retry_after_s: float | None = problem.get("retry_after_s")
+        retry_after_s = problem.get("retry_after_s")
+        self.retry_after_s: float | None = retry_after_s if isinstance(retry_after_s, int | float) else None
         self.members = {name: value for name, value in problem.items() if name not in self.STANDARD}
 
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
 RENEW_BEFORE_S = 30.0
 
 Exchange = Callable[[str], Awaitable["Tokens"]]
+
+T = TypeVar("T")
 
 
 class Tokens(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,7 +65,7 @@ class TokenKeeper(Protocol):
     async def renewed(self, stale: Tokens, exchange: Exchange) -> Tokens:
         """
         Exchange the refresh token of *stale* for the next pair and keep it; if somebody else has done so since,
-        return what he got.
+        return what he got. What was begun is brought `to_its_end`.
         """
 
     async def keep(self, tokens: Tokens | None) -> None:
@@ -86,12 +88,30 @@ class MemoryTokens:
         """Exchange, or take what another task got meanwhile."""
         async with self._lock:
             if self._tokens is None or self._tokens == stale:
-                self._tokens = await exchange(stale.refresh_token or "")
+                return await to_its_end(self._exchanged(stale, exchange))
             return self._tokens
 
     async def keep(self, tokens: Tokens | None) -> None:
         """Keep these from now on."""
         self._tokens = tokens
+
+    async def _exchanged(self, stale: Tokens, exchange: Exchange) -> Tokens:
+        self._tokens = await exchange(stale.refresh_token or "")
+        return self._tokens
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """
+    Await *work*, also when cancelled meanwhile, and be cancelled only then.
+
+    Whoever gives a refresh token away and does not wait for the next one has lost both, and the login with them.
+    """
+    begun = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(begun)
+    except asyncio.CancelledError:
+        await asyncio.wait([begun])
+        raise
 
 
 class FixedToken(MemoryTokens):

@@ -71,6 +71,25 @@ async def test_json_of_another_shape_is_not_mayflys(api: ApiServer) -> None:
             await client.me()
 
 
+async def test_json_that_is_no_text_is_not_mayflys(api: ApiServer) -> None:
+    """Bytes that are not UTF-8 where JSON should be are told as such."""
+    answer = http("200 OK", "application/json", '{"id": "?"}').replace(b"?", b"\xff")
+    async with strange_server(api.certificates, answer) as server, client_of(api, server) as client:
+        with pytest.raises(NotMayfly):
+            await client.me()
+
+
+@pytest.mark.parametrize("value", ["5", [5], None])
+async def test_a_time_to_come_back_that_is_no_number_is_none(api: ApiServer, value: object) -> None:
+    """A gateway that writes its problems by hand does not make the client stumble over them."""
+    answer = problem("429 Too Many Requests", **REFUSED, retry_after_s=value)
+    async with strange_server(api.certificates, answer) as server, client_of(api, server) as client:
+        with pytest.raises(ApiError) as caught:
+            await client.me()
+
+    assert caught.value.retry_after_s is None
+
+
 async def test_fields_of_a_newer_server_are_ignored(api: ApiServer) -> None:
     """A server may say more than this client knows."""
     user = {"id": "a", "username": "ann", "role": "user", "created_at": "2026-01-01T00:00:00Z", "hat": "red"}
