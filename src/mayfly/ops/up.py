@@ -129,7 +129,7 @@ class System:
             f"Its certificate authority: {ca}\n\n"
             "Try, in another terminal:\n"
             f"  export MAYFLY_URL={self.url} MAYFLY_CA_FILE={ca}\n"
-            "  mayfly register me\n"
+            "  mayfly register ann\n"
             "  mayfly functions create upper busybox -- tr a-z A-Z\n"
             "  mayfly invoke upper 'hello, mayfly'\n\n"
             "Ctrl-C stops everything.\n"
