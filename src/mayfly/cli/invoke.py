@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
 
 from mayfly.cli.exits import Refused
-from mayfly.cli.interrupts import interruptible
+from mayfly.cli.interrupts import interruptible, stdin
 from mayfly.cli.output import milliseconds, say, write_bytes
 from mayfly.cli.terminal import Terminal, connected
 
@@ -71,7 +70,7 @@ def _parameter(text: str | None, file: Path | None) -> str | bytes:
         except OSError as error:
             raise Refused(f"{file} cannot be read: {error.strerror}.") from None
     if text == "-":
-        return _read(sys.stdin.buffer)
+        return _read(stdin().buffer)
     return text or ""
 
 

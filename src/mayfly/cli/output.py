@@ -27,6 +27,8 @@ def write_bytes(data: bytes) -> None:
 
     Raises: BrokenPipeError when nobody reads any more; Unwritable.
     """
+    if sys.stdout is None:
+        raise Unwritable("stdout is closed")
     try:
         _write_all(sys.stdout.buffer, data)
         sys.stdout.buffer.flush()
@@ -52,7 +54,9 @@ def say(text: str) -> None:
 
 
 def say_bytes(data: bytes) -> None:
-    """Write bytes to stderr, as they are."""
+    """Write bytes to stderr, as they are; nobody wants to know if it is closed."""
+    if sys.stderr is None:
+        return
     sys.stderr.flush()
     sys.stderr.buffer.write(data)
     sys.stderr.buffer.flush()

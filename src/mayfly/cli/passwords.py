@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import getpass
-import sys
 
 from mayfly.cli.exits import Refused
-from mayfly.cli.interrupts import interruptible
+from mayfly.cli.interrupts import interruptible, stdin
 
 STDIN_MAX_BYTES = 16 * 1024
 
@@ -17,7 +16,7 @@ def ask(prompt: str) -> str:
 
     Raises: Refused when there is nobody to ask, or no answer.
     """
-    if not sys.stdin.isatty():
+    if not stdin().isatty():
         raise Refused("There is no terminal to ask for the password at. Pipe it in, and add --password-stdin.")
     try:
         with interruptible():
@@ -44,10 +43,10 @@ def from_stdin(count: int = 1) -> list[str]:
 
     Raises: Refused when stdin is a terminal, which would show them, or has not *count* lines of text.
     """
-    if sys.stdin.isatty():
+    if stdin().isatty():
         raise Refused("stdin is a terminal. Leave --password-stdin out, and you are asked without echo.")
     with interruptible():
-        content = sys.stdin.buffer.read(STDIN_MAX_BYTES)
+        content = stdin().buffer.read(STDIN_MAX_BYTES)
     try:
         lines = content.decode().splitlines()
     except UnicodeDecodeError:

@@ -13,7 +13,7 @@ SHOW_AFTER_S = 0.4
 @asynccontextmanager
 async def waiting(for_what: str) -> AsyncIterator[None]:
     """Show *for_what* as long as the block takes; nothing is left of it afterwards."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield
         return
     spinning = asyncio.create_task(_spin(for_what), name="spin")

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, TextIO
 
 import typer
 
@@ -167,7 +167,20 @@ def open_terminal(url: str | None, ca: Path | None, *, as_json: bool, verbose: b
 
 
 def guarded(work: Callable[[], None], *, as_json: bool) -> int:
-    """Do *work* and return the exit status."""
+    """Do *work*, say what went wrong with it, and return the exit status."""
+    try:
+        return _attempt(work, as_json=as_json)
+    except BrokenPipeError:  # one of the two; nobody is left to tell
+        _to_nowhere(sys.stdout, sys.stderr)
+        return exits.PIPE
+    except KeyboardInterrupt:
+        return exits.INTERRUPTED
+    except Exception:  # noqa: BLE001 - a defect is shown whole, and must not look like a function that failed
+        traceback.print_exc()
+        return exits.PLATFORM
+
+
+def _attempt(work: Callable[[], None], *, as_json: bool) -> int:
     from mayfly.client.errors import ClientError
     from mayfly.settings import SettingsError
 
@@ -175,30 +188,22 @@ def guarded(work: Callable[[], None], *, as_json: bool) -> int:
         work()
     except ClientError as error:
         exits.report(error, as_json=as_json)
-        status = exits.exit_status(error)
+        return exits.exit_status(error)
     except (exits.Refused, SettingsError) as refused:
-        status = getattr(refused, "status", exits.USAGE)
         exits.report_refusal(str(refused), as_json=as_json)
+        return getattr(refused, "status", exits.USAGE)
     except Unwritable as error:
-        _close_stdout()
+        _to_nowhere(sys.stdout)
         exits.report_refusal(f"The answer cannot be written: {error}.", as_json=as_json)
-        status = exits.PLATFORM
-    except BrokenPipeError:
-        _close_stdout()
-        status = exits.PIPE
-    except KeyboardInterrupt:
-        status = exits.INTERRUPTED
-    except Exception:  # noqa: BLE001 - a defect is shown whole, and must not look like a function that failed
-        traceback.print_exc()
-        status = exits.PLATFORM
-    else:
-        status = exits.OK
-    return status
+        return exits.PLATFORM
+    return exits.OK
 
 
-def _close_stdout() -> None:
-    """Let what is still buffered go nowhere, or Python complains about it at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _to_nowhere(*streams: TextIO | None) -> None:
+    """Let what is still buffered go nowhere, or Python complains about it at its end, with a status of its own."""
+    for stream in streams:
+        if stream is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _json(value: object) -> str:
