@@ -160,9 +160,6 @@ class ImageSettings(Settings):
     image_max_bytes: Annotated[int, Field(ge=1 << 20)] = 2 << 30
     """The largest image, unpacked, in bytes."""
 
-    image_dir: Path = Path("/var/lib/mayfly/images")
-    """For unpacked images. Lasting, private to the worker."""
-
     image_cache_bytes: Annotated[int, Field(ge=1 << 20)] = 20 << 30
     """Room for unpacked images on a worker, in bytes. The longest unused go first, never one in use."""
 
@@ -178,6 +175,9 @@ class WorkerSettings(LogSettings, NatsSettings, ImageSettings):
 
     state_dir: Path = Path("/run/mayfly")
     """For what lives no longer than the worker: bundles, mounts, the runtime's own state."""
+
+    image_dir: Path = Path("/var/lib/mayfly/images")
+    """For unpacked images. Lasting, private to the worker."""
 
     launcher_dir: Path | None = None
     """Where the two C programs are, if not in the package."""

@@ -181,12 +181,13 @@ def images_list(data_dir: Annotated[Path | None, typer.Option(help="That of `may
 
     Example: mayfly images list
     """
+    from mayfly.ops.layout import Layout
     from mayfly.worker.serve import open_images
 
     given = _settings(UpSettings, data_dir=data_dir)
 
     async def run() -> list[str]:
-        async with open_images(_with_images_of(given)) as store:
+        async with open_images(given, Layout(given.data_dir).images) as store:
             return [f"{image.digest}  {image.size_bytes >> 20} MiB" for image in store.list()]
 
     for line in _run(run()):
@@ -204,20 +205,17 @@ def images_import(
 
     Example: docker save upper | gzip > upper.tar.gz && mayfly images import upper.tar.gz upper
     """
+    from mayfly.ops.layout import Layout
     from mayfly.worker.serve import open_images
 
     given = _settings(UpSettings, data_dir=data_dir)
     _need_root("images import")
 
     async def run() -> str:
-        async with open_images(_with_images_of(given)) as store:
+        async with open_images(given, Layout(given.data_dir).images) as store:
             return await store.import_image(source, name)
 
     typer.echo(f"local/{name}@{_run(run())}")
-
-
-def _with_images_of(given: UpSettings) -> UpSettings:
-    return given.model_copy(update={"image_dir": given.data_dir / "images"})
 
 
 def _settings(role: type[S], **given: Any) -> S:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from pathlib import Path
 
 import structlog
 
@@ -41,7 +42,7 @@ async def serve(settings: WorkerSettings) -> None:
         if left:
             log.warning("worker.reaped", containers=left)
         async with (
-            open_images(settings) as images,
+            open_images(settings, settings.image_dir) as images,
             connect(settings, role="worker", buffer_while_disconnected=True) as bus,
         ):
             tools = Tools(
@@ -59,15 +60,15 @@ async def serve(settings: WorkerSettings) -> None:
         await runtime.close()
 
 
-def open_images(settings: ImageSettings) -> ImageStore:
-    """Open the image store as the settings say."""
+def open_images(settings: ImageSettings, directory: Path) -> ImageStore:
+    """Open the image store in *directory*, with the rules of the settings."""
     policy = RegistryPolicy(
         allow=settings.allowed_registries,
         private=settings.private_registries,
         plain_http=settings.plain_http_registries,
     )
     return ImageStore(
-        directory=settings.image_dir,
+        directory=directory,
         policy=policy,
         auth_file=settings.registry_auth_file,
         pull_timeout_s=settings.pull_timeout_s,
