@@ -41,7 +41,7 @@ FATES = {
     "sleeps": (("sleep", "60"), EndReason.TIMED_OUT),
     "eats": (("eat_memory",), EndReason.OUT_OF_MEMORY),
     "floods": (("yes",), EndReason.RESULT_TOO_LARGE),
-    "forks": (("sh", "-c", "f() { f | f & }; f; exec sleep 60"), EndReason.TIMED_OUT),
+    "forks": (("fork_bomb",), EndReason.TIMED_OUT),
     "fills": (
         ("sh", "-c", "dd if=/dev/zero of=/x bs=1M; dd if=/dev/zero of=/dev/shm/x bs=1M; sleep 60"),
         EndReason.TIMED_OUT,

@@ -13,7 +13,7 @@ from mayfly.containers.oci import OciContainer
 from mayfly.containers.runtime import Call, EndReason
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import MIB
-from tests.support.containers import IS_AMD64, SCALE, SHIFT, World, need, spoken
+from tests.support.containers import IS_AMD64, SCALE, SHIFT, World, need, processes_of, spoken
 
 pytestmark = [pytest.mark.root, pytest.mark.F9]
 
@@ -141,14 +141,16 @@ async def test_cpu_limit_holds(world: World) -> None:
 
 
 async def test_process_limit_holds(world: World) -> None:
-    """A fork bomb stops at the limit and goes down with its container."""
-    spec = world.spec(pids=16)
-    ending = await world.shell("f() { f | f & }; f; exec sleep 60", timeout_s=1.0, spec=spec)
-    assert ending.reason is EndReason.TIMED_OUT
-    count = await world.shell(
-        "for i in $(seq 30); do sleep 9 & done; echo $(ls -d /proc/[0-9]* | wc -l)", spec=world.spec(pids=16)
-    )
-    assert b"can't fork" in ending.stderr + count.stderr
+    """A fork bomb stops at the limit, counted from outside, and goes down with its container."""
+    async with world.held(world.spec(pids=16)) as container:
+        call = asyncio.create_task(container.run(Call(argv=("fork_bomb",)), timeout_s=1.0 * SCALE))
+        await spoken(container)
+        inside = processes_of(container.id)
+        ending = await call
+        assert ending.reason is EndReason.TIMED_OUT
+        assert ending.stdout.startswith(b"full\n")
+    others = 2  # the runtime and the init
+    assert 14 <= len(inside) - others <= 16
 
 
 # --- writable room ------------------------------------------------------------------------------------------------
