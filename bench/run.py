@@ -1,7 +1,7 @@
 """
 Mayfly beside what it is compared with, all in one run on one machine, with ratios.
 
-    scripts/bench [--short] [--json FILE] [--markdown FILE] [--without-docker]
+    scripts/bench [--short] [--json FILE] [--page FILE] [--without-docker]
 
 End to end means over HTTPS with a token, through API server, NATS and worker, to a fresh container and back; the
 client shares the machine's cores. The machine is noisy: compare the figures of one run only.
@@ -168,6 +168,29 @@ def markdown(found: dict[str, Any]) -> str:
     return "\n".join([*rows, "", f"Mayfly: {rates}; p50 {large} in and out. {found['machine']}."])
 
 
+def page(found: dict[str, Any]) -> str:
+    """The reference page around the table."""
+    return PAGE.format(table=markdown(found))
+
+
+PAGE = """# Performance
+
+Made by `scripts/bench --page docs/reference/performance.md`, in one run on one machine, the client included. The
+machine is small and noisy, so compare the figures of one run only. No target is set yet; making it fast is to come.
+
+{table}
+
+What is measured:
+
+- **Mayfly, end to end over HTTPS**: a call with a token over a kept connection, through API server, NATS and worker,
+  to a fresh container of a busybox image that gives its parameter back, and the answer.
+  The p50 is of one call at a time.
+- **bare `crun run`**: the same root file system in a user namespace, without seccomp filter, limits, or anybody who
+  queues, records or reads results; best of 1, 2 and 4 at once. It is the floor for whoever uses crun.
+- **`docker run --rm --network none`**: the same image, by a dockerd of the bench's own; best of 1, 2 and 4 at once.
+"""
+
+
 def _row(name: str, times: dict[str, float], per_s: float, figures: dict[str, float]) -> str:
     slower = times["p50_ms"] / figures["hot_p50_ms"]
     share = figures["saturation_per_s"] / per_s
@@ -188,7 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench")
     parser.add_argument("--short", action="store_true", help="under 90 s, rougher")
     parser.add_argument("--json", type=Path, help="write all figures here")
-    parser.add_argument("--markdown", type=Path, help="write the table here as well")
+    parser.add_argument("--page", type=Path, help="write the reference page here")
     parser.add_argument("--without-docker", action="store_true", help="leave `docker run` out")
     options = parser.parse_args()
     calls = 200 if options.short else 1000
@@ -205,8 +228,8 @@ def main() -> None:
     print(markdown(found))
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n")
-    if options.markdown:
-        options.markdown.write_text(markdown(found) + "\n")
+    if options.page:
+        options.page.write_text(page(found))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -70,8 +71,8 @@ async def capped(registry: str) -> AsyncIterator[tuple[httpx.AsyncClient, Regist
     """An installation with a small cap on images, and a registry of its own that can be stopped."""
     async with Registry() as own:
         both = f"{registry},{own.url}"
-        settings = {"private_registries": both, "plain_http_registries": both, "image_max_bytes": 4 << 20}
-        with running_up(slots=1, **settings) as up:
+        settings: dict[str, Any] = {"private_registries": both, "plain_http_registries": both}
+        with running_up(slots=1, image_max_bytes=4 << 20, **settings) as up:
             async with await up.user() as client:
                 yield client, own
 
