@@ -57,11 +57,14 @@ async def test_nothing_lives_when_run_returns_and_nothing_is_left_a_second_later
     container = await world.runtime.create(world.spec(memory_mib=96, pids=32))
     assert isinstance(container, OciContainer)
     timeout_s = 20.0 if reason is not EndReason.TIMED_OUT else 1.0
-    ending = await container.run(Call(argv=argv), timeout_s=timeout_s * SCALE)
-    assert not living(world, container)
+    try:
+        ending = await container.run(Call(argv=argv), timeout_s=timeout_s * SCALE)
+        alive = living(world, container)
+    finally:
+        removed_at = time.monotonic()
+        await container.remove()
+    assert not alive
     assert ending.reason is reason
-    removed_at = time.monotonic()
-    await container.remove()
     assert time.monotonic() - removed_at < 1.0 * SCALE
     assert not world.left()
     assert processes_of(container.id) == []
