@@ -28,13 +28,14 @@ async def test_register_makes_an_account_and_logs_in(anybody: Mayfly, name: str)
 
 
 @pytest.mark.F3
-async def test_tokens_are_kept_where_only_the_owner_can_read(mayfly: Mayfly) -> None:
+async def test_tokens_are_kept_where_only_the_owner_can_read(anybody: Mayfly, name: str) -> None:
     """The file and its lock are 0600, the directory is 0700, no password is in it and nothing else is left there."""
-    files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in mayfly.config_dir.iterdir()}
+    await anybody("register", name, "--password-stdin", stdin=PASSWORD.encode())
+    files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in anybody.config_dir.iterdir()}
 
     assert files == {"logins.json": 0o600, "logins.lock": 0o600}
-    assert stat.S_IMODE(mayfly.config_dir.stat().st_mode) == 0o700
-    assert PASSWORD not in mayfly.login_file.read_text()
+    assert stat.S_IMODE(anybody.config_dir.stat().st_mode) == 0o700
+    assert PASSWORD not in anybody.login_file.read_text()
 
 
 @pytest.mark.F2
