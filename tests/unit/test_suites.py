@@ -1,0 +1,99 @@
+"""scripts/test: what it says and how it ends, tried on projects with a few tests of their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+OK, FAILS, SKIPS = (
+    "def test_ok(): pass\n",
+    "def test_fails(): assert 0\n",
+    "import pytest\ndef test_skips(): pytest.skip()\n",
+)
+SUITES = ("unit", "contract", "integration", "e2e")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with our scripts/test and conftest, four empty suites, and checks and a set-up that do nothing."""
+    for suite in SUITES:
+        (tmp_path / "tests" / suite).mkdir(parents=True)
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts/test", tmp_path / "scripts/test")
+    shutil.copy(ROOT / "tests/conftest.py", tmp_path / "tests/conftest.py")
+    script(tmp_path / "scripts/setup", "exit 0")
+    script(tmp_path / "scripts/check", "exit 0")
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    script(tmp_path / ".venv/bin/python", f'exec {sys.executable} "$@"')
+    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
+    return tmp_path
+
+
+def script(path: Path, line: str) -> None:
+    """Write a program of one line."""
+    path.write_text(f"#!/bin/sh\n{line}\n")
+    path.chmod(0o755)
+
+
+def run(project: Path, *arguments: str, **tests: str) -> tuple[int, str]:
+    """Run scripts/test where the suites hold these tests; return its status and its last line."""
+    for suite, code in tests.items():
+        (project / "tests" / suite / f"test_{suite}.py").write_text(code)
+    ended = subprocess.run(
+        [project / "scripts/test", *arguments],
+        env={"PATH": os.environ["PATH"]},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    return ended.returncode, ended.stdout.splitlines()[-1]
+
+
+def test_all_suites_are_added_up(project: Path) -> None:
+    """The last line counts the tests of all suites, of which one may be empty; skipping is no failure."""
+    assert run(project, unit=OK, integration=SKIPS, e2e=OK) == (0, "2 passed, 0 failed, 1 skipped")
+
+
+def test_one_failure_in_any_suite_fails_the_whole(project: Path) -> None:
+    """A failed test does not keep later suites from running, and is not forgotten after them."""
+    assert run(project, unit=FAILS, e2e=OK) == (1, "1 passed, 1 failed, 0 skipped")
+
+
+def test_what_cannot_be_collected_is_a_failure(project: Path) -> None:
+    """A file that cannot be imported counts as a failed test."""
+    assert run(project, unit=OK, contract="import nothing_of_this_name") == (1, "1 passed, 1 failed, 0 skipped")
+
+
+def test_a_failed_check_fails_the_whole(project: Path) -> None:
+    """Checks that fail let the tests run, and the status tells of them."""
+    script(project / "scripts/check", "exit 1")
+    assert run(project, unit=OK) == (1, "1 passed, 0 failed, 0 skipped")
+
+
+def test_no_test_at_all_is_a_failure(project: Path) -> None:
+    """Where nothing was tested, nothing has passed."""
+    assert run(project) == (1, "0 passed, 0 failed, 0 skipped")
+
+
+def test_a_suite_out_of_time_is_a_failure(project: Path) -> None:
+    """A suite that takes longer than its budget is ended and counts as failed."""
+    path = project / "scripts/test"
+    path.write_text(path.read_text().replace("$(($2 * 60))", "1"))
+    endless = "import time\ndef test_endless():\n    while True: time.sleep(0.01)\n"
+    assert run(project, contract=endless) == (1, "0 passed, 1 failed, 0 skipped")
+
+
+def test_arguments_go_to_pytest(project: Path) -> None:
+    """With arguments it is pytest, without checks, and ends as pytest does."""
+    script(project / "scripts/check", "exit 1")
+    status, line = run(project, "-k", "ok", unit=OK, e2e=FAILS)
+    assert (status, line.split(" in ")[0].strip("= ")) == (0, "1 passed, 1 deselected")
+    assert run(project, "tests/e2e", e2e=FAILS)[0] == 1
