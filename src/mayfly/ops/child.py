@@ -1,6 +1,9 @@
 """
 Starting a child of `mayfly up`: it dies with `up`, and runs as an unprivileged user wherever the project lies.
 
+An `up` that was killed has nobody left to see to its end. So the children with work in hand are killed with it: asked
+to stop in order, they would wait for calls that nobody can finish any more, and bar the way of the next `up`.
+
 The API server must not be root, but the code may well lie in a home directory that only root can enter. So, in a
 mount namespace of the child's own, each directory that bars the way is covered by an empty one in which only what
 the child needs is mounted: the rest of that home stays out of its reach.
@@ -29,6 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     """Become the child."""
     parser = argparse.ArgumentParser(prog="mayfly.ops.child")
     parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--orphaned", type=int, default=int(signal.SIGKILL), help="the signal when the parent ends")
     parser.add_argument("--uid", type=int)
     parser.add_argument("--show", type=Path, action="append", default=[])
     parser.add_argument("command", nargs="+")
@@ -36,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.uid is not None:
         show([path.resolve() for path in options.show])
         drop_to(options.uid)
-    die_with(options.parent)
+    die_with(options.parent, options.orphaned)
     os.execv(options.command[0], options.command)  # noqa: S606 - an argument list, no shell
 
 
@@ -81,9 +85,9 @@ def drop_to(uid: int) -> None:
     os.environ["HOME"] = "/"
 
 
-def die_with(parent: int) -> None:
-    """Ask the kernel to end this process when its parent ends; end at once if that has happened already."""
-    _call("prctl", _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0))
+def die_with(parent: int, number: int) -> None:
+    """Ask the kernel for signal *number* when the parent ends; end at once if that has happened already."""
+    _call("prctl", _libc.prctl(PR_SET_PDEATHSIG, number, 0, 0, 0))
     if os.getppid() != parent:
         sys.exit(1)
 

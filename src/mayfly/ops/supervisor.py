@@ -34,10 +34,12 @@ class ChildSpec:
     uid: int | None = None
     show: Sequence[Path] = ()
     stop_s: float = 10.0  # between the request to stop and the kill
+    orphaned: signal.Signals = signal.SIGKILL  # what it gets when `up` is killed, and cannot wait for it any more
 
     def argv(self) -> list[str]:
         """The command line, by way of `mayfly.ops.child`."""
         argv = [sys.executable, "-m", "mayfly.ops.child", "--parent", str(os.getpid())]
+        argv += ["--orphaned", str(int(self.orphaned))]
         if self.uid is not None:
             argv += ["--uid", str(self.uid)]
         for path in self.show:

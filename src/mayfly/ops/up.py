@@ -148,6 +148,7 @@ class System:
             command=[str(binary), "-c", str(nats / "nats.conf"), "-l", str(nats / "nats.log")],
             uid=self._nats_uid,
             show=(binary.parent, nats),
+            orphaned=signal.SIGTERM,  # it waits for nobody, and closes its files
         )
 
     def _api_server(self) -> ChildSpec:
