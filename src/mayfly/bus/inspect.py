@@ -73,14 +73,16 @@ async def overview(bus: Bus) -> list[Overview]:
 
 async def messages(bus: Bus, name: str) -> AsyncIterator[Message]:
     """
-    Read what lies in a stream or bucket, the oldest first, a thousand at the most.
+    Read what lies in a stream or bucket, the oldest first, of many the newest thousand.
 
     Raises: NotFound for an unknown name; QueueUnavailable.
     """
     if name not in (*STREAMS, *subjects.BUCKETS):
         raise NotFound(f"There is no stream or bucket {name!r}: {', '.join((*STREAMS, *subjects.BUCKETS))}.")
-    seq = 1
-    for _ in range(MOST):
+    with translated("inspect"):
+        state = (await bus.js.stream_info(_stream(name))).state
+    seq = 1 if state.messages <= MOST else max(1, state.last_seq - MOST + 1)
+    while True:
         query = msgspec.json.encode({"seq": seq, "next_by_subj": ">"})
         with translated("inspect"):
             answer = await bus.client.request(

@@ -17,7 +17,8 @@ Guarantees:
 from __future__ import annotations
 
 import asyncio
-import shutil
+import fcntl
+import os
 import tarfile
 import time
 from collections import Counter
@@ -33,8 +34,9 @@ from mayfly.domain.errors import ImageUnavailable, InvalidRequest
 from mayfly.domain.ids import Digest, UserId, new_id
 from mayfly.domain.image import ProcessConfig
 from mayfly.images.policy import RegistryPolicy
-from mayfly.images.pull import Pulled, Source, access, compressed_bytes, copy, inspect, pull, too_large
+from mayfly.images.pull import Pulled, Source, fetch, inspect, pull
 from mayfly.images.reference import LOCAL, ImageReference, parse_reference
+from mayfly.images.tree import remove, too_large
 
 log = structlog.get_logger()
 
@@ -80,8 +82,13 @@ class ImageStore:
         pull_timeout_s: float = 120.0,
         max_unpacked_bytes: int = 2 << 30,
         cache_bytes: int = 20 << 30,
+        may_evict: bool = True,
     ) -> None:
-        """Nothing is touched before the context is entered."""
+        """
+        Nothing is touched before the context is entered. *may_evict* is for the worker alone, which knows what is in
+        use; anybody else refuses what does not fit.
+        """
+        self._may_evict = may_evict
         self._directory = directory
         self._policy = policy
         self._auth_file = auth_file
@@ -97,9 +104,14 @@ class ImageStore:
         for directory in (self._directory, self._trees_dir, self._pulls_dir, self._names_dir):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for left in self._pulls_dir.iterdir():
-            await asyncio.to_thread(shutil.rmtree, left)
+            if not _is_held(left):
+                await asyncio.to_thread(remove, left)
         for tree in self._trees_dir.iterdir():
-            self._load(tree)
+            try:
+                self._load(tree)
+            except (OSError, msgspec.MsgspecError) as error:  # as a power cut leaves it
+                log.warning("image.unreadable", tree=tree.name, error=str(error))
+                await self._discard(tree)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -126,9 +138,9 @@ class ImageStore:
         if reference.is_local:
             return self._local(reference)
         await self._policy.check(reference)
-        async with self._in_time():
-            digest, manifest = await inspect(self._source(reference))
-        if compressed_bytes(manifest) > self._max_unpacked_bytes:
+        async with self._pull_directory() as work, self._in_time():
+            digest, manifest = await inspect(self._source(reference), work)
+        if manifest.compressed_bytes > self._max_unpacked_bytes:
             raise too_large(self._max_unpacked_bytes)
         return await self.prepare(reference, digest, owner=owner)
 
@@ -165,7 +177,7 @@ class ImageStore:
             raise InvalidRequest("An imported image is named NAME or NAME:TAG.", field="name")
         async with self._pull_directory() as work, self._in_time():
             pulled = await pull(Source(name=_import_source(source)), None, work, max_bytes=self._max_unpacked_bytes)
-            image = self._keep(pulled, EVERYBODY)
+            image = await self._keep(pulled, EVERYBODY)
         self._name_file(reference).write_text(image.digest)
         return image.digest
 
@@ -181,9 +193,9 @@ class ImageStore:
         if digest is None and self._name_file(reference).exists():
             digest = Digest(self._name_file(reference).read_text())
         tree_dir = self._tree_dir(digest) if digest else None
-        if tree_dir and digest not in self._trees and tree_dir.exists():  # imported while this process runs
-            self._load(tree_dir)
         tree = self._trees.get(digest) if digest else None
+        if tree_dir and tree_dir.exists() and (tree is None or EVERYBODY not in tree.owners):
+            tree = self._load(tree_dir)  # imported while this process runs
         if tree is None or EVERYBODY not in tree.owners:
             raise ImageUnavailable(
                 f"There is no imported image {reference.repository!r} on this worker: the operator's "
@@ -197,18 +209,17 @@ class ImageStore:
         source = self._source(reference.pinned(digest))
         async with self._pull_directory() as work, self._in_time():
             if digest in self._trees:
-                await copy(source.name, f"oci:{work / 'layout'}:image", access(source, "src-"))
+                await fetch(source, digest, work, max_bytes=self._max_unpacked_bytes)
                 return self._grant(digest, owner)
             pulled = await pull(source, digest, work, max_bytes=self._max_unpacked_bytes)
-            return self._keep(pulled, owner)
+            return await self._keep(pulled, owner)
 
-    def _keep(self, pulled: Pulled, owner: str) -> PreparedImage:
+    async def _keep(self, pulled: Pulled, owner: str) -> PreparedImage:
         """Move a fresh tree into the store, whole."""
         target = self._tree_dir(pulled.digest)
-        if pulled.size_bytes > self._max_unpacked_bytes:
-            raise too_large(self._max_unpacked_bytes)
         if not target.exists():
-            self._make_room(pulled.size_bytes)
+            await self._make_room(pulled.size_bytes)
+        if not target.exists():  # nobody was quicker meanwhile
             saved = _Saved(digest=pulled.digest, config=pulled.config, size_bytes=pulled.size_bytes)
             bundle = pulled.rootfs.parent
             (bundle / "image.json").write_bytes(msgspec.json.encode(saved))
@@ -227,31 +238,32 @@ class ImageStore:
         tree.used_at = time.time()
         return tree.image
 
-    def _make_room(self, needed: int) -> None:
-        """Remove the longest unused trees until *needed* bytes fit."""
+    async def _make_room(self, needed: int) -> None:
+        """Remove the longest unused trees until *needed* bytes fit; none in use, and none that was imported."""
         for digest, tree in sorted(self._trees.items(), key=lambda item: item[1].used_at):
             if self.usage_bytes + needed <= self._cache_bytes:
                 return
-            if self._leases[digest] <= 0:
-                self._remove(digest, tree)
+            if self._may_evict and self._leases[digest] <= 0 and EVERYBODY not in tree.owners:
+                log.info("image.evicted", digest=digest, size_bytes=tree.image.size_bytes)
+                del self._trees[digest]
+                await self._discard(self._tree_dir(digest))
         if self.usage_bytes + needed > self._cache_bytes:
             raise ImageUnavailable("This worker's image cache is full of images in use; try again later.")
 
-    def _remove(self, digest: Digest, tree: _Tree) -> None:
-        log.info("image.evicted", digest=digest, size_bytes=tree.image.size_bytes)
-        del self._trees[digest]
-        leaving = self._pulls_dir / f"evicted-{new_id()}"
-        self._tree_dir(digest).rename(leaving)
-        shutil.rmtree(leaving)
+    async def _discard(self, tree: Path) -> None:
+        """Take a tree out at once, and remove its files without holding anybody up."""
+        leaving = self._pulls_dir / f"leaving-{new_id()}"
+        os.rename(tree, leaving)  # noqa: PTH104 - a rename does not block
+        await asyncio.to_thread(remove, leaving)
 
-    def _load(self, tree: Path) -> None:
+    def _load(self, tree: Path) -> _Tree:
         saved = msgspec.json.decode((tree / "image.json").read_bytes(), type=_Saved)
         image = PreparedImage(
             digest=saved.digest, rootfs=tree / "rootfs", config=saved.config, size_bytes=saved.size_bytes
         )
         owners = {entry.name: entry.stat().st_mtime for entry in (tree / "owners").iterdir()}
-        used_at = max(owners.values(), default=0.0)
-        self._trees[saved.digest] = _Tree(image, set(owners), used_at)
+        loaded = self._trees[saved.digest] = _Tree(image, set(owners), max(owners.values(), default=0.0))
+        return loaded
 
     def _source(self, reference: ImageReference) -> Source:
         name = f"{reference.registry}/{reference.repository}"
@@ -261,7 +273,7 @@ class ImageStore:
 
     async def _single_flight(self, reference: ImageReference, digest: Digest, owner: UserId) -> PreparedImage:
         """Let all who want the same wait for one pull, which goes on when one of them leaves."""
-        key = (owner, digest)
+        key = (owner, str(reference.pinned(digest)))
         flight = self._flights.get(key)
         if flight is None:
             flight = asyncio.create_task(self._fetch(reference, digest, owner), name=f"pull-{digest}")
@@ -288,10 +300,13 @@ class ImageStore:
     async def _pull_directory(self) -> AsyncIterator[Path]:
         work = self._pulls_dir / new_id()
         work.mkdir(mode=0o700)
+        held = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
         try:
+            fcntl.flock(held, fcntl.LOCK_EX)  # so that another process that opens the store leaves it alone
             yield work
         finally:
-            await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
+            os.close(held)
+            await asyncio.to_thread(remove, work)
 
     @property
     def _trees_dir(self) -> Path:
@@ -310,6 +325,18 @@ class ImageStore:
 
     def _name_file(self, reference: ImageReference) -> Path:
         return self._names_dir / f"{reference.repository}:{reference.tag}".replace("/", "%")
+
+
+def _is_held(directory: Path) -> bool:
+    """Whether a living process works in a pull's directory."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _import_source(source: str) -> str:

@@ -187,7 +187,7 @@ def images_list(data_dir: Annotated[Path | None, typer.Option(help="That of `may
     given = _settings(UpSettings, data_dir=data_dir)
 
     async def run() -> list[str]:
-        async with open_images(given, Layout(given.data_dir).images) as store:
+        async with open_images(given, Layout(given.data_dir).images, may_evict=False) as store:
             return [f"{image.digest}  {image.size_bytes >> 20} MiB" for image in store.list()]
 
     for line in _run(run()):
@@ -212,7 +212,7 @@ def images_import(
     _need_root("images import")
 
     async def run() -> str:
-        async with open_images(given, Layout(given.data_dir).images) as store:
+        async with open_images(given, Layout(given.data_dir).images, may_evict=False) as store:
             return await store.import_image(source, name)
 
     typer.echo(f"local/{name}@{_run(run())}")

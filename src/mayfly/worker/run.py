@@ -115,7 +115,8 @@ class Run:
             await self._follow_the_winner()
             return
         final = await self._run(running, image)
-        await asyncio.gather(self._ack(), self._remove_container())
+        await self._ack()  # before anything else: the caller has the answer, and may call again at once
+        await self._remove_container()
         log.info(
             "activation.completed",
             activation=final.id,

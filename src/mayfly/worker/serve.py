@@ -60,7 +60,7 @@ async def serve(settings: WorkerSettings) -> None:
         await runtime.close()
 
 
-def open_images(settings: ImageSettings, directory: Path) -> ImageStore:
+def open_images(settings: ImageSettings, directory: Path, *, may_evict: bool = True) -> ImageStore:
     """Open the image store in *directory*, with the rules of the settings."""
     policy = RegistryPolicy(
         allow=settings.allowed_registries,
@@ -74,6 +74,7 @@ def open_images(settings: ImageSettings, directory: Path) -> ImageStore:
         pull_timeout_s=settings.pull_timeout_s,
         max_unpacked_bytes=settings.image_max_bytes,
         cache_bytes=settings.image_cache_bytes,
+        may_evict=may_evict,
     )
 
 

@@ -403,3 +403,138 @@ def an_archive(directory: Path, image: Image) -> Path:
     with tarfile.open(archive, "w") as tar:
         tar.add(layout, arcname=".")
     return archive
+
+
+async def test_directories_deeper_than_python_can_walk(registry: Registry, store: ImageStore, tmp_path: Path) -> None:
+    """A tree nested 1,050 directories deep is unpacked or refused, and the store opens again afterwards."""
+    member = tarfile.TarInfo("/".join(["d"] * 1050))
+    member.type = tarfile.DIRTYPE
+    reference = await build_and_push(registry.url, "deep", members=[member])
+    try:
+        await store.resolve(parse_reference(reference), owner=ALICE)
+    except ImageUnavailable:
+        assert files_below(tmp_path / "images") == []
+
+    async with a_store(registry.url, tmp_path / "images") as again:
+        assert isinstance(again.usage_bytes, int)
+
+
+@pytest.mark.parametrize("path", ["etc/passwd", "etc/group"])
+async def test_an_image_cannot_read_this_machines_users(registry: Registry, store: ImageStore, path: str) -> None:
+    """An /etc/passwd that is a link to this machine's resolves no user of this machine's."""
+    link = tarfile.TarInfo(path)
+    link.type, link.linkname = tarfile.SYMTYPE, f"/{path}"
+    reference = await build_and_push(registry.url, "linked", members=[link], user="daemon", busybox=False)
+
+    with pytest.raises(ImageUnavailable):
+        await store.resolve(parse_reference(reference), owner=ALICE)
+
+
+async def test_a_manifest_that_lies_about_sizes(registry: Registry, tmp_path: Path) -> None:
+    """A layer said to be small is watched while it arrives, and cut off at the cap."""
+    reference = await build_and_push(registry.url, "app", files={"/random": os.urandom(1 << 20)})
+    raw = subprocess.run(
+        ["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{reference}"], check=True, capture_output=True
+    ).stdout
+    manifest = json.loads(raw)
+    manifest["layers"][0]["size"] = 10
+    with a_hostile_registry(json.dumps(manifest).encode(), blob_mib=400) as evil:
+        async with a_store(evil, tmp_path / "images", max_unpacked_bytes=20 * MIB) as store:
+            with pytest.raises(ImageUnavailable):
+                await store.resolve(parse_reference(f"{evil}/x:1"), owner=ALICE)
+
+    assert files_below(tmp_path / "images") == []
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b'{"manifests": 1}',
+        b'{"manifests": [1]}',
+        b'{"manifests": []}',
+        b'{"manifests": [{"platform": {"os": "linux", "architecture": "amd64"}, "digest": "../../etc"}]}',
+        b'{"schemaVersion": 2, "layers": "x", "config": {}}',
+        b'{"schemaVersion": 2, "layers": [{"size": "1"}], "config": {}}',
+        b'{"schemaVersion": 2, "layers": [{"digest": "x", "size": 1}], "config": {"digest": "x", "size": 1}}',
+        b'{"schemaVersion": 1, "signatures": []}',
+        b"[" * 100_000,
+    ],
+)
+async def test_what_is_no_manifest_is_refused(tmp_path: Path, manifest: bytes) -> None:
+    """Whatever a hostile registry sends for a manifest, the answer is image-unavailable."""
+    with a_hostile_registry(manifest) as evil:
+        async with a_store(evil, tmp_path / "images") as store:
+            with pytest.raises(ImageUnavailable):
+                await store.resolve(parse_reference(f"{evil}/x:1"), owner=ALICE)
+
+
+@contextmanager
+def a_hostile_registry(manifest: bytes, *, blob_mib: int = 0) -> Iterator[str]:
+    """A stand-in that is no real registry: one manifest under every name, and every blob as large as one likes."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(404 if "/blobs/" in self.path and not blob_mib else 200)
+            self.send_header("Content-Type", "application/vnd.oci.image.manifest.v1+json")
+            self.end_headers()
+            try:
+                if "/manifests/" in self.path:
+                    self.wfile.write(manifest)
+                for _ in range(blob_mib if "/blobs/" in self.path else 0):
+                    self.wfile.write(os.urandom(MIB))
+            except OSError:
+                self.close_connection = True
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
+            """Say nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+async def test_another_process_leaves_a_running_pull_alone(registry: Registry, tmp_path: Path) -> None:
+    """Opening the store elsewhere, as `mayfly images list` does, removes nothing that a living pull works on."""
+    reference = parse_reference(await build_and_push(registry.url, "app", files={"/f": os.urandom(40 * MIB)}))
+    async with a_store(registry.url, tmp_path / "images") as store:
+        pulling = asyncio.create_task(store.resolve(reference, owner=ALICE))
+        async with asyncio.timeout(10):
+            while not any((tmp_path / "images" / "pulls").rglob("blobs")):
+                await asyncio.sleep(0.005)
+        async with a_store(registry.url, tmp_path / "images", may_evict=False):
+            pass
+
+        assert (await pulling).rootfs.is_dir()
+
+
+async def test_a_tree_that_cannot_be_read_is_pulled_anew(registry: Registry, tmp_path: Path) -> None:
+    """An image.json cut short, as by a power failure, costs a pull and not the worker's start."""
+    reference = parse_reference(await build_and_push(registry.url, "app"))
+    async with a_store(registry.url, tmp_path / "images") as store:
+        image = await store.resolve(reference, owner=ALICE)
+    (image.rootfs.parent / "image.json").write_bytes(b"")
+
+    async with a_store(registry.url, tmp_path / "images") as store:
+        assert store.list() == []
+        assert (await store.resolve(reference, owner=ALICE)).digest == image.digest
+
+
+async def test_an_imported_image_is_not_evicted(registry: Registry, tmp_path: Path) -> None:
+    """What no registry can bring back is not removed to make room."""
+    archive = an_archive(tmp_path, Image(files={"/f": os.urandom(4 * MIB)}, cmd=("/bin/cat",)))
+    reference = parse_reference(await build_and_push(registry.url, "app", files={"/f": os.urandom(4 * MIB)}))
+    async with a_store(registry.url, tmp_path / "images", cache_bytes=9 * MIB) as store:
+        digest = await store.import_image(str(archive), "cat")
+        with pytest.raises(ImageUnavailable, match="cache is full"):
+            await store.resolve(reference, owner=ALICE)
+
+        assert [image.digest for image in store.list()] == [digest]
