@@ -13,7 +13,8 @@ import pytest
 from mayfly.containers.choose import choose_runtime
 from mayfly.containers.host import prepare_host
 from mayfly.containers.oci import OciRuntime
-from tests.support.containers import BUSYBOX, World, make_rootfs, need
+from tests.support.containers import BUSYBOX, World, make_rootfs
+from tests.support.need import need
 
 DRIVERS = ("crun", "runc")
 

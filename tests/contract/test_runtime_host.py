@@ -18,7 +18,8 @@ from mayfly.containers.choose import choose_runtime, explain_runtime
 from mayfly.containers.runtime import Runtime
 from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.image import ProcessConfig
-from tests.support.containers import SCALE, World, need
+from tests.support.containers import SCALE, World
+from tests.support.need import need
 
 pytestmark = pytest.mark.root
 

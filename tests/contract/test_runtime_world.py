@@ -13,7 +13,8 @@ from mayfly.containers.oci import OciContainer
 from mayfly.containers.runtime import Call, EndReason
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import MIB
-from tests.support.containers import IS_AMD64, SCALE, SHIFT, World, need, processes_of, spoken
+from tests.support.containers import IS_AMD64, SCALE, SHIFT, World, processes_of, spoken
+from tests.support.need import need
 
 pytestmark = [pytest.mark.root, pytest.mark.F9]
 

@@ -12,8 +12,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from mayfly.containers import mounts
 from mayfly.containers.oci import OciContainer, OciRuntime
 from mayfly.containers.runtime import Call, ContainerSpec, Ending
@@ -27,15 +25,6 @@ SCALE = float(os.environ.get("TEST_TIME_SCALE", "1"))
 BUSYBOX = Path("/bin/busybox")
 ATTACKERS = Path(__file__).parent.parent / "contract" / "attackers"
 SHIFT = 100_000
-
-
-def need(condition: object, what: str) -> None:
-    """Skip the test where the machine lacks something; in CI that is a failure."""
-    if condition:
-        return
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"this machine needs {what}")
-    pytest.skip(f"needs {what}")
 
 
 def make_rootfs(directory: Path) -> Path:

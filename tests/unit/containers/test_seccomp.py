@@ -13,6 +13,7 @@ import pytest
 from mayfly.containers import seccomp
 from mayfly.containers.seccomp import DENY, NEW_NAMESPACES, Comparison, Machine, Rule, translate
 from mayfly.domain.errors import RuntimeFailed
+from tests.support.need import need
 
 HERE = Machine("amd64", (6, 1))
 ALLOW, ERRNO = "SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO"
@@ -84,8 +85,7 @@ def test_actions_that_neither_allow_nor_refuse_count_as_refusal() -> None:
 
 def test_the_program_is_whole_instructions_and_fits_the_kernel(tmp_path: Path) -> None:
     """Compiled, a profile is a multiple of eight bytes and at most 4,096 instructions, names unknown here skipped."""
-    if ctypes.util.find_library("seccomp") is None:
-        pytest.skip("needs libseccomp2")
+    need(ctypes.util.find_library("seccomp"), "libseccomp2")
     profile = tmp_path / "seccomp.json"
     names = ["read", "write", "exit_group", "a_call_of_the_future"]
     profile.write_text(json.dumps({"defaultErrnoRet": 1, "syscalls": [{"names": names, "action": ALLOW}]}))
