@@ -207,10 +207,12 @@ class Claim:
 
     async def give_back(self, *, delay_s: float = 0) -> None:
         """
-        Hand the message to another worker, not before *delay_s*.
+        Hand the message to another worker, not before *delay_s*. Nothing happens when it was acked before.
 
         Raises: QueueUnavailable.
         """
+        if self._message.is_acked:
+            return
         with translated("give a claim back"):
             await self._message.nak(delay=delay_s or None)
 

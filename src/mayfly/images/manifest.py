@@ -17,6 +17,7 @@ from mayfly.domain.ids import DIGEST, Digest
 from mayfly.images.programs import machine_architecture
 
 OFFERED_AT_MOST = 10  # platforms named in an error
+OFFERED_MAX_CHARACTERS = 300  # of them together: an architecture may have megabytes, and a message may not
 PLAIN_VARIANTS = ("", "v1", "v8")  # what every machine of an architecture can run
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -133,4 +134,6 @@ def wanted_platform() -> str:
 
 
 def _for_others(offered: str) -> ImageUnavailable:
-    return ImageUnavailable(f"The image is for {offered}; this platform runs {wanted_platform()}.")
+    return ImageUnavailable(
+        f"The image is for {offered[:OFFERED_MAX_CHARACTERS]}; this platform runs {wanted_platform()}."
+    )

@@ -20,14 +20,17 @@ from mayfly.bus.stores import Stores
 from mayfly.domain.errors import (
     AlreadyExists,
     ImageUnavailable,
+    InternalError,
     InvalidRequest,
+    MayflyError,
     NotFound,
     NoWorkers,
     PreconditionFailed,
+    RuntimeFailed,
 )
 from mayfly.domain.function import Function, FunctionSpec
 from mayfly.domain.ids import Digest, FunctionName, UserId, new_id
-from mayfly.domain.image import PrepareImage
+from mayfly.domain.image import ImageAnswer, PrepareImage
 from mayfly.images.reference import parse_reference
 
 log = structlog.get_logger()
@@ -145,7 +148,7 @@ class Functions:
             log.warning("function.pending", image=spec.image)
             return None
         if answer.digest is None:
-            raise _refusal(answer.code, answer.problem)
+            raise _refusal(answer)
         if not answer.process.command_line(spec.command, spec.args):
             raise ImageUnavailable(
                 f"Image {spec.image!r} says neither ENTRYPOINT nor CMD, so there is nothing to run. "
@@ -160,10 +163,13 @@ def unknown_function(name: str) -> NotFound:
     return NotFound(f"You have no function {name!r}. `GET /v1/functions` lists yours.")
 
 
-def _refusal(code: str | None, problem: str | None) -> ImageUnavailable | InvalidRequest:
-    if code == InvalidRequest.code:
-        return InvalidRequest(problem, field="image")
-    return ImageUnavailable(problem)
+def _refusal(answer: ImageAnswer) -> MayflyError:
+    """Say why there is no image: the caller's mistake, the registry's word, or a fault of ours."""
+    if answer.code == InvalidRequest.code:
+        return InvalidRequest(answer.problem, field="image")
+    if answer.code in (RuntimeFailed.code, InternalError.code):
+        return InternalError(f"{answer.problem} Nothing was registered; the operator's log has more.", ran="no")
+    return ImageUnavailable(answer.problem)
 
 
 def _taken(name: str) -> AlreadyExists:

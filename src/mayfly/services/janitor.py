@@ -15,6 +15,7 @@ import time
 
 import structlog
 
+from mayfly.bus.codec import Undecodable
 from mayfly.bus.connection import Bus
 from mayfly.bus.queue import Queued, delete_queued, walk
 from mayfly.bus.store import Entry
@@ -59,12 +60,20 @@ class Janitor:
         seen: set[str] = set()
         async for queued in walk(self._bus):
             seen.add(queued.key)
-            if queued.age_s > YOUNG_S and await self._is_over(queued):
+            if queued.age_s > YOUNG_S and await self._is_over_if_readable(queued):
                 await delete_queued(self._bus, queued)
                 log.warning("janitor.slot-returned", activation=queued.key, age_s=round(queued.age_s, 1))
                 deleted += 1
         self._owners = {key: check for key, check in self._owners.items() if key in seen}
         return deleted
+
+    async def _is_over_if_readable(self, queued: Queued) -> bool:
+        """A record of a version that is unknown here is left to those who know it, and holds up no other."""
+        try:
+            return await self._is_over(queued)
+        except Undecodable as error:
+            log.error("janitor.undecodable", activation=queued.key, error=str(error))
+            return False
 
     async def _is_over(self, queued: Queued) -> bool:
         entry = await self._records.get(queued.key)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+import structlog
+
+from mayfly.bus.codec import Undecodable
 from mayfly.bus.connection import Bus
 from mayfly.bus.queue import in_flight
 from mayfly.bus.schema import limits_in_force
 from mayfly.bus.stores import Stores
 from mayfly.domain.ids import UserId
 from mayfly.domain.worker import WorkerBeat
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,5 +62,15 @@ async def status(bus: Bus, stores: Stores, owner: UserId) -> Status:
 
 
 async def _beats(stores: Stores) -> tuple[WorkerBeat, ...]:
-    entries = await asyncio.gather(*(stores.workers.get(key) for key in await stores.workers.keys()))
-    return tuple(entry.value for entry in entries if entry)
+    beats = await asyncio.gather(*(_beat(stores, key) for key in await stores.workers.keys()))
+    return tuple(beat for beat in beats if beat)
+
+
+async def _beat(stores: Stores, worker_id: str) -> WorkerBeat | None:
+    """Read one worker's sign of life; one of a version that is unknown here is not counted."""
+    try:
+        entry = await stores.workers.get(worker_id)
+    except Undecodable as error:
+        log.error("status.undecodable", worker=worker_id, error=str(error))
+        return None
+    return entry.value if entry else None

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from mayfly.bus.store import Conflict
 from mayfly.bus.stores import Stores
-from mayfly.domain.errors import MayflyError
+from mayfly.domain.errors import InternalError, MayflyError
 from mayfly.domain.function import Function
 from mayfly.domain.image import ImageAnswer, PrepareImage
 from mayfly.images.reference import parse_reference
@@ -46,7 +46,7 @@ async def _pin(stores: Stores, function: Function, image: PreparedImage) -> None
 
 
 def image_answerer(images: ImageStore) -> Callable[[PrepareImage], Awaitable[ImageAnswer]]:
-    """Make what answers an API server that wants an image resolved."""
+    """Make what answers an API server that wants an image resolved; it answers whatever happens here."""
 
     async def answer(request: PrepareImage) -> ImageAnswer:
         try:
@@ -54,6 +54,9 @@ def image_answerer(images: ImageStore) -> Callable[[PrepareImage], Awaitable[Ima
         except MayflyError as error:
             log.info("image.unavailable", image=request.reference, code=error.code, reason=error.detail)
             return ImageAnswer(code=error.code, problem=error.detail)
+        except Exception:  # unanswered, the API server would wait for minutes, and then call it a missing worker
+            log.exception("image.failed", image=request.reference)
+            return ImageAnswer(code=InternalError.code, problem="A worker failed while it prepared the image.")
         log.info("image.ready", image=request.reference, digest=image.digest, size_bytes=image.size_bytes)
         return ImageAnswer(digest=image.digest, process=image.config)
 

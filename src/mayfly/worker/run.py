@@ -45,6 +45,7 @@ log = structlog.get_logger()
 
 R = TypeVar("R")
 
+RETRY_S, RETRY_AT_MOST_S = 2.0, 30.0  # before a claim comes again that failed in a way nobody foresaw; growing
 RECORD_MARGIN_S = 3600.0  # a record that nobody ends lives this much longer than its deadline
 SETTLE_FOR_S = 120.0  # how long the outcome of a run is offered to a NATS that does not answer
 
@@ -105,6 +106,9 @@ class Run:
                 await self._refuse(refusal)
             except QueueUnavailable as error:  # the message comes again; by then its record says what to do
                 log.warning("activation.left", activation=self._work.record.id, reason=error.detail)
+            except Exception:  # unforeseen. Kept, the message would come again only after `ACK_WAIT_S`
+                log.exception("activation.crashed", activation=self._work.record.id)
+                await self._give_back()
             finally:
                 await self._remove_container()
 
@@ -266,6 +270,13 @@ class Run:
             answer = await ask_owner(self._tools.bus, entry.value.worker, self.key)
             if answer in (Ownership.GONE, Ownership.DENIED):
                 await settle_lost(self._records, entry, keep_s=self._tools.keep_s)
+
+    async def _give_back(self) -> None:
+        """Let somebody try again. Once it was started nobody will: its record says so, and who takes it settles it."""
+        try:
+            await self._claim.give_back(delay_s=min(RETRY_AT_MOST_S, RETRY_S * self._claim.deliveries))
+        except QueueUnavailable:  # it comes again by itself, later
+            log.warning("activation.not-given-back", activation=self._work.record.id)
 
     async def _ack(self) -> None:
         try:

@@ -18,6 +18,7 @@ from mayfly.bus.connection import Bus
 from mayfly.bus.queue import in_flight, submit
 from mayfly.bus.responses import Listener, read_response
 from mayfly.bus.stores import Stores
+from mayfly.bus.subjects import kv_subject
 from mayfly.containers.fake import FakeRuntime, ending
 from mayfly.domain.activation import Activation, State, Steps, Work
 from mayfly.domain.errors import (
@@ -25,7 +26,6 @@ from mayfly.domain.errors import (
     Gone,
     ImageUnavailable,
     LimitReached,
-    MayflyError,
     RuntimeFailed,
     TimedOut,
     WorkerLost,
@@ -37,6 +37,7 @@ from mayfly.domain.limits import Limits
 from mayfly.images.store import PreparedImage
 from mayfly.services.invoke import Invoker
 from mayfly.services.janitor import Janitor
+from mayfly.services.status import status
 from mayfly.worker.loop import Worker
 from mayfly.worker.run import Tools
 from tests.support.bus import Installation, installation
@@ -47,12 +48,17 @@ pytestmark = [pytest.mark.A5, pytest.mark.D2]
 class OneImage:
     """An image store that has one image. The real one is tested against a registry."""
 
-    error: MayflyError | None = None
+    error: Exception | None = None
     delay_s = 0.0
+
+    def __init__(self) -> None:
+        """Nobody has asked."""
+        self.asked = asyncio.Event()
 
     async def prepare(self, *_: object, **__: object) -> PreparedImage:
         """The image, or the error."""
         await asyncio.sleep(self.delay_s)
+        self.asked.set()
         if self.error:
             raise self.error
         config = ProcessConfig(cmd=("cat",))
@@ -233,6 +239,21 @@ async def test_a_runtime_that_fails_before_the_start(world: World) -> None:
     assert (await world.record(function)).state is State.REFUSED
 
 
+async def test_what_nobody_foresaw_is_tried_again_soon(world: World) -> None:
+    """A call that a worker fails on before its start is given back, rather than kept until its time has run out."""
+    function = await world.function()
+    world.images.error = OSError("the disk has a bad day")
+    async with world.worker():
+        call = asyncio.create_task(world.invoke(function))
+        async with asyncio.timeout(10):
+            await world.images.asked.wait()
+            world.images.error = None
+            assert await call == b"x"
+
+    assert len(world.runtime.calls) == 1
+    await world.until(0)
+
+
 async def test_a_runtime_that_fails_during_the_run(world: World) -> None:
     """A container that breaks during the run is failed, and `ran` says what the runtime knows."""
     world.runtime.script = lambda *_: RuntimeFailed("broken", ran="unknown")
@@ -408,6 +429,29 @@ async def test_the_janitor_gives_back_what_was_left(world: World) -> None:
     left = await world.stores.activations.get(waiting.key)
     assert left
     assert left.value.state is State.QUEUED
+
+
+@pytest.mark.F13
+async def test_what_cannot_be_read_holds_up_nothing_else(world: World) -> None:
+    """A record and a sign of life of a version that is unknown here: the janitor and the status go on with the rest."""
+    function = await world.function()
+    unreadable = await _queued(world, function)
+    await _queued(world, function, deadline_at=1.0)
+    await world.bus.client.publish(kv_subject("activations", unreadable.key), b"\x81\xa1v\x63")
+    async with world.nats.connect("worker") as bus:
+        await bus.js.publish(kv_subject("workers", new_id()), b"not a struct")
+    janitor = Janitor(world.bus, world.stores, keep_s=3600)
+
+    async with asyncio.timeout(10):
+        while await in_flight(world.bus) > 1:
+            await janitor.sweep()
+            await asyncio.sleep(0.1)
+
+    async with world.worker():
+        async with asyncio.timeout(10):
+            while len((now := await status(world.bus, world.stores, function.user_id)).workers) != 1:
+                await asyncio.sleep(0.05)
+    assert now.slots == 4
 
 
 async def test_the_janitor_keeps_a_lost_workers_slot_for_a_while(world: World) -> None:
