@@ -22,6 +22,7 @@ from mayfly.domain.ids import Digest, UserId, new_id
 from mayfly.images.policy import RegistryPolicy
 from mayfly.images.reference import parse_reference
 from mayfly.images.store import ImageStore
+from mayfly.images.tree import remove
 from tests.support.images import build_and_push
 from tests.support.registry import Registry
 
@@ -417,6 +418,7 @@ async def test_directories_deeper_than_python_can_walk(registry: Registry, store
 
     async with a_store(registry.url, tmp_path / "images") as again:
         assert isinstance(again.usage_bytes, int)
+    remove(tmp_path / "images")  # pytest could not
 
 
 @pytest.mark.parametrize("path", ["etc/passwd", "etc/group"])
