@@ -216,7 +216,18 @@ class System:
             else self._settings.slots,
         )
         async with asyncio.timeout(READY_WITHIN_S):
+            await self._while_alive(self._until_nats_listens())
             await self._while_alive(self._connect_and_bootstrap(settings))
+
+    async def _until_nats_listens(self) -> None:
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", self._nats_port)
+            except ConnectionRefusedError:
+                await asyncio.sleep(0.02)
+            else:
+                writer.close()
+                return
 
     async def _connect_and_bootstrap(self, settings: BootstrapSettings) -> None:
         async with connect(settings, role=ADMIN) as bus:
