@@ -169,6 +169,8 @@ class Invoker:
             except QueueUnavailable as error:
                 if now > deadline + OUTAGE_S:
                     raise QueueUnavailable(UNTOLD, ran="unknown") from error
+            if owner_check.is_in_doubt:  # each question takes a second to go unanswered, and 5 s are promised
+                pause = FIRST_LOOK_S
 
     async def _look(self, key: str, owner_check: OwnerCheck, *, out_of_time: bool) -> Activation | None:
         """Read the record, and end it if nobody else will."""

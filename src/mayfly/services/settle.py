@@ -57,6 +57,11 @@ class OwnerCheck:
         self._bus = bus
         self._silences = 0
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """The owner did not answer the last time, so it should be asked again soon."""
+        return self._silences > 0
+
     async def is_lost(self, record: Activation) -> bool:
         """
         Ask once. A worker that denies or is gone has lost it; one that is silent has after the third time.

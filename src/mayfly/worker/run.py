@@ -299,8 +299,18 @@ class Run:
             await asyncio.sleep(KEEP_EVERY_S)
             try:
                 await self._claim.keep()
+                await self._end_if_settled()
             except QueueUnavailable:
                 continue
+
+    async def _end_if_settled(self) -> None:
+        """
+        Kill the container when somebody else has ended the record: a worker that was frozen or cut off for a while
+        was taken for lost, its caller has been told, and the slot may be another's by now.
+        """
+        entry = await self._records.get(self.key)
+        if entry is None or entry.value.state.is_final:
+            self.kill()
 
     async def _persistently(self, action: Callable[[], Awaitable[R]], *, for_s: float = SETTLE_FOR_S) -> R:
         """

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from nats.aio.msg import Msg
 
 from mayfly.bus.connection import Bus
 from mayfly.bus.queue import in_flight, submit
 from mayfly.bus.responses import Listener, read_response
 from mayfly.bus.stores import Stores
-from mayfly.bus.subjects import kv_subject
+from mayfly.bus.subjects import kv_subject, owns
 from mayfly.containers.fake import FakeRuntime, ending
 from mayfly.domain.activation import Activation, State, Steps, Work
 from mayfly.domain.errors import (
@@ -37,6 +38,7 @@ from mayfly.domain.limits import Limits
 from mayfly.images.store import PreparedImage
 from mayfly.services.invoke import Invoker
 from mayfly.services.janitor import Janitor
+from mayfly.services.settle import settle_lost
 from mayfly.services.status import status
 from mayfly.worker.loop import Worker
 from mayfly.worker.run import Tools
@@ -400,6 +402,61 @@ async def test_a_caller_of_a_lost_worker_is_told_within_5_s(world: World) -> Non
         await asyncio.gather(running, return_exceptions=True)
 
     assert caught.value.ran == "unknown"
+    assert (await world.record(function)).state is State.WORKER_LOST
+
+
+async def test_a_caller_of_a_frozen_worker_is_told_within_5_s(world: World) -> None:
+    """A worker that is there and says nothing is lost, too, also when it froze just after it had answered."""
+    function = await world.function()
+    worker_id, answered, frozen = WorkerId(new_id()), asyncio.Event(), asyncio.Event()
+
+    async def owner(message: Msg) -> None:
+        if not frozen.is_set():
+            await message.respond(b"1")
+            answered.set()
+
+    async with world.nats.connect("worker") as bus:
+        await bus.client.subscribe(owns(worker_id), cb=owner)
+        calling = asyncio.create_task(world.invoke(function))
+        await world.until(1)
+        record = await world.record(function)
+        entry = await world.stores.activations.get(record.key)
+        assert entry
+        running = record.moved(State.RUNNING, nonce=new_id(), worker=worker_id, attempt=new_id(), ran="unknown")
+        await world.stores.activations.update(record.key, running, revision=entry.revision)
+        for _ in range(5):  # by then the questions are as rare as they get
+            answered.clear()
+            await answered.wait()
+
+        frozen.set()
+        async with asyncio.timeout(5):
+            with pytest.raises(WorkerLost) as caught:
+                await calling
+
+    assert caught.value.ran == "unknown"
+
+
+async def test_a_container_whose_activation_was_settled_by_others_is_killed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that comes back after it was taken for lost does not run on for a caller who has been told."""
+    monkeypatch.setattr("mayfly.worker.run.KEEP_EVERY_S", 0.05)
+    function = await world.function()
+    world.runtime.gate.clear()
+    async with world.worker(slots=1):
+        calling = asyncio.create_task(world.invoke(function))
+        await world.until_started(1)
+        [key] = await world.stores.activations.keys(function.user_id)
+        entry = await world.stores.activations.get(key)
+        assert entry
+        assert await settle_lost(world.stores.activations, entry, keep_s=60)
+
+        with pytest.raises(WorkerLost):
+            await calling
+        async with asyncio.timeout(5):
+            while world.runtime.alive:
+                await asyncio.sleep(0.01)
+
     assert (await world.record(function)).state is State.WORKER_LOST
 
 
