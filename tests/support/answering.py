@@ -66,7 +66,7 @@ class AnsweringWorker:
         """Work."""
         loop = PullLoop(self._bus, free_slots=lambda: 8 - len(self._tasks), on_claim=self._on_claim)
         async with (
-            answering_images(self._bus, self._prepare, at_once=4),
+            answering_images(self._bus, self._prepare, at_once=4, per_owner=4),
             answering_owner(self._bus, self.id, self._owned.__contains__),
         ):
             pulling = asyncio.create_task(loop.run(), name="pull")

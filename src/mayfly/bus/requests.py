@@ -10,6 +10,7 @@ import asyncio
 import enum
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
 
 import nats.errors
 import structlog
@@ -98,11 +99,15 @@ async def answering_owner(bus: Bus, worker_id: str, owns: Callable[[str], bool])
 
 @asynccontextmanager
 async def answering_images(
-    bus: Bus, prepare: Callable[[PrepareImage], Awaitable[ImageAnswer]], *, at_once: int
+    bus: Bus, prepare: Callable[[PrepareImage], Awaitable[ImageAnswer]], *, at_once: int, per_owner: int
 ) -> AsyncIterator[None]:
-    """Prepare images, as a worker, for whoever asks; no more than *at_once* at a time."""
+    """
+    Prepare images, as a worker, for whoever asks; no more than *at_once* at a time, and *per_owner* of one user's, so
+    that a registry which keeps its users waiting does not keep everybody else's.
+    """
     tasks: set[asyncio.Task[None]] = set()
     room = asyncio.Semaphore(at_once)
+    rooms: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # gone with the last who is inside
 
     async def answer(message: Msg) -> None:
         try:
@@ -110,7 +115,7 @@ async def answering_images(
         except Undecodable as error:
             log.error("image.undecodable", error=str(error))
             return
-        async with room:
+        async with rooms.setdefault(request.owner, asyncio.Semaphore(per_owner)), room:
             result = await prepare(request)
         if message.reply:
             await message.respond(ANSWER.encode(result))

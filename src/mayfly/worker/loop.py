@@ -21,7 +21,7 @@ from mayfly.worker.run import Run, Tools
 
 log = structlog.get_logger()
 
-IMAGES_AT_ONCE = 2  # pulls and unpacks beside the calls that run
+IMAGES_AT_ONCE, IMAGES_PER_OWNER = 6, 2  # pulls and unpacks beside the calls that run; most of it is waiting
 
 
 class Worker:
@@ -45,7 +45,9 @@ class Worker:
         tools = self._tools
         async with (
             answering_owner(tools.bus, tools.worker_id, self._owns),
-            answering_images(tools.bus, image_answerer(tools.images), at_once=IMAGES_AT_ONCE),
+            answering_images(
+                tools.bus, image_answerer(tools.images), at_once=IMAGES_AT_ONCE, per_owner=IMAGES_PER_OWNER
+            ),
         ):
             stopping = asyncio.create_task(stop.wait(), name="stop")
             pulling = asyncio.create_task(self._pulls.run(), name="pull")
