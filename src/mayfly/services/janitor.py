@@ -3,7 +3,7 @@ The janitor puts right what a crash left, in every API server, once a second.
 
 It walks the work stream, which holds at most M messages, and compares each with its record: a message whose record is
 final or gone is a slot that nobody gives back, so it is deleted; a queued record out of time is ended; a running one
-whose worker is lost is ended, and its slot given back only after `FENCE_S`, when its container is certainly gone.
+whose worker is lost is ended, and its slot given back only after `FENCE_S`, when a dead worker's container is gone.
 Several janitors do no harm: records change by compare-and-set, and a message is deleted by the sequence at which just
 that message was read. Rows: F11, F13.
 """
@@ -28,7 +28,10 @@ log = structlog.get_logger()
 
 EVERY_S = 1.0
 YOUNG_S = 2.0  # a call in its first seconds is left to those who are busy with it
-FENCE_S = 15.0  # a worker that lost its connection has killed its containers by then
+FENCE_S = 15.0
+"""From the loss of a worker to the return of its slot. A dead worker has taken its containers along long before. One
+that is frozen, or cut off from NATS, has not: until a watchdog sees to that, its containers end at their own limits, or
+when it comes back and finds the record settled."""
 
 
 class Janitor:
