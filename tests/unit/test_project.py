@@ -25,7 +25,7 @@ ROWS = [*(f"F{n}" for n in range(1, 14)), *(f"A{n}" for n in range(1, 6)), *(f"D
 LOCKED = re.compile(r"^([a-z0-9][a-z0-9-]*)==(\S+)", re.MULTILINE)
 
 # Addresses of package indexes, and places of somebody's own machine. As they are written here, they do not match.
-INDEXES = re.compile(r"pypi\.org|pythonhosted\.org|registry\.npmjs\.org|crates\.io/api|proxy\.golang\.org")
+INDEXES = re.compile(r"https?://[^\s/]+/(?:simple|packages|debian|ubuntu)\b")
 PLACES = re.compile(r"""(?:^|[\s"'=(`:,])/(?:root|work|Users|home/[a-z]\w*)/""", re.MULTILINE)
 
 
