@@ -73,9 +73,9 @@ def test_what_cannot_be_collected_is_a_failure(project: Path) -> None:
 
 
 def test_a_failed_check_fails_the_whole(project: Path) -> None:
-    """Checks that fail let the tests run, and the status tells of them."""
+    """Checks that fail let the tests run; they count as one failure, and the status tells of them."""
     script(project / "scripts/check", "exit 1")
-    assert run(project, unit=OK) == (1, "1 passed, 0 failed, 0 skipped")
+    assert run(project, unit=OK) == (1, "1 passed, 1 failed, 0 skipped")
 
 
 def test_no_test_at_all_is_a_failure(project: Path) -> None:
