@@ -1,8 +1,8 @@
 """
 The installation that the end-to-end tests call: a `mayfly up` of their own.
 
-Set MAYFLY_E2E_URL and MAYFLY_E2E_CA to try another one, such as a deployment behind its gateway; tests that must look
-at the machine it runs on are then left out.
+Set MAYFLY_E2E_URL and MAYFLY_E2E_CA to try another one, such as a deployment behind its gateway. Tests that must look
+at the machine it runs on use `own_up`, which is always one that they started: no test is skipped.
 """
 
 from __future__ import annotations
@@ -75,6 +75,23 @@ def up(registry: str) -> Iterator[Up]:
         return
     with running_up(registry, slots=8) as installation:
         yield installation
+
+
+@pytest.fixture(scope="session")
+def own_up(up: Up, registry: str) -> Iterator[Up]:
+    """An installation on this very machine, whichever one the other tests call."""
+    if up.process is not None:
+        yield up
+        return
+    with running_up(registry, slots=8) as installation:
+        yield installation
+
+
+@pytest.fixture
+async def own_shell(own_up: Up, image: str) -> AsyncIterator[Shell]:
+    """Functions of a fresh user of `own_up`."""
+    async with await own_up.user() as client:
+        yield Shell(client, image)
 
 
 @pytest.fixture

@@ -159,55 +159,49 @@ async def test_a_queued_call_of_a_deregistered_function_does_not_run(registry: s
 
 
 @pytest.mark.F11
-async def test_nothing_of_300_calls_is_left(up: Up, shell: Shell) -> None:
+async def test_nothing_of_300_calls_is_left(own_up: Up, own_shell: Shell) -> None:
     """
     After 300 calls at concurrency 8, failures and time-outs among them, no process, mount, cgroup or directory is left.
     """
-    if up.process is None:
-        pytest.skip("looks at the machine that the containers run on")
     scripts = ["cat", "exit 3", "sleep 60 & echo x", "yes | head -c 2000000", "kill -9 $$"]
-    names = [await shell.make(script, limits={"timeout_s": 5}) for script in scripts]
-    names.append(await shell.make("sleep 60", limits={"timeout_s": 0.3}))
-    before = leftovers(up)
+    names = [await own_shell.make(script, limits={"timeout_s": 5}) for script in scripts]
+    names.append(await own_shell.make("sleep 60", limits={"timeout_s": 0.3}))
+    before = leftovers(own_up)
     room = asyncio.Semaphore(8)
 
     async def call(number: int) -> int:
         async with room:
-            return (await shell.call(names[number % len(names)], "x")).status_code
+            return (await own_shell.call(names[number % len(names)], "x")).status_code
 
     codes = await asyncio.gather(*(call(number) for number in range(300)))
     await asyncio.sleep(1)  # the promise: within one second of the answer
 
     assert set(codes) == {200, 502, 504}
     assert before == {}
-    assert leftovers(up) == {}
+    assert leftovers(own_up) == {}
 
 
 @pytest.mark.F11
-async def test_a_running_container_is_seen(up: Up, shell: Shell) -> None:
+async def test_a_running_container_is_seen(own_up: Up, own_shell: Shell) -> None:
     """The look for leftovers sees all four kinds while a container runs, so that finding none means something."""
-    if up.process is None:
-        pytest.skip("looks at the machine that the containers run on")
-    running = asyncio.create_task(shell.run("sleep 2"))
-    await _until_running(shell)
+    running = asyncio.create_task(own_shell.run("sleep 2"))
+    await _until_running(own_shell)
     async with asyncio.timeout(2):
-        while len(leftovers(up)) < 4:
+        while len(leftovers(own_up)) < 4:
             await asyncio.sleep(0.02)
 
     assert (await running).status_code == 200
 
 
 @pytest.mark.F11
-async def test_no_process_lives_when_the_answer_arrives(up: Up, shell: Shell) -> None:
+async def test_no_process_lives_when_the_answer_arrives(own_up: Up, own_shell: Shell) -> None:
     """The moment the caller has its answer, every process of the container is dead, orphans among them."""
-    if up.process is None:
-        pytest.skip("looks at the machine that the containers run on")
-    name = await shell.make("(setsid sleep 60 &) ; (trap '' HUP TERM; sleep 60) & echo done")
+    name = await own_shell.make("(setsid sleep 60 &) ; (trap '' HUP TERM; sleep 60) & echo done")
 
     for _ in range(20):
-        answer = await shell.call(name)
+        answer = await own_shell.call(name)
         assert answer.text == "done\n"
-        assert function_processes(up) == []
+        assert function_processes(own_up) == []
 
 
 def leftovers(up: Up) -> dict[str, list[str]]:

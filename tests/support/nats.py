@@ -16,6 +16,7 @@ from typing import Any
 from mayfly.ops.up import bundled_nats_server
 
 READY_S = 10.0
+FREEZE_S = 5.0
 
 
 def free_port() -> int:
@@ -111,8 +112,11 @@ class NatsServer:
     def freeze(self) -> None:
         """Stop its process: connections stay, nothing answers. Returns when the last of its threads has stopped."""
         self._signal(signal.SIGSTOP)
+        give_up_at = time.monotonic() + FREEZE_S
         while not all(state in "Tt" for state in self._thread_states()):
-            time.sleep(0.001)
+            if time.monotonic() > give_up_at:
+                raise RuntimeError("nats-server did not stop")
+            time.sleep(0.001)  # the kernel tells nobody but the state in /proc
 
     def thaw(self) -> None:
         """Let it go on."""

@@ -18,7 +18,6 @@ TIMEOUT_MIN_S, TIMEOUT_MAX_S = 0.1, 300.0
 MEMORY_MIN_MIB, MEMORY_MAX_MIB = 32, 8192
 CPUS_MIN, CPUS_MAX = 0.05, 16.0
 PIDS_MIN, PIDS_MAX = 4, 4096
-CONCURRENCY_MAX = 10_000
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,7 +27,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     cpus: float = 1.0
     pids: int = 64
     timeout_s: float = 30.0
-    max_concurrency: int | None = None
 
     @property
     def memory_bytes(self) -> int:
