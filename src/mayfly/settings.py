@@ -67,6 +67,14 @@ class LogSettings(Settings):
     """The least severe event that is logged."""
 
 
+class MetricsSettings(Settings):
+    """Where a role's metrics can be read."""
+
+    metrics_listen: str = ""
+    """Address and port of `/metrics`, in clear text and without a token: never one that callers can reach. Empty for
+    none; 127.0.0.1:9464 is the usual one."""
+
+
 class NatsSettings(Settings):
     """How a role reaches NATS."""
 
@@ -99,7 +107,7 @@ class AdmissionSettings(Settings):
     """How long a call waits for a slot that is just being given back before it is refused; 0 refuses at once."""
 
 
-class ApiSettings(LogSettings, NatsSettings, AdmissionSettings):
+class ApiSettings(LogSettings, NatsSettings, AdmissionSettings, MetricsSettings):
     """An API server."""
 
     listen: str = "127.0.0.1:8443"
@@ -110,6 +118,10 @@ class ApiSettings(LogSettings, NatsSettings, AdmissionSettings):
 
     tls_key_file: Path = Path("/run/secrets/mayfly/api.key")
     """The private key of that certificate."""
+
+    gateway_secret_file: Path | None = None
+    """A file with what the gateway sends in `X-Mayfly-Gateway`. When given, a request that does not carry it is refused,
+    except for /healthz and /readyz: so nobody goes round the gateway."""
 
     token_keys_dir: Path = Path("/run/secrets/mayfly/token-keys")
     """A directory of ES256 private keys, `<kid>.pem`. All verify; the last one by name signs."""
@@ -164,14 +176,20 @@ class ImageSettings(Settings):
     """Room for unpacked images on a worker, in bytes. The longest unused go first, never one in use."""
 
 
-class WorkerSettings(LogSettings, NatsSettings, ImageSettings):
+class WorkerSettings(LogSettings, NatsSettings, ImageSettings, MetricsSettings):
     """A worker."""
 
     slots: Annotated[int, Field(ge=1, le=4096)] = 4 * CORES
     """Activations run at once."""
 
-    runtime: Literal["auto", "crun", "runc"] = "auto"
-    """What starts containers. `auto` takes crun where it works, else runc."""
+    runtime: Literal["auto", "crun", "runc", "docker"] = "auto"
+    """What starts containers. `auto` takes crun where it works, else runc; `docker` is never taken unasked."""
+
+    docker_host: str = "unix:///var/run/docker.sock"
+    """The Docker daemon, when `runtime` is docker: `unix:///path` or, with `docker_tls_dir`, `tcp://host:2376`."""
+
+    docker_tls_dir: Path | None = None
+    """A directory with `ca.pem`, `cert.pem` and `key.pem` for a Docker daemon reached by tcp."""
 
     state_dir: Path = Path("/run/mayfly")
     """For what lives no longer than the worker: bundles, mounts, the runtime's own state."""
