@@ -22,6 +22,7 @@ from starlette.routing import Match
 import mayfly
 from mayfly.api.auth import check_routes
 from mayfly.api.description import INTRODUCTION, describe
+from mayfly.api.door import Door, read_secrets
 from mayfly.api.envelope import Envelope, exchange_of
 from mayfly.api.errors import MethodNotAllowed, problem
 from mayfly.api.routes import activations, functions, invoke, platform, tokens, users
@@ -51,7 +52,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     """
     Build the application; it connects when its life begins (`lifespan`).
 
-    Raises: RuntimeError when a route needs no token and is not one of the public ones.
+    Raises: RuntimeError when a route needs no token and is not one of the public ones; SecretUnusable.
     """
     check_routes(ROUTES)
     app = FastAPI(
@@ -70,6 +71,8 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.state.lost = asyncio.Event()
     for router in ROUTERS:
         app.include_router(router)
+    if settings.gateway_secret_file:
+        app.add_middleware(Door, secrets=read_secrets(settings.gateway_secret_file))
     app.add_middleware(Envelope, closing=lambda: bool(app.state.closing))
     app.add_exception_handler(MayflyError, _mayfly_error)
     app.add_exception_handler(RequestValidationError, _validation_error)

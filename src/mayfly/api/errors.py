@@ -84,7 +84,7 @@ MEANINGS: dict[type[MayflyError], Meaning] = {
     domain.NotAllowed: Meaning(
         403,
         "The account is known, and may not do this; or registration is closed; or, changing a password, the current "
-        "one is wrong.",
+        "one is wrong; or the call went to an API server directly, not through its gateway.",
         "`detail` says which. The operator of the installation can change what is closed.",
     ),
     domain.NotFound: Meaning(

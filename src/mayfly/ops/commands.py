@@ -82,6 +82,7 @@ def api() -> None:
 
     Example: MAYFLY_NATS_URL=nats://nats-1:4222 mayfly api
     """
+    from mayfly.api.door import SecretUnusable
     from mayfly.api.server import ServerFailed, run
     from mayfly.services.tokens import KeysMissing
 
@@ -90,7 +91,7 @@ def api() -> None:
         run(given)
     except MayflyError as error:
         _fail(error.detail, EXIT_PLATFORM)
-    except (ServerFailed, KeysMissing, OSError) as error:
+    except (ServerFailed, SecretUnusable, KeysMissing, OSError) as error:
         _fail(str(error), EXIT_PLATFORM)
 
 
