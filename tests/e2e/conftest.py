@@ -1,18 +1,22 @@
 """
 The installation that the end-to-end tests call: a `mayfly up` of their own.
 
-Set MAYFLY_E2E_URL and MAYFLY_E2E_CA to try another one, such as a deployment behind its gateway. Tests that must look
-at the machine it runs on use `own_up`, which is always one that they started: no test is skipped.
+Set MAYFLY_E2E_URL and MAYFLY_E2E_CA to try another one, such as a deployment behind its gateway. Its workers must be
+able to fetch images from this machine: the tests' registry listens, in clear text, on port 5000 of the address that
+faces MAYFLY_E2E_URL, and the installation must list it in MAYFLY_PRIVATE_REGISTRIES and MAYFLY_PLAIN_HTTP_REGISTRIES.
+Tests that must look at the machine it runs on use `own_up`, which is always one that they started: no test is skipped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -49,11 +53,24 @@ class Shell:
         return await self.call(await self.make(script, **spec), parameter)
 
 
+OUR_REGISTRY_PORT = 5000
+
+
+def address_facing(url: str) -> str:
+    """This machine's address towards an installation."""
+    parts = urlsplit(url)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # connecting sends nothing
+        probe.connect((parts.hostname or "", parts.port or 443))
+        return str(probe.getsockname()[0])
+
+
 @pytest.fixture(scope="session")
 def registry() -> Iterator[str]:
-    """A real registry on the loopback, as host:port."""
+    """A real registry that the installation's workers can reach, as host:port."""
+    url = os.environ.get("MAYFLY_E2E_URL")
+    server = Registry(host=address_facing(url), port=OUR_REGISTRY_PORT) if url else Registry()
     with asyncio.Runner() as runner:
-        server = runner.run(Registry().__aenter__())
+        runner.run(server.start())
         try:
             yield server.url
         finally:

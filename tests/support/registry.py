@@ -19,25 +19,26 @@ log: {{level: warn}}
 storage:
   filesystem: {{rootdirectory: {root}}}
   delete: {{enabled: true}}
-http: {{addr: "127.0.0.1:{port}"}}
+http: {{addr: "{address}"}}
 {auth}"""
 AUTH = "auth: {{htpasswd: {{realm: test, path: {path}}}}}\n"
 
 
 class Registry:
-    """One registry; an async context manager. *htpasswd* is the text of a password file, if it asks for passwords."""
+    """One registry; an async context manager."""
 
-    def __init__(self, htpasswd: str | None = None) -> None:
-        """Not started yet."""
+    def __init__(self, htpasswd: str | None = None, *, host: str = "127.0.0.1", port: int | None = None) -> None:
+        """Not started yet. *htpasswd* is the text of a password file, if it asks for passwords."""
         self._directory = tempfile.TemporaryDirectory(prefix="mayfly-registry-", ignore_cleanup_errors=True)
         self._htpasswd = htpasswd
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = free_port()
+        self.host = host
+        self.port = port or free_port()
 
     @property
     def url(self) -> str:
         """As it stands in image references: host:port."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     async def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -58,7 +59,7 @@ class Registry:
             (directory / "htpasswd").write_text(self._htpasswd)
             auth = AUTH.format(path=directory / "htpasswd")
         config = directory / "config.yml"
-        config.write_text(CONFIG.format(root=directory / "store", port=self.port, auth=auth))
+        config.write_text(CONFIG.format(root=directory / "store", address=self.url, auth=auth))
         with (directory / "registry.log").open("ab") as log:
             self._process = subprocess.Popen(["docker-registry", "serve", config], stdout=log, stderr=log)
 
