@@ -1,0 +1,199 @@
+"""scripts/release: what is handed in is the whole repository, and nothing of the machine that packed it."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.support.need import need
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+NOBODYS = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
+
+
+def git(place: Path, *arguments: str) -> str:
+    """Run git and return what it says; it must succeed."""
+    command = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-C", str(place), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | NOBODYS).stdout
+
+
+def release(checkout: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the checkout's scripts/release."""
+    command = [sys.executable, str(checkout / "scripts/release"), "--out", str(out), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean checkout of the last commit, as this one may have changes; with a remote, a hook and a stash."""
+    need((ROOT / ".git").exists() and shutil.which("git"), "a git checkout")
+    need(git(ROOT, "rev-parse", "--is-shallow-repository").strip() == "false", "the whole history in this checkout")
+    place = tmp_path_factory.mktemp("checkout") / "mayfly"
+    history = place.parent / "history.bundle"
+    git(ROOT, "bundle", "create", "--quiet", str(history), "HEAD")
+    place.mkdir()
+    git(place, "init", "--quiet", "--initial-branch=main")
+    git(place, "fetch", "--quiet", str(history), "HEAD")
+    git(place, "reset", "--quiet", "--hard", "FETCH_HEAD")
+    git(place, "remote", "add", "origin", "https://ann:s3cr3t-of-ann@git.example.org/mayfly.git")
+    (place / "README.md").write_text("kept-aside")
+    git(place, "stash")
+    (place / ".git/hooks").mkdir(exist_ok=True)
+    (place / ".git/hooks/post-checkout").write_text("#!/bin/sh\n")
+    return place
+
+
+@pytest.fixture(scope="module")
+def archive(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive made from it."""
+    out = tmp_path_factory.mktemp("out")
+    done = release(checkout, out)
+    assert done.returncode == 0, done.stderr
+    return next(out.glob("*.tgz"))
+
+
+@pytest.fixture(scope="module")
+def unpacked(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project as somebody finds it who unpacks the archive in an empty folder."""
+    place = tmp_path_factory.mktemp("elsewhere")
+    subprocess.run(["tar", "-xzf", str(archive), "-C", str(place)], check=True)
+    return place / archive.name.removesuffix(".tgz")
+
+
+@pytest.mark.D7
+def test_the_archive_is_the_repository_with_its_history(checkout: Path, unpacked: Path) -> None:
+    """Unpacked elsewhere, git log tells the same history, git status is clean, and the objects are sound."""
+    assert git(unpacked, "log", "--format=%H %s") == git(checkout, "log", "--format=%H %s")
+    assert len(git(unpacked, "log", "--format=%H").splitlines()) > 30
+    assert git(unpacked, "status", "--porcelain", "--ignored") == ""
+    assert git(unpacked, "branch", "--show-current") == "main\n"
+    git(unpacked, "fsck", "--strict")
+
+
+@pytest.mark.D7
+def test_the_checksum_is_that_of_the_archive(archive: Path) -> None:
+    """`sha256sum --check` beside the archive says OK, and notices a changed byte."""
+    check = ["sha256sum", "--check", "SHA256SUMS"]
+    assert subprocess.run(check, cwd=archive.parent, check=False, capture_output=True).returncode == 0
+    digest = hashlib.sha256(archive.read_bytes() + b"\0").hexdigest()
+    assert digest not in (archive.parent / "SHA256SUMS").read_text()
+
+
+@pytest.mark.D7
+def test_nothing_of_the_building_machine_is_inside(checkout: Path, archive: Path, unpacked: Path) -> None:
+    """No remote, hook, stash, reflog or credential; no path of the checkout in any file or object; no owner."""
+    files = [path for path in unpacked.parent.rglob("*") if path.is_file()]
+    assert len(files) > 300
+    inside = b"".join(path.read_bytes() for path in files) + every_object(unpacked)
+    assert b"Write the README and the first docs" in inside  # a commit's words are found, so a trace would be
+    for trace in (str(checkout), str(archive.parent), "s3cr3t-of-ann", "kept-aside"):
+        assert trace.encode() not in inside, trace
+
+    assert git(unpacked, "remote") == ""
+    assert git(unpacked, "stash", "list") == ""
+    assert not (unpacked / ".git/hooks").exists()
+    assert not (unpacked / ".git/logs").exists()
+    with tarfile.open(archive) as tar:
+        owners = {(entry.uid, entry.gid, entry.uname, entry.gname) for entry in tar.getmembers()}
+    assert owners == {(0, 0, "", "")}
+
+
+def every_object(repository: Path) -> bytes:
+    """Return the contents of every object in a repository, one after the other."""
+    command = ["git", "-C", str(repository), "cat-file", "--batch-all-objects", "--batch"]
+    return subprocess.run(command, check=True, capture_output=True, env=os.environ | NOBODYS).stdout
+
+
+@pytest.mark.D7
+def test_one_commit_makes_one_archive(checkout: Path, archive: Path, tmp_path: Path) -> None:
+    """A second run makes the same bytes, so that a checksum can be compared with a build of one's own."""
+    done = release(checkout, tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert gzip.decompress((tmp_path / archive.name).read_bytes()) == gzip.decompress(archive.read_bytes())
+    assert (tmp_path / archive.name).read_bytes() == archive.read_bytes()
+
+
+@pytest.mark.D7
+def test_the_documents_are_beside_the_repository(unpacked: Path) -> None:
+    """Each document is there as HTML, and each of its links leads to a file of the archive."""
+    documents = unpacked.parent / f"{unpacked.name}-documents"
+    pages = list(documents.rglob("*.html"))
+
+    assert {"README.html", "docs/explanation/architecture.html"} <= {
+        page.relative_to(documents).as_posix() for page in pages
+    }
+    for page in pages:
+        for target in re.findall(r'<a href="([^":#]+)[^":]*">', page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.D7
+def test_the_two_commands_of_the_readme_are_there(unpacked: Path) -> None:
+    """The README's two commands are in the unpacked archive, can be run, and are sound shell."""
+    named = re.findall(r"^\| `(scripts/\w+)` \|", (unpacked / "README.md").read_text(), re.MULTILINE)
+
+    assert named == ["scripts/demo", "scripts/test"]
+    for name in named:
+        assert os.access(unpacked / name, os.X_OK)
+        subprocess.run(["bash", "-n", str(unpacked / name)], check=True)
+
+
+@pytest.mark.D7
+@pytest.mark.root
+@pytest.mark.long
+def test_the_demo_works_where_it_is_unpacked(unpacked: Path) -> None:
+    """scripts/demo sets itself up in the unpacked folder and every answer is right; the tree is clean afterwards."""
+    need(os.geteuid() == 0, "root")
+    done = subprocess.run([str(unpacked / "scripts/demo")], capture_output=True, text=True, timeout=900, check=False)
+
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    assert git(unpacked, "status", "--porcelain") == ""
+
+
+@pytest.mark.D7
+def test_what_is_not_committed_is_named_and_refused(checkout: Path, tmp_path: Path) -> None:
+    """A changed and a new file stop the release with their names; told so, it packs the last commit without them."""
+    changed, new = checkout / "README.md", checkout / "forgotten.txt"
+    committed = changed.read_text()
+    try:
+        changed.write_text("half done\n")
+        new.write_text("forgotten\n")
+        refused = release(checkout, tmp_path)
+        packed = release(checkout, tmp_path, "--despite-changes")
+    finally:
+        changed.write_text(committed)
+        new.unlink()
+
+    assert refused.returncode == 1
+    assert " M README.md" in refused.stderr
+    assert "?? forgotten.txt" in refused.stderr
+    assert packed.returncode == 0, packed.stderr
+    with tarfile.open(next(tmp_path.glob("*.tgz"))) as tar:
+        folder = tar.getnames()[0].split("/", maxsplit=1)[0].removesuffix("-documents")
+        readme = tar.extractfile(f"{folder}/README.md")
+        assert readme is not None
+        assert readme.read().decode() == committed
+        assert f"{folder}/forgotten.txt" not in tar.getnames()
+
+
+@pytest.mark.D7
+def test_a_checkout_without_its_history_is_refused(checkout: Path, tmp_path: Path) -> None:
+    """A shallow checkout would make an archive without the history, so it is refused with the remedy."""
+    shallow = tmp_path / "shallow"
+    git(tmp_path, "clone", "--quiet", "--depth", "1", checkout.as_uri(), str(shallow))
+
+    refused = release(shallow, tmp_path / "out")
+
+    assert refused.returncode == 1
+    assert "git fetch --unshallow" in refused.stderr
+    assert not (tmp_path / "out").exists()
