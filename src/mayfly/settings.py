@@ -72,7 +72,7 @@ class MetricsSettings(Settings):
 
     metrics_listen: str = ""
     """Address and port of `/metrics`, in clear text and without a token: never one that callers can reach. Empty for
-    none; 127.0.0.1:9464 is the usual one."""
+    none; 127.0.0.1:9464 is the usual one. `mayfly up` gives its API server this port and its worker the next one."""
 
 
 class NatsSettings(Settings):
@@ -217,7 +217,7 @@ class BootstrapSettings(LogSettings, NatsSettings, AdmissionSettings):
     """Room for results and logs in all, in bytes; the oldest go first."""
 
 
-class UpSettings(LogSettings, AdmissionSettings, ImageSettings):
+class UpSettings(LogSettings, AdmissionSettings, ImageSettings, MetricsSettings):
     """`mayfly up`: the whole system on one machine, for development."""
 
     data_dir: Path = Path("/var/lib/mayfly")

@@ -89,6 +89,8 @@ def api() -> None:
     given = _settings(ApiSettings)
     try:
         run(given)
+    except SettingsError as error:
+        _fail(str(error), EXIT_USAGE)
     except MayflyError as error:
         _fail(error.detail, EXIT_PLATFORM)
     except (ServerFailed, SecretUnusable, KeysMissing, OSError) as error:
@@ -112,6 +114,8 @@ def worker() -> None:
         enter_namespaces()
         _configure_logs(given, "worker")
         uvloop.run(serve(given))
+    except SettingsError as error:
+        _fail(str(error), EXIT_USAGE)
     except MayflyError as error:
         _fail(error.detail, EXIT_PLATFORM)
 

@@ -37,16 +37,28 @@ READY_WITHIN_S = 60.0
 WORKER_GRACE_S = 5.0
 
 
-def host_and_port(listen: str) -> tuple[str, int]:
+def host_and_port(listen: str, *, setting: str = "MAYFLY_LISTEN") -> tuple[str, int]:
     """
-    Take `host:port` apart.
+    Take the `host:port` of a setting apart.
 
     Raises: SettingsError.
     """
     host, _, port = listen.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:
-        raise SettingsError(f"MAYFLY_LISTEN: {listen!r} is not `address:port`, such as 127.0.0.1:8443.")
+        raise SettingsError(f"{setting}: {listen!r} is not `address:port`, such as 127.0.0.1:8443.")
     return host.strip("[]"), int(port)
+
+
+def next_port(listen: str) -> str:
+    """
+    Return the same address with the port after; nothing stays nothing.
+
+    Raises: SettingsError.
+    """
+    if not listen:
+        return ""
+    _, port = host_and_port(listen, setting="MAYFLY_METRICS_LISTEN")
+    return f"{listen.rpartition(':')[0]}:{port + 1}"
 
 
 def check_listen(listen: str, *, anywhere: bool) -> None:
@@ -164,6 +176,7 @@ class System:
             "MAYFLY_REGISTRATION": self._settings.registration,
             "MAYFLY_ADMISSION_WAIT_MS": str(self._settings.admission_wait_ms),
             "MAYFLY_DRAIN_S": "0",
+            "MAYFLY_METRICS_LISTEN": self._settings.metrics_listen,
             **self._log_environment(),
         }
         return ChildSpec(
@@ -191,6 +204,7 @@ class System:
             "MAYFLY_IMAGE_MAX_BYTES": str(settings.image_max_bytes),
             "MAYFLY_IMAGE_CACHE_BYTES": str(settings.image_cache_bytes),
             "MAYFLY_STOP_GRACE_S": str(WORKER_GRACE_S),
+            "MAYFLY_METRICS_LISTEN": next_port(self._settings.metrics_listen),
             **self._log_environment(),
         }
         if settings.registry_auth_file:
