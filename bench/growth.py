@@ -1,0 +1,104 @@
+"""
+What stored records cost: bytes on disk and in memory, and whether a write gets slower as they pile up.
+
+    .venv/bin/python -m bench.growth [RECORDS]
+
+One nats-server of its own (file store, one copy), records as an ordinary call leaves them, of a hundred users.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import uvloop
+
+from mayfly.bus.codec import Codec
+from mayfly.bus.store import Store
+from mayfly.bus.stores import Stores
+from mayfly.domain.activation import Activation, State, Steps
+from mayfly.domain.ids import Digest, FunctionName, UserId, WorkerId, new_id, new_ulid
+from tests.support.bus import installation
+
+AT_ONCE, ALONE = 50, 300
+KEEP_S = 86_400.0
+
+
+def record(user: str, instance: str) -> Activation:
+    """Make the final record of a call that succeeded."""
+    now = time.time()
+    return Activation(
+        state=State.SUCCEEDED,
+        nonce=new_id(),
+        user_id=UserId(user),
+        instance=instance,
+        ulid=new_ulid(),
+        function=FunctionName("upper"),
+        function_id=new_id(),
+        image="docker.io/library/busybox:latest",
+        digest=Digest("sha256:" + "a" * 64),
+        parameter_bytes=13,
+        parameter_sha256=hashlib.sha256(b"hello, mayfly").hexdigest(),
+        created_at=now,
+        deadline_at=now + 30,
+        ran="yes",
+        worker=WorkerId(new_id()),
+        started_at=now,
+        ended_at=now,
+        attempt=new_id(),
+        response_seq=123_456,
+        exit_code=0,
+        result_bytes=13,
+        stderr_bytes=0,
+        cpu_us=4_000,
+        memory_peak_bytes=1 << 20,
+        steps=Steps(admit_s=0.0012, queue_s=0.0003, image_s=0.002, start_s=0.007, run_s=0.008),
+    )
+
+
+async def create(store: Store[Activation], one: Activation) -> float:
+    """Write one record; return how long it took."""
+    began = time.perf_counter()
+    await store.create(one.key, one, ttl_s=KEEP_S)
+    return time.perf_counter() - began
+
+
+def size_of(directory: Path) -> int:
+    """Bytes of all files below a directory."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def memory_of(pid: int) -> int:
+    """Resident bytes of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
+
+
+async def measure(most: int) -> None:
+    """Write more and more records, and print a line now and then."""
+    users, instance = [new_id() for _ in range(100)], new_id()
+    print(f"a record is {len(Codec(Activation).encode(record(users[0], instance)))} bytes")
+    print(f"{'records':>9} {'bytes on disk':>14} {'in memory':>10} {'one write, p50':>15}")
+    async with (
+        installation(max_activations="none", max_activations_per_user="none") as nats,
+        nats.connect("admin") as bus,
+    ):
+        store, pid, files = Stores.on(bus).activations, nats.server.pid, nats.server.directory / "store"
+        empty_bytes, empty_memory = size_of(files), memory_of(pid)
+        done = 0
+        for target in (most // 100, most // 10, most):
+            while done < target:
+                some = [record(users[number % 100], instance) for number in range(AT_ONCE)]
+                await asyncio.gather(*(create(store, one) for one in some))
+                done += AT_ONCE
+            alone = [await create(store, record(users[0], instance)) for _ in range(ALONE)]
+            done += ALONE
+            disk, memory = (size_of(files) - empty_bytes) / done, (memory_of(pid) - empty_memory) / done
+            print(f"{done:>9,} {disk:>14,.0f} {memory:>10,.0f} {statistics.median(alone) * 1e3:>12.2f} ms")
+
+
+if __name__ == "__main__":
+    uvloop.run(measure(int(sys.argv[1]) if len(sys.argv) > 1 else 100_000))
