@@ -21,11 +21,12 @@ import msgspec
 import nats.errors
 import structlog
 from nats.aio.msg import Msg
-from nats.js.errors import APIError, NoStreamResponseError
+from nats.js.errors import APIError
 
 from mayfly.bus import subjects
 from mayfly.bus.codec import Codec, Undecodable
 from mayfly.bus.connection import REQUEST_TIMEOUT_S, UNREACHABLE, Bus, translated
+from mayfly.bus.patience import FAILOVER_S, NOT_STORED, patiently
 from mayfly.bus.schema import ACK_WAIT_S, message_ttl_s
 from mayfly.domain.activation import Work
 from mayfly.domain.errors import QueueUnavailable
@@ -36,7 +37,8 @@ LIMIT_REACHED = 10077  # err_code of "maximum messages (per subject) exceeded", 
 DUPLICATE_IN_PROCESS = 10158
 ADMISSION_RETRY_S = 0.005
 PULL_EXPIRES_S = 20.0
-PULL_HEARTBEAT_S = 5.0
+PULL_HEARTBEAT_S = 1.0
+PULL_SILENCE_S = 2.5  # without a message or heartbeat: the server has forgotten the pull, its leader died
 UNDECODABLE_DELAY_S = 30.0
 
 WORK = Codec(Work)
@@ -81,13 +83,14 @@ async def _publish(bus: Bus, work: Work, payload: bytes) -> int:
         try:
             headers = {"Nats-Msg-Id": work.ulid}
             ttl = message_ttl_s(work.budget_s)
-            ack = await bus.js.publish(subjects.act(work.user_id), payload, headers=headers, msg_ttl=ttl)
+            publish = partial(bus.js.publish, subjects.act(work.user_id), payload, headers=headers, msg_ttl=ttl)
+            ack = await patiently(publish, for_s=min(FAILOVER_S, work.budget_s))
         except APIError as error:
             if error.err_code == DUPLICATE_IN_PROCESS and attempt == 1:
                 await asyncio.sleep(ADMISSION_RETRY_S)
                 continue
             _raise_refusal(error, ambiguous=attempt > 1)
-        except (nats.errors.OutboundBufferLimitError, NoStreamResponseError) as error:
+        except NOT_STORED as error:
             if attempt == 1:
                 raise QueueUnavailable(retry_after_s=1) from error
             raise SubmitUnknown from error
@@ -224,6 +227,12 @@ class _Inbox:
     subject: str
     open: int = 0  # messages that the pull may still bring
     expires_at: float = 0.0
+    heard_at: float = 0.0
+
+    def is_forgotten(self) -> bool:
+        """Whether the server does not know of the pull any more."""
+        now = time.monotonic()
+        return bool(self.open) and (self.expires_at < now or self.heard_at + PULL_SILENCE_S < now)
 
 
 class PullLoop:
@@ -231,7 +240,7 @@ class PullLoop:
     Keeps as many messages requested as there are free slots, and hands each over as a `Claim`.
 
     Guarantees: never more claims than slots, for what comes in beyond goes back at once; a pull that the server
-    forgot (restart, leader change) is given up at its expiry or at a reconnect, and asked again; a message that
+    forgot (restart, leader change) is given up after a silence or at a reconnect, and asked again; a message that
     cannot be decoded goes back with a delay and an error in the log.
     """
 
@@ -266,7 +275,7 @@ class PullLoop:
             if self._bus.reconnects != reconnects:
                 reconnects = self._bus.reconnects
                 self._forget(self._inboxes)
-            self._forget([inbox for inbox in self._inboxes if inbox.open and inbox.expires_at < time.monotonic()])
+            self._forget([inbox for inbox in self._inboxes if inbox.is_forgotten()])
             await self._ask()
             await self._pause()
 
@@ -291,7 +300,8 @@ class PullLoop:
             return
         inbox = await self._idle_inbox()
         inbox.open = free - asked
-        inbox.expires_at = time.monotonic() + PULL_EXPIRES_S + 1
+        inbox.heard_at = time.monotonic()
+        inbox.expires_at = inbox.heard_at + PULL_EXPIRES_S + 1
         query = {
             "batch": inbox.open,
             "expires": int(PULL_EXPIRES_S * 1e9),
@@ -313,6 +323,7 @@ class PullLoop:
         return inbox
 
     async def _on_message(self, inbox: _Inbox, message: Msg) -> None:
+        inbox.heard_at = time.monotonic()
         if status := (message.headers or {}).get("Status"):
             await self._on_status(inbox, status)
             return

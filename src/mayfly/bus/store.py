@@ -6,6 +6,7 @@ Guarantees:
 - a write says at which revision the entry must stand (0: absent), and exactly one of two such writes wins;
 - when the answer to a write is lost, the same write is repeated; one that loses is read back, and bytes equal to
   ours mean that we had won before. Values that race therefore carry a nonce;
+- while the bucket has no leader, reads and compare-and-sets wait for one (`patience`);
 - every write may set how long the entry lives; the server removes it afterwards.
 """
 
@@ -15,12 +16,12 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import msgspec
-import nats.errors
 from nats.js import api
-from nats.js.errors import APIError, KeyWrongLastSequenceError, NoStreamResponseError
+from nats.js.errors import APIError, KeyWrongLastSequenceError
 
 from mayfly.bus.codec import Codec, Versioned
-from mayfly.bus.connection import REQUEST_TIMEOUT_S, Bus, translated
+from mayfly.bus.connection import Bus, translated
+from mayfly.bus.patience import UNANSWERED, patiently
 from mayfly.bus.subjects import kv_stream, kv_subject
 from mayfly.domain.errors import QueueUnavailable
 
@@ -29,6 +30,7 @@ T = TypeVar("T", bound=Versioned)
 NOT_FOUND = 10037
 WRONG_LAST_SEQUENCE = (10071, 10164)
 SUBJECTS_PAGE = 100_000
+READ_TIMEOUT_S = 2.0  # one attempt; a node that has just died answers none, and another may by then
 MARKER_TTL_S = 60  # of the tombstone that a deletion leaves
 
 
@@ -149,7 +151,9 @@ class Store(Generic[T]):
     async def _read(self, key: str) -> _Stored | None:
         query = msgspec.json.encode({"last_by_subj": kv_subject(self._bucket, key)})
         with translated("read"):
-            message = await self._bus.client.request(self._get_subject, query, timeout=REQUEST_TIMEOUT_S)
+            message = await patiently(
+                lambda: self._bus.client.request(self._get_subject, query, timeout=READ_TIMEOUT_S), also=UNANSWERED
+            )
         answer = self._answers.decode(message.data)
         if answer.error and answer.error.err_code == NOT_FOUND:
             return None
@@ -172,11 +176,10 @@ class Store(Generic[T]):
     async def _publish_or_repeat(
         self, key: str, data: bytes, *, revision: int, ttl_s: float | None, headers: dict[str, str] | None
     ) -> int:
-        try:
-            return await self._publish(key, data, revision=revision, ttl_s=ttl_s, headers=headers)
-        except (nats.errors.TimeoutError, nats.errors.ConnectionClosedError, NoStreamResponseError):
-            with translated("repeat a write"):
-                return await self._publish(key, data, revision=revision, ttl_s=ttl_s, headers=headers)
+        with translated("write"):
+            return await patiently(
+                lambda: self._publish(key, data, revision=revision, ttl_s=ttl_s, headers=headers), also=UNANSWERED
+            )
 
     async def _publish(
         self, key: str, data: bytes, *, revision: int, ttl_s: float | None, headers: dict[str, str] | None
@@ -191,8 +194,6 @@ class Store(Generic[T]):
         except APIError as error:
             if error.err_code in WRONG_LAST_SEQUENCE:
                 raise Conflict(key) from error
-            raise QueueUnavailable(retry_after_s=1) from error
-        except nats.errors.OutboundBufferLimitError as error:  # nothing was sent
             raise QueueUnavailable(retry_after_s=1) from error
         return ack.seq
 

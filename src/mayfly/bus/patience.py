@@ -1,0 +1,58 @@
+"""
+Sitting out a change of leader.
+
+When a node of a cluster dies, the streams that it led have no leader until another is elected: 5 to 8 seconds after a
+kill -9, as measured. Whoever may repeat what it asks waits that long before it gives up, so that the loss of a node
+costs callers time and not errors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import nats.errors
+from nats.js.errors import NoStreamResponseError
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+R = TypeVar("R")
+
+FAILOVER_S = 9.0
+"""How long a leader is waited for."""
+
+NOT_STORED = (
+    NoStreamResponseError,
+    nats.errors.NoRespondersError,
+    nats.errors.OutboundBufferLimitError,
+    nats.errors.ConnectionReconnectingError,
+)
+"""Errors that say that nobody has taken what was sent."""
+
+UNANSWERED = (nats.errors.TimeoutError, asyncio.TimeoutError)
+"""Errors after which nobody knows."""
+
+
+async def patiently(
+    action: Callable[[], Awaitable[R]], *, also: tuple[type[Exception], ...] = (), for_s: float = FAILOVER_S
+) -> R:
+    """
+    Do *action*, again and again for up to *for_s* while nobody takes it; *also* names further errors to repeat after.
+    The first time costs nothing extra.
+
+    Raises: what the last attempt raised.
+    """
+    transient: tuple[type[Exception], ...] = (*NOT_STORED, *also)
+    try:
+        return await action()
+    except transient:
+        pass
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception_type(transient),
+        wait=wait_random_exponential(multiplier=0.05, max=0.5),
+        stop=stop_after_delay(for_s),
+        reraise=True,
+    ):
+        with attempt:
+            return await action()
+    raise AssertionError("unreachable: the last attempt returns or raises")

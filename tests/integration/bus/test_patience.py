@@ -1,0 +1,69 @@
+"""Sitting out the loss of a server: what is asked meanwhile succeeds when it is back, once."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from msgspec.structs import replace
+from nats.js.errors import NoStreamResponseError
+
+from mayfly.bus.patience import patiently
+from mayfly.bus.queue import in_flight, submit
+from mayfly.bus.store import Conflict, Store
+from mayfly.bus.subjects import FUNCTIONS
+from mayfly.domain.function import Function
+from mayfly.domain.ids import FunctionName
+from tests.integration.bus.test_store import a_function
+from tests.support.bus import installation
+from tests.unit.worker.test_call import some_work
+
+pytestmark = [pytest.mark.A3, pytest.mark.A4]
+
+
+async def test_what_is_asked_during_an_outage_waits_for_its_end() -> None:
+    """A read, a compare-and-set and an admission that begin while nats-server is dead succeed once it is back."""
+    async with installation() as nats, nats.connect("api") as bus:
+        store = Store(bus, FUNCTIONS, Function)
+        function = a_function()
+        revision = await store.create(function.key, function)
+        changed = replace(function, name=FunctionName("changed"))
+        work = some_work()
+
+        await nats.server.kill()
+        reading = asyncio.create_task(store.get(function.key))
+        writing = asyncio.create_task(store.update(function.key, changed, revision=revision))
+        submitting = asyncio.create_task(submit(bus, work, wait_s=0))
+        await asyncio.wait((reading, writing, submitting), timeout=1.0)
+        assert not any(task.done() for task in (reading, writing, submitting))
+        await nats.server.restart()
+
+        assert await reading is not None
+        assert await writing > revision
+        await submitting
+        assert await in_flight(bus) == 1
+
+
+async def test_a_refusal_is_not_repeated() -> None:
+    """Only what nobody took is asked again: a lost compare-and-set says so at once."""
+    calls = 0
+
+    async def lose() -> None:
+        nonlocal calls
+        calls += 1
+        raise Conflict("key")
+
+    with pytest.raises(Conflict):
+        await patiently(lose)
+    assert calls == 1
+
+
+async def test_patience_ends() -> None:
+    """When no leader comes, the last error is the caller's."""
+
+    async def nobody() -> None:
+        raise NoStreamResponseError
+
+    async with asyncio.timeout(5):
+        with pytest.raises(NoStreamResponseError):
+            await patiently(nobody, for_s=0.2)
