@@ -1,7 +1,9 @@
 """
-The certificates and keys of a development installation: a CA of its own, a server certificate, ES256 token keys.
+The internal certificate authority, the certificates it issues, and the ES256 token keys.
 
-Made at the first start, private keys with mode 0600; the server certificate is made anew before it expires. Rows: F1.
+Private keys are written with mode 0600 or less, whole or not at all. A certificate that is about to end, lacks a name,
+is of another authority or does not belong to its key is made anew; what is good is kept, so whoever trusts the
+authority goes on trusting it. Rows: F1, D7.
 """
 
 from __future__ import annotations
@@ -9,29 +11,141 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from mayfly.settings import SettingsError
 
 CA_DAYS = 3650
 SERVER_DAYS = 397  # more, and clients refuse it
 RENEW_DAYS = 30
+CA_NAME = "Mayfly CA"
+
+
+class AuthorityUnusable(SettingsError):
+    """The certificate authority cannot issue: its key is missing, or is not the certificate's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A certificate and its private key, in PEM."""
+
+    certificate: bytes
+    key: bytes
+
+
+class Authority:
+    """The internal certificate authority: `ca.crt` and `ca.key` in one directory, which is its owner's alone."""
+
+    def __init__(self, directory: Path) -> None:
+        """Nothing is read yet."""
+        self._directory = directory
+        self._key_file = directory / "ca.key"
+        self._certificate_file = directory / "ca.crt"
+
+    def ensure(self) -> bool:
+        """
+        Make the authority if there is none; return whether it was made. It lives for ten years.
+
+        Raises: AuthorityUnusable when half of it is missing: clients trust the other half, so it is never replaced.
+        """
+        if self._certificate_file.exists():
+            return False
+        if self._key_file.exists():
+            raise AuthorityUnusable(
+                f"{self._key_file} is there but its certificate is not. Bring back {self._certificate_file}, or remove "
+                "the key to begin with a new authority, which everybody must then be told to trust."
+            )
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, CA_NAME)])
+        certificate = (
+            _builder(name, name, key.public_key(), CA_DAYS)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(cert_sign=True), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        write_secret(self._certificate_file, certificate.public_bytes(serialization.Encoding.PEM))
+        write_secret(self._key_file, private_pem(key))
+        return True
+
+    @property
+    def certificate(self) -> bytes:
+        """What clients trust, in PEM."""
+        return self._certificate_file.read_bytes()
+
+    def issue(self, names: tuple[str, ...], *, peer: bool = False) -> Issued:
+        """
+        Make a server's certificate for *names* (host names or addresses); a *peer* also connects to others with it.
+
+        Raises: AuthorityUnusable.
+        """
+        ca, ca_key = x509.load_pem_x509_certificate(self.certificate), self._signing_key()
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
+        uses = [ExtendedKeyUsageOID.SERVER_AUTH, *([ExtendedKeyUsageOID.CLIENT_AUTH] if peer else [])]
+        certificate = (
+            _builder(subject, ca.subject, key.public_key(), SERVER_DAYS)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(cert_sign=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(uses), critical=False)
+            .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
+            .sign(ca_key, hashes.SHA256())
+        )
+        return Issued(certificate.public_bytes(serialization.Encoding.PEM), private_pem(key))
+
+    def fault(self, pair: Issued, names: tuple[str, ...]) -> str | None:
+        """Say why a certificate must be made anew; None if it is good for *names* for a while yet."""
+        if not key_belongs(pair):
+            return "cannot be read, or does not belong to its key"
+        certificate = x509.load_pem_x509_certificate(pair.certificate)
+        if not self._issued(certificate):
+            return "is of another authority"
+        if ends_soon(certificate):
+            return f"ends on {certificate.not_valid_after_utc:%Y-%m-%d}"
+        present = names_of(certificate)
+        lacking = [name for name in names if _general_name(name) not in present]
+        return f"lacks the name {lacking[0]}" if lacking else None
+
+    def _issued(self, certificate: x509.Certificate) -> bool:
+        try:
+            certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(self.certificate))
+        except (ValueError, TypeError, InvalidSignature):
+            return False
+        return True
+
+    def _signing_key(self) -> ec.EllipticCurvePrivateKey:
+        if not self._key_file.exists():
+            raise AuthorityUnusable(f"{self._key_file} is missing: without it no certificate can be made or renewed.")
+        key = serialization.load_pem_private_key(self._key_file.read_bytes(), password=None)
+        ca = x509.load_pem_x509_certificate(self.certificate)
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != ca.public_key():
+            raise AuthorityUnusable(f"{self._key_file} is not the key of {self._certificate_file}.")
+        return key
 
 
 def ensure_certificates(directory: Path, *, hosts: tuple[str, ...]) -> None:
     """
     See to `ca.crt`, `ca.key`, `server.crt` and `server.key` in *directory*, valid for *hosts* (names or addresses).
 
-    What is there and good is kept, so clients that trust the CA go on trusting it.
+    Raises: AuthorityUnusable.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not (directory / "ca.key").exists():
-        _make_ca(directory)
-    if not _is_good(directory / "server.crt", hosts):
-        _make_server(directory, hosts)
+    authority = Authority(directory)
+    authority.ensure()
+    present = read_pair(directory / "server.crt", directory / "server.key")
+    if present is None or authority.fault(present, hosts):
+        issued = authority.issue(hosts)
+        write_secret(directory / "server.key", issued.key)
+        write_secret(directory / "server.crt", issued.certificate)
 
 
 def ensure_token_key(directory: Path) -> None:
@@ -40,51 +154,87 @@ def ensure_token_key(directory: Path) -> None:
     if any(directory.glob("*.pem")):
         return
     kid = datetime.datetime.now(datetime.UTC).strftime("k%Y%m%d%H%M%S")
-    _write_key(directory / f"{kid}.pem", ec.generate_private_key(ec.SECP256R1()))
+    write_secret(directory / f"{kid}.pem", new_token_key())
 
 
-def write_secret(path: Path, content: bytes) -> None:
-    """Write a file that only its owner may read, whole or not at all."""
+def new_token_key() -> bytes:
+    """Make an ES256 private key, in PEM."""
+    return private_pem(ec.generate_private_key(ec.SECP256R1()))
+
+
+def public_pem(private: bytes) -> bytes:
+    """Return the public half of a private key, both in PEM."""
+    public: PublicKeyTypes = serialization.load_pem_private_key(private, password=None).public_key()
+    return public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Return a private key in PEM, unencrypted."""
+    no_passphrase = serialization.NoEncryption()
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, no_passphrase)
+
+
+def read_pair(certificate: Path, key: Path) -> Issued | None:
+    """Read a certificate and its key; None if one of them is not there."""
+    if not (certificate.exists() and key.exists()):
+        return None
+    return Issued(certificate.read_bytes(), key.read_bytes())
+
+
+def issuer_of(certificate: bytes) -> str | None:
+    """Name the authority that a certificate says it is of; None if it cannot be read."""
+    try:
+        issuer = x509.load_pem_x509_certificate(certificate).issuer
+    except ValueError:
+        return None
+    found = issuer.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(found[0].value) if found else None
+
+
+def key_belongs(pair: Issued) -> bool:
+    """Whether certificate and key can be read and are of one another, of whatever kind they are."""
+    try:
+        key = serialization.load_pem_private_key(pair.key, password=None)
+        return key.public_key() == x509.load_pem_x509_certificate(pair.certificate).public_key()
+    except (ValueError, TypeError):
+        return False
+
+
+def names_of(certificate: x509.Certificate) -> list[x509.GeneralName]:
+    """List the names that a certificate is good for."""
+    try:
+        return list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        return []
+
+
+def ends_soon(certificate: x509.Certificate) -> bool:
+    """Whether a certificate is over within `RENEW_DAYS`."""
+    return (certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)).days < RENEW_DAYS
+
+
+def is_host(name: str) -> bool:
+    """Whether something can be in a certificate: an address, or a host name in ASCII."""
+    try:
+        _general_name(name)
+    except ValueError:
+        return False
+    return bool(name) and not any(character.isspace() or character in "/:@," for character in _without_address(name))
+
+
+def write_secret(path: Path, content: bytes, *, mode: int = 0o600, owner: int | None = None) -> None:
+    """Write a file, whole or not at all, that nobody ever sees with a wider mode or another owner."""
     partial = path.with_name(f".{path.name}.new")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
+        file.flush()
+        if owner is not None:
+            os.fchown(descriptor, owner, owner)
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
     partial.replace(path)
-
-
-def _make_ca(directory: Path) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Mayfly development CA")])
-    certificate = (
-        _builder(name, name, key.public_key(), CA_DAYS)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(cert_sign=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    _write_key(directory / "ca.key", key)
-    (directory / "ca.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-
-
-def _make_server(directory: Path, hosts: tuple[str, ...]) -> None:
-    ca = x509.load_pem_x509_certificate((directory / "ca.crt").read_bytes())
-    ca_key = serialization.load_pem_private_key((directory / "ca.key").read_bytes(), password=None)
-    if not isinstance(ca_key, ec.EllipticCurvePrivateKey):
-        raise TypeError(f"{directory / 'ca.key'} is not an elliptic curve key")
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])])
-    certificate = (
-        _builder(subject, ca.subject, key.public_key(), SERVER_DAYS)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(cert_sign=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
-        .sign(ca_key, hashes.SHA256())
-    )
-    _write_key(directory / "server.key", key)
-    (directory / "server.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
 
 def _builder(
@@ -123,15 +273,5 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def _is_good(path: Path, hosts: tuple[str, ...]) -> bool:
-    if not path.exists():
-        return False
-    certificate = x509.load_pem_x509_certificate(path.read_bytes())
-    left = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return left.days > RENEW_DAYS and all(_general_name(host) in names for host in hosts)
-
-
-def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    write_secret(path, pem)
+def _without_address(name: str) -> str:
+    return "" if isinstance(_general_name(name), x509.IPAddress) else name

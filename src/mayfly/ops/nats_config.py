@@ -1,13 +1,16 @@
 """
 nats-server's configuration: who may do what, and nothing more.
 
-Each role has a user of its own. An API server cannot claim, a worker cannot read users or sessions, neither can make
-or delete a stream, and nobody but the server itself publishes `done.>`. Rows: A3, A4.
+Each role has a user of its own in the account MAYFLY. An API server cannot claim, a worker cannot read users or
+sessions, neither can make or delete a stream, and nobody but the server itself publishes `done.>`. The server's own
+events are in the account SYS, which nobody can log in to. The same accounts serve `mayfly up` and a cluster.
+Rows: A3, A4, D7.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +20,104 @@ from mayfly.bus.connection import MIN_PAYLOAD_BYTES, inbox_prefix
 ADMIN, API, WORKER = "admin", "api", "worker"
 ROLES = (ADMIN, API, WORKER)
 
+ACCOUNT, SYSTEM_ACCOUNT = "MAYFLY", "SYS"
+CLUSTER = "mayfly"
+ROUTE_USER = "route"
+CLIENT_PORT, ROUTE_PORT, MONITOR_PORT = 4222, 6222, 8222
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One server of a cluster, and where its files are as it sees them itself."""
+
+    host: str
+    peers: tuple[str, ...]  # the others' hosts; none for a server alone
+    monitor: str = "127.0.0.1"  # no password guards monitoring, so nobody else reaches it
+    secrets: str = "/run/secrets/mayfly"
+    store: str = "/data"
+
+    @property
+    def name(self) -> str:
+        """The server's name: the first label of its host."""
+        return self.host.partition(".")[0]
+
 
 def server_config(*, port: int, store: Path, passwords: dict[str, str]) -> str:
     """Write the configuration of one server on loopback. It is JSON, which nats-server reads as its own format."""
+    config = {"server_name": "mayfly", "listen": f"127.0.0.1:{port}", **_common(str(store), passwords)}
+    return json.dumps(config, indent=2) + "\n"
+
+
+def node_config(node: Node, *, passwords: dict[str, str], route_password: str) -> str:
+    """
+    Write the configuration of a server that clients reach by TLS, and, if it has peers, of its part in the cluster.
+
+    Each server knows all others by name and tells clients nothing about them: what it would tell are addresses, which
+    no certificate has.
+    """
+    tls = {
+        "cert_file": f"{node.secrets}/nats.crt",
+        "key_file": f"{node.secrets}/nats.key",
+        "ca_file": f"{node.secrets}/ca.crt",
+        "min_version": "1.3",
+        "timeout": 10,
+    }
     config: dict[str, Any] = {
-        "server_name": "mayfly",
-        "listen": f"127.0.0.1:{port}",
+        "server_name": node.name,
+        "listen": f"0.0.0.0:{CLIENT_PORT}",
+        "http": f"{_bracketed(node.monitor)}:{MONITOR_PORT}",
+        "tls": tls,
+        **_common(node.store, passwords),
+        "lame_duck_grace_period": "2s",
+        "lame_duck_duration": "30s",
+    }
+    if node.peers:
+        login = f"{ROUTE_USER}:{route_password}"
+        config["cluster"] = {
+            "name": CLUSTER,
+            "listen": f"0.0.0.0:{ROUTE_PORT}",
+            "no_advertise": True,
+            "authorization": {"user": ROUTE_USER, "password": route_password, "timeout": 15},
+            "tls": {**tls, "verify": True},
+            "routes": [f"tls://{login}@{peer}:{ROUTE_PORT}" for peer in node.peers],
+        }
+    return json.dumps(config, indent=2) + "\n"
+
+
+def with_passwords(config: str, passwords: dict[str, str]) -> str:
+    """Put other passwords of the roles into a configuration that `node_config` wrote."""
+    changed = json.loads(config)
+    for user in changed["accounts"][ACCOUNT]["users"]:
+        user["password"] = passwords[user["user"]]
+    return json.dumps(changed, indent=2) + "\n"
+
+
+def route_password(config: str) -> str | None:
+    """Read the password of the routes from a configuration that `node_config` wrote; None if it has no peers."""
+    cluster = json.loads(config).get("cluster")
+    return str(cluster["authorization"]["password"]) if cluster else None
+
+
+def _common(store: str, passwords: dict[str, str]) -> dict[str, Any]:
+    """Return what every server has: limits, JetStream and the accounts."""
+    return {
         "max_payload": MIN_PAYLOAD_BYTES,
         "ping_interval": "5s",
         "write_deadline": "10s",
-        "jetstream": {"store_dir": str(store), "strict": True},
-        "authorization": {
-            "users": [
-                {"user": ADMIN, "password": passwords[ADMIN], "permissions": {"publish": ">", "subscribe": ">"}},
-                {"user": API, "password": passwords[API], "permissions": api_permissions()},
-                {"user": WORKER, "password": passwords[WORKER], "permissions": worker_permissions()},
-            ]
+        "jetstream": {"store_dir": store, "strict": True},
+        "accounts": {
+            ACCOUNT: {
+                "jetstream": "enabled",
+                "users": [
+                    {"user": ADMIN, "password": passwords[ADMIN], "permissions": {"publish": ">", "subscribe": ">"}},
+                    {"user": API, "password": passwords[API], "permissions": api_permissions()},
+                    {"user": WORKER, "password": passwords[WORKER], "permissions": worker_permissions()},
+                ],
+            },
+            SYSTEM_ACCOUNT: {},
         },
+        "system_account": SYSTEM_ACCOUNT,
     }
-    return json.dumps(config, indent=2) + "\n"
 
 
 def api_permissions() -> dict[str, Any]:
@@ -84,3 +166,7 @@ def worker_permissions() -> dict[str, Any]:
         subjects.PREFETCH_IMAGE,
     ]
     return {"publish": publish, "subscribe": subscribe, "allow_responses": True}
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address

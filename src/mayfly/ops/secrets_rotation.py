@@ -1,0 +1,131 @@
+"""
+Changing the secrets of a running deployment, in steps that refuse nobody.
+
+Each step changes files only, and returns what has to be restarted before the next one. A key that signs is known to
+everybody who verifies before it signs; a secret that is sent is accepted by everybody before it is sent. The steps are
+told by what lies in the directory, so a rotation that was interrupted goes on where it stopped. Rows: A1, D7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cryptography import x509
+
+from mayfly.domain.ids import new_ulid
+from mayfly.ops.certificates import CA_NAME, Authority, issuer_of, names_of, new_token_key
+from mayfly.ops.nats_config import with_passwords
+from mayfly.ops.secrets import (
+    NEXT,
+    Folder,
+    Owners,
+    SecretsDirectory,
+    SecretsUnusable,
+    locked,
+    new_secret,
+)
+
+KEYS_AT_MOST = 2
+
+
+def rotate(root: Path, what: str, owners: Owners) -> list[str]:
+    """
+    Take the next step of changing *what*; return what was done and what to do next, one sentence each.
+
+    Raises: SecretsUnusable when the directory was not made by `create`; AuthorityUnusable; OSError.
+    """
+    if not (root / "ca" / "ca.crt").exists():
+        raise SecretsUnusable(f"{root} is not a secrets directory: `mayfly secrets create {root}` makes one.")
+    with locked(root):
+        directory = SecretsDirectory(root, owners)
+        directory.done.clear()
+        following = STEPS[what](directory)
+        return [*directory.done, following]
+
+
+def _token_key(directory: SecretsDirectory) -> str:
+    keys = directory.api_keys
+    if waiting := keys.names(f"*.pem{NEXT}"):
+        for name in waiting:
+            keys.put(name.removesuffix(NEXT), keys.read(name) or b"")
+            keys.remove(name)
+        directory.publish_keys()
+        return (
+            "NEXT restart the API servers one after the other: from then on the new key signs. Tokens of the old one "
+            "stay good. Rotate again no sooner than the longest login lives (30 days by default)."
+        )
+    newest = keys.names("*.pem")[-1:]
+    kid = new_ulid()
+    if newest and newest[0] >= f"{kid}.pem":  # somebody chose names
+        kid = f"{newest[0].removesuffix('.pem')}-{kid}"
+    for name in keys.names("*.pem")[: 1 - KEYS_AT_MOST]:
+        keys.remove(name)
+    keys.put(f"{kid}.pem{NEXT}", new_token_key())
+    directory.publish_keys()
+    return (
+        "NEXT render the gateway's files again, and restart the API servers one after the other: everybody then knows "
+        "the new key, which does not sign yet. Then run this command again. A key that was removed signed out whoever "
+        "has not been here since it was replaced."
+    )
+
+
+def _gateway_secret(directory: SecretsDirectory) -> str:
+    accepted = (directory.api.read("gateway.secret") or b"").split()
+    sent = (directory.gateway.read("gateway.secret") or b"").strip()
+    if accepted == [sent]:
+        directory.api.put("gateway.secret", b"\n".join([sent, new_secret()]))
+        return "NEXT restart the API servers one after the other: they then accept both. Then run this command again."
+    if accepted[-1:] != [sent]:
+        directory.gateway.put("gateway.secret", accepted[-1])
+        return "NEXT render the gateway's files again: it then sends the new one. Then run this command again."
+    directory.api.put("gateway.secret", sent)
+    return (
+        "NEXT restart the API servers one after the other: they then accept the new one only. That was the last step."
+    )
+
+
+def _nats_passwords(directory: SecretsDirectory) -> str:
+    for folder in (directory.admin, directory.api, directory.worker):
+        folder.put("nats.password", new_secret())
+    passwords = directory.passwords()
+    for name in directory.nats_names():
+        folder = directory.nats(name)
+        folder.put("nats.conf", with_passwords((folder.read("nats.conf") or b"").decode(), passwords).encode())
+    return (
+        "NEXT send SIGHUP to the nats-servers one after the other, at once: each then takes the new passwords, and "
+        "whoever is connected to it comes back with the new one by itself. Until then nobody may be restarted."
+    )
+
+
+def _certificates(directory: SecretsDirectory) -> str:
+    authority = Authority(directory.root / "ca")
+    _issue_again(directory.api, authority, "api")
+    for name in directory.nats_names():
+        _issue_again(directory.nats(name), authority, "nats", peer=True)
+    if issuer_of(directory.gateway.read("gateway.crt") or b"") == CA_NAME:
+        _issue_again(directory.gateway, authority, "gateway")
+    return (
+        "NEXT restart the API servers and the gateway, and send SIGHUP to the nats-servers, one after the other. "
+        "The authority is the same, so everybody trusts old and new."
+    )
+
+
+def _issue_again(folder: Folder, authority: Authority, name: str, *, peer: bool = False) -> None:
+    try:
+        present = x509.load_pem_x509_certificate(folder.read(f"{name}.crt") or b"")
+    except ValueError as error:
+        raise SecretsUnusable(
+            f"{folder.path}/{name}.crt is missing or no certificate: run `mayfly secrets create` first."
+        ) from error
+    issued = authority.issue(tuple(str(host.value) for host in names_of(present)), peer=peer)
+    folder.put(f"{name}.key", issued.key)
+    folder.put(f"{name}.crt", issued.certificate)
+
+
+STEPS: dict[str, Callable[[SecretsDirectory], str]] = {
+    "token-key": _token_key,
+    "nats-passwords": _nats_passwords,
+    "gateway-secret": _gateway_secret,
+    "certificates": _certificates,
+}
