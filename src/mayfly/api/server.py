@@ -24,6 +24,7 @@ from mayfly.api.app import create_app
 from mayfly.api.protocol import BoundedHttp
 from mayfly.domain.limits import TIMEOUT_MAX_S
 from mayfly.services.logs import configure_logs
+from mayfly.services.metrics_port import check_metrics_port
 from mayfly.settings import ApiSettings
 
 log = structlog.get_logger()
@@ -67,8 +68,9 @@ async def serve(settings: ApiSettings, *, ready: Callable[[int], None] | None = 
     """
     Serve until told to stop; *ready* is called with the port as soon as connections are answered.
 
-    Raises: ServerFailed; KeysMissing; QueueUnavailable when NATS cannot be reached at the start.
+    Raises: ServerFailed; SettingsError; KeysMissing; QueueUnavailable when NATS cannot be reached at the start.
     """
+    check_metrics_port(settings.metrics_listen, beside=settings.listen)
     app = create_app(settings)
     context = tls_context(settings)
     listener = _listen(settings.listen)

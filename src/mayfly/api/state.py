@@ -9,6 +9,8 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from mayfly.api.metrics import ApiMetrics
+from mayfly.api.usage import Usage
 from mayfly.bus.connection import Bus, connect
 from mayfly.bus.responses import Listener
 from mayfly.bus.stores import Stores
@@ -17,6 +19,7 @@ from mayfly.services.activations import Activations
 from mayfly.services.functions import Functions
 from mayfly.services.invoke import Invoker
 from mayfly.services.janitor import Janitor
+from mayfly.services.metrics_port import served
 from mayfly.services.passwords import Passwords
 from mayfly.services.sessions import Sessions
 from mayfly.services.tokens import TokenKeys
@@ -37,14 +40,16 @@ class ApiState:
     activations: Activations
     invoker: Invoker
     janitor: Janitor
+    metrics: ApiMetrics
 
 
 @asynccontextmanager
 async def opened(settings: ApiSettings) -> AsyncIterator[ApiState]:
     """
-    Connect, and build the services on the connection.
+    Connect, build the services on the connection, and let the metrics be read.
 
-    Raises: KeysMissing; QueueUnavailable when NATS cannot be reached or is not fit.
+    Raises: KeysMissing; QueueUnavailable when NATS cannot be reached or is not fit; SettingsError when nothing can
+    listen where the metrics are to be read.
     """
     keys = TokenKeys.load(settings.token_keys_dir, issuer=settings.token_issuer, audience=settings.token_audience)
     listener = Listener(new_id())
@@ -53,11 +58,16 @@ async def opened(settings: ApiSettings) -> AsyncIterator[ApiState]:
         await stack.enter_async_context(listener.listening(bus))
         passwords = Passwords(settings.login_concurrency)
         stack.callback(passwords.close)
-        yield _build(settings, bus, listener, keys=keys, passwords=passwords)
+        state = _build(settings, bus, listener, keys=keys, passwords=passwords)
+        usage = Usage(bus, state.stores, state.metrics)
+        await stack.enter_async_context(served(settings.metrics_listen, state.metrics, refresh=usage.refresh))
+        yield state
 
 
 def _build(settings: ApiSettings, bus: Bus, listener: Listener, *, keys: TokenKeys, passwords: Passwords) -> ApiState:
     stores = Stores.on(bus)
+    metrics = ApiMetrics()
+    metrics.follow(bus)
     sessions = Sessions(stores, keys, passwords, access_s=settings.access_token_s, refresh_s=settings.refresh_token_s)
     return ApiState(
         settings=settings,
@@ -68,7 +78,8 @@ def _build(settings: ApiSettings, bus: Bus, listener: Listener, *, keys: TokenKe
         functions=Functions(bus, stores),
         activations=Activations(bus, stores),
         invoker=Invoker(bus, stores, listener, wait_ms=settings.admission_wait_ms, keep_s=settings.record_keep_s),
-        janitor=Janitor(bus, stores, keep_s=settings.record_keep_s),
+        janitor=Janitor(bus, stores, keep_s=settings.record_keep_s, on_action=metrics.janitor_acted),
+        metrics=metrics,
     )
 
 

@@ -41,6 +41,7 @@ from mayfly.images.tree import remove, too_large
 log = structlog.get_logger()
 
 EVERYBODY = "everybody"  # as an owner: the operator's own images
+PULL_OUTCOMES = ("pulled", "failed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +99,7 @@ class ImageStore:
         self._trees: dict[Digest, _Tree] = {}
         self._leases: Counter[Digest] = Counter()
         self._flights: dict[tuple[str, str], asyncio.Task[PreparedImage]] = {}
+        self.pulls: Counter[str] = Counter()  # by outcome
 
     async def __aenter__(self) -> ImageStore:
         """Find what is there; remove what an earlier process left half-done."""
@@ -284,14 +286,19 @@ class ImageStore:
     def _landed(self, key: tuple[str, str], flight: asyncio.Task[PreparedImage]) -> None:
         self._flights.pop(key, None)
         if not flight.cancelled():
-            flight.exception()  # whoever still waits has it; nobody else needs to know
+            failed = flight.exception()  # whoever still waits has it; nobody else needs to know
+            self.pulls["pulled"] += failed is None
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(self._pull_timeout_s):
                 yield
+        except ImageUnavailable:
+            self.pulls["failed"] += 1
+            raise
         except TimeoutError:
+            self.pulls["failed"] += 1
             raise ImageUnavailable(
                 f"The image did not arrive within {self._pull_timeout_s:g} s (the operator's MAYFLY_PULL_TIMEOUT_S)."
             ) from None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -26,6 +27,7 @@ from mayfly.services.settle import OwnerCheck, settle_lost, settle_out_of_time
 
 log = structlog.get_logger()
 
+ACTIONS = ("slot-returned", "timed-out", "worker-lost")
 EVERY_S = 1.0
 YOUNG_S = 2.0  # a call in its first seconds is left to those who are busy with it
 FENCE_S = 15.0
@@ -37,11 +39,14 @@ when it comes back and finds the record settled."""
 class Janitor:
     """One janitor."""
 
-    def __init__(self, bus: Bus, stores: Stores, *, keep_s: float) -> None:
-        """*keep_s* is how long a record is kept after its end."""
+    def __init__(
+        self, bus: Bus, stores: Stores, *, keep_s: float, on_action: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """*keep_s* is how long a record is kept after its end; *on_action* is told each of `ACTIONS` as it is taken."""
         self._bus = bus
         self._records = stores.activations
         self._keep_s = keep_s
+        self._on_action = on_action
         self._owners: dict[str, OwnerCheck] = {}
 
     async def run(self) -> None:
@@ -66,6 +71,7 @@ class Janitor:
             if queued.age_s > YOUNG_S and await self._is_over_if_readable(queued):
                 await delete_queued(self._bus, queued)
                 log.warning("janitor.slot-returned", activation=queued.key, age_s=round(queued.age_s, 1))
+                self._on_action("slot-returned")
                 deleted += 1
         self._owners = {key: check for key, check in self._owners.items() if key in seen}
         return deleted
@@ -92,12 +98,15 @@ class Janitor:
     async def _end_if_late(self, entry: Entry[Activation]) -> bool:
         if time.time() < entry.value.deadline_at + YOUNG_S:
             return False
-        return await settle_out_of_time(self._records, entry, keep_s=self._keep_s) is not None
+        ended = await settle_out_of_time(self._records, entry, keep_s=self._keep_s) is not None
+        if ended:
+            self._on_action("timed-out")
+        return ended
 
     async def _end_if_lost(self, entry: Entry[Activation]) -> None:
         check = self._owners.setdefault(entry.key, OwnerCheck(self._bus))
-        if await check.is_lost(entry.value):
-            await settle_lost(self._records, entry, keep_s=self._keep_s)
+        if await check.is_lost(entry.value) and await settle_lost(self._records, entry, keep_s=self._keep_s):
+            self._on_action("worker-lost")
 
 
 def _slot_is_free(record: Activation) -> bool:

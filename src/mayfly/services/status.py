@@ -47,13 +47,13 @@ async def status(bus: Bus, stores: Stores, owner: UserId) -> Status:
 
     Raises: QueueUnavailable.
     """
-    beats, total, own, (most, most_per_user) = await asyncio.gather(
-        _beats(stores), in_flight(bus), in_flight(bus, owner), limits_in_force(bus)
+    workers, total, own, (most, most_per_user) = await asyncio.gather(
+        beats(stores), in_flight(bus), in_flight(bus, owner), limits_in_force(bus)
     )
     return Status(
-        workers=beats,
-        slots=sum(beat.slots for beat in beats),
-        running=sum(beat.running for beat in beats),
+        workers=workers,
+        slots=sum(beat.slots for beat in workers),
+        running=sum(beat.running for beat in workers),
         in_flight=total,
         max_activations=most,
         own_in_flight=own,
@@ -61,9 +61,14 @@ async def status(bus: Bus, stores: Stores, owner: UserId) -> Status:
     )
 
 
-async def _beats(stores: Stores) -> tuple[WorkerBeat, ...]:
-    beats = await asyncio.gather(*(_beat(stores, key) for key in await stores.workers.keys()))
-    return tuple(beat for beat in beats if beat)
+async def beats(stores: Stores) -> tuple[WorkerBeat, ...]:
+    """
+    Read what each worker that lives has last said of itself.
+
+    Raises: QueueUnavailable.
+    """
+    found = await asyncio.gather(*(_beat(stores, key) for key in await stores.workers.keys()))
+    return tuple(beat for beat in found if beat)
 
 
 async def _beat(stores: Stores, worker_id: str) -> WorkerBeat | None:

@@ -35,6 +35,8 @@ class Worker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._pulls = PullLoop(tools.bus, free_slots=self._free_slots, on_claim=self._on_claim)
         self._started_at = time.time()
+        tools.metrics.slots.set(slots)
+        tools.metrics.slots_in_use.set_function(lambda: len(self._tasks))
 
     async def run(self, stop: asyncio.Event, *, grace_s: float) -> None:
         """

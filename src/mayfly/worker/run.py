@@ -18,7 +18,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import structlog
@@ -40,6 +40,7 @@ from mayfly.services.settle import settle_lost
 from mayfly.worker.call import call_of
 from mayfly.worker.endings import Verdict, verdict_of, verdict_of_failure
 from mayfly.worker.images import prepare_image
+from mayfly.worker.metrics import WorkerMetrics
 
 log = structlog.get_logger()
 
@@ -71,6 +72,7 @@ class Tools:
     images: ImageStore
     runtime: Runtime
     keep_s: float
+    metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
 
 
 class Run:
@@ -120,6 +122,7 @@ class Run:
             return
         final = await self._run(running, image)
         await self._ack()  # before anything else: the caller has the answer, and may call again at once
+        self._tools.metrics.ended(final)
         await self._remove_container()
         log.info(
             "activation.completed",
@@ -186,6 +189,7 @@ class Run:
             self._container = await self._tools.runtime.create(spec)
         except RuntimeFailed as error:
             raise Refusal(State.REFUSED, error) from error
+        self._tools.metrics.containers_created.inc()
 
     async def _start_fence(self, image: PreparedImage) -> Entry[Activation] | None:
         """Move the record to running; None if somebody else moved it first, and then nothing is run here."""
@@ -207,6 +211,7 @@ class Run:
                 for_s=max(0.0, self._deadline - time.monotonic()),
             )
         except Conflict:
+            self._tools.metrics.fence_lost("start")
             return None
         return Entry(self.key, record, revision)
 
@@ -232,6 +237,7 @@ class Run:
                 lambda: self._records.update(self.key, final, revision=running.revision, ttl_s=self._tools.keep_s)
             )
         except Conflict:
+            self._tools.metrics.fence_lost("result")
             log.warning("activation.result-fence-lost", activation=final.id)
         return final
 
@@ -256,6 +262,7 @@ class Run:
             return
         except QueueUnavailable:
             return
+        self._tools.metrics.ended(record)
         await self._ack()
 
     async def _follow_the_winner(self) -> None:
@@ -333,7 +340,9 @@ class Run:
         try:
             if container:
                 await container.remove()
+                self._tools.metrics.containers_removed.inc()
         except RuntimeFailed as error:
+            self._tools.metrics.containers_left.inc()
             log.error("container.not-removed", container=container.id if container else None, reason=error.detail)
         finally:
             self._leases.close()

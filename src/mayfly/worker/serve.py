@@ -15,8 +15,10 @@ from mayfly.containers.host import prepare_host
 from mayfly.domain.ids import WorkerId, new_id
 from mayfly.images.policy import RegistryPolicy
 from mayfly.images.store import ImageStore
+from mayfly.services.metrics_port import served
 from mayfly.settings import ImageSettings, WorkerSettings
 from mayfly.worker.loop import Worker
+from mayfly.worker.metrics import WorkerMetrics
 from mayfly.worker.run import Tools
 
 log = structlog.get_logger()
@@ -44,6 +46,7 @@ async def serve(settings: WorkerSettings) -> None:
         async with (
             open_images(settings, settings.image_dir) as images,
             connect(settings, role="worker", buffer_while_disconnected=True) as bus,
+            served(settings.metrics_listen, WorkerMetrics.of(bus, images, settings)) as metrics,
         ):
             tools = Tools(
                 worker_id=WorkerId(new_id()),
@@ -52,6 +55,7 @@ async def serve(settings: WorkerSettings) -> None:
                 images=images,
                 runtime=runtime,
                 keep_s=settings.record_keep_s,
+                metrics=metrics,
             )
             closing = asyncio.create_task(_stop_when(bus.closed, stop), name="closed")
             await Worker(tools, slots=settings.slots).run(stop, grace_s=settings.stop_grace_s)

@@ -80,7 +80,8 @@ async def invoke(
         received_at=exchange_of(request.scope).received_at,
     )
     parameter = await read_parameter(request, function.parameter)
-    succeeded = await state.invoker.invoke(caller.user_id, function, parameter, options)
+    with state.metrics.call(options.received_at):
+        succeeded = await state.invoker.invoke(caller.user_id, function, parameter, options)
     return result(succeeded)
 
 

@@ -50,7 +50,8 @@ TAKES_GRANT: dict[str, Any] = {
 async def get_tokens(request: Request, state: State) -> Response:
     """Log in with user name and password, or exchange a refresh token for the next pair of tokens."""
     try:
-        tokens = await _grant(state, await read_form(request))
+        with state.metrics.login():
+            tokens = await _grant(state, await read_form(request))
     except MayflyError as error:
         error.members.setdefault("error", "invalid_request" if error.fault == "caller" else "temporarily_unavailable")
         raise

@@ -1,0 +1,130 @@
+"""What an API server counts, and what it reads of the whole installation when it is scraped. Rows: A2, D4."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mayfly.domain.activation import State
+from mayfly.domain.errors import Cancelled, Gone, InternalError, LimitReached, MayflyError, TimedOut, WorkerLost
+from mayfly.services.janitor import ACTIONS
+from mayfly.services.metrics import NO_CODE, Metrics
+
+SCOPES = ("platform", "user", "function")
+UNKNOWN = "unknown"
+
+
+class ApiMetrics(Metrics):
+    """Those of one API server."""
+
+    role = "api"
+
+    def __init__(self) -> None:
+        """Nothing has been called, and usage is not known."""
+        super().__init__()
+        self._activations = self._counter(
+            "mayfly_activations_total",
+            "Calls answered by this API server: how the activation ended, the error's code (`none` for a result) and "
+            "whether it ran. `unknown` is what the API server itself could not learn.",
+            *("state", "code", "ran"),
+        )
+        self._durations = self._histogram(
+            "mayfly_activation_duration_seconds",
+            "From the arrival of a call's request head to its answer, by how the activation ended.",
+            "state",
+        )
+        self._refusals = self._counter(
+            "mayfly_refusals_total", "Calls refused because a limit was reached, by whose limit it was.", "scope"
+        )
+        self._logins = self._counter(
+            "mayfly_logins_total",
+            "Logins and refreshed logins: `succeeded`, or the code of the error with which one was refused.",
+            "outcome",
+        )
+        self._janitor = self._counter(
+            "mayfly_janitor_actions_total",
+            "What the janitor put right: a slot given back that nobody else would have, an activation ended that was "
+            "out of time, one whose worker was lost.",
+            "action",
+        )
+        self.in_flight = self._gauge(
+            "mayfly_activations_in_flight",
+            "Activations of the whole installation that are admitted and not yet finished, waiting and running alike. "
+            "Every API server reads the same number, so take the `max`, not the sum.",
+        )
+        self.running = self._gauge(
+            "mayfly_activations_running", "Those of them that a worker has claimed, as the workers say. Likewise."
+        )
+        self.limit = self._gauge(
+            "mayfly_activations_limit",
+            "How many may be in flight, for the platform (M) and for each user (U); +Inf without a maximum.",
+            "scope",
+        )
+        self.workers = self._gauge("mayfly_workers", "Workers that have given a sign of life in the last 5 s.")
+        self.slots = self._gauge("mayfly_slots", "Slots of all those workers together.")
+        self.forget_usage()
+        self._activations.labels(State.SUCCEEDED, NO_CODE, "yes")
+        for counter, values in (
+            (self._refusals, SCOPES),
+            (self._logins, ("succeeded",)),
+            (self._janitor, ACTIONS),
+        ):
+            for value in values:
+                counter.labels(value)
+
+    @contextmanager
+    def call(self, began: float | None) -> Iterator[None]:
+        """Count the call that is made inside, by how it ends; *began* is when it arrived (`time.monotonic()`)."""
+        began = time.monotonic() if began is None else began
+        try:
+            yield
+        except MayflyError as error:
+            self._called(state_of(error), error.code, error.ran, began)
+            if isinstance(error, LimitReached):
+                self._refusals.labels(error.members.get("scope", UNKNOWN)).inc()
+            raise
+        except Exception:
+            self._called(UNKNOWN, InternalError.code, InternalError.default_ran, began)
+            raise
+        self._called(State.SUCCEEDED, NO_CODE, "yes", began)
+
+    def _called(self, state: str, code: str, ran: str, began: float) -> None:
+        self._activations.labels(state, code, ran).inc()
+        self._durations.labels(state).observe(time.monotonic() - began)
+
+    @contextmanager
+    def login(self) -> Iterator[None]:
+        """Count the login that is tried inside."""
+        try:
+            yield
+        except MayflyError as error:
+            self._logins.labels(error.code).inc()
+            raise
+        self._logins.labels("succeeded").inc()
+
+    def janitor_acted(self, action: str) -> None:
+        """Count one thing that the janitor put right: one of `services.janitor.ACTIONS`."""
+        self._janitor.labels(action).inc()
+
+    def forget_usage(self) -> None:
+        """What was read of the installation is too old to be shown: not a number, until it is read again."""
+        for gauge in (self.in_flight, self.running, self.workers, self.slots):
+            gauge.set(math.nan)
+        for scope in ("platform", "user"):
+            self.limit.labels(scope).set(math.nan)
+
+
+def state_of(error: MayflyError) -> str:
+    """Say in which state an activation is that ended in *error*; `unknown` when that error does not tell."""
+    match error:
+        case TimedOut():
+            return State.TIMED_OUT
+        case WorkerLost():
+            return State.WORKER_LOST
+        case Cancelled():
+            return State.CANCELLED
+        case Gone(ran="yes"):  # it ended well, and its result was dropped before it could be read
+            return State.SUCCEEDED
+    return {"no": State.REFUSED, "yes": State.FAILED}.get(error.ran, UNKNOWN)
