@@ -1,5 +1,5 @@
 """
-What stored records cost: bytes on disk and in memory, and whether a write gets slower as they pile up.
+What stored records cost: bytes on disk and in memory, and whether writing gets slower as they pile up.
 
     .venv/bin/python -m bench.growth [RECORDS]
 
@@ -81,7 +81,7 @@ async def measure(most: int) -> None:
     """Write more and more records, and print a line now and then."""
     users, instance = [new_id() for _ in range(100)], new_id()
     print(f"a record is {len(Codec(Activation).encode(record(users[0], instance)))} bytes")
-    print(f"{'records':>9} {'bytes on disk':>14} {'in memory':>10} {'one write, p50':>15}")
+    print(f"{'records':>9} {'bytes on disk':>14} {'in memory':>10} {'one write, p50':>15} {'50 at once':>10}")
     async with (
         installation(max_activations="none", max_activations_per_user="none") as nats,
         nats.connect("admin") as bus,
@@ -90,14 +90,17 @@ async def measure(most: int) -> None:
         empty_bytes, empty_memory = size_of(files), memory_of(pid)
         done = 0
         for target in (most // 100, most // 10, most):
+            began, before = time.perf_counter(), done
             while done < target:
                 some = [record(users[number % 100], instance) for number in range(AT_ONCE)]
                 await asyncio.gather(*(create(store, one) for one in some))
                 done += AT_ONCE
+            rate = (done - before) / (time.perf_counter() - began)
             alone = [await create(store, record(users[0], instance)) for _ in range(ALONE)]
             done += ALONE
             disk, memory = (size_of(files) - empty_bytes) / done, (memory_of(pid) - empty_memory) / done
-            print(f"{done:>9,} {disk:>14,.0f} {memory:>10,.0f} {statistics.median(alone) * 1e3:>12.2f} ms")
+            p50_ms = statistics.median(alone) * 1e3
+            print(f"{done:>9,} {disk:>14,.0f} {memory:>10,.0f} {p50_ms:>12.2f} ms {rate:>8,.0f}/s")
 
 
 if __name__ == "__main__":

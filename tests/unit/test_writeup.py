@@ -1,0 +1,210 @@
+"""The write-up and the architecture point at what is there, and their calculations are right."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mayfly.__main__ import compose
+from mayfly.cli.reference import commands
+from mayfly.domain.limits import Limits
+from mayfly.settings import ROLES
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+WRITEUP = (ROOT / "docs/writeup.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "docs/explanation/architecture.md").read_text(encoding="utf-8")
+OPENAPI = json.loads((ROOT / "docs/reference/openapi.json").read_text(encoding="utf-8"))
+
+ROWS = [
+    *(f"F{n}" for n in range(1, 14)),
+    *(f"A{n}" for n in range(1, 6)),
+    *(f"D{n}" for n in range(1, 8)),
+    *(f"D6.{n}" for n in range(1, 8)),
+]
+SYSTEMS = ("OpenFaaS", "Fn", "OpenWhisk", "Knative", "Fission", "Nuclio", "NEX", "AWS Lambda")
+OURS_S = 0.01  # of a slot's time, beside the function's own
+UNITS = {"": 1, "GiB": 1 << 30, "GB": 10**9, "million": 10**6}
+
+
+def section(number: int) -> str:
+    """Return one numbered section of the write-up."""
+    found = re.search(rf"^## {number}\. .*?(?=^## )", WRITEUP, re.MULTILINE | re.DOTALL)
+    assert found, f"section {number} is missing"
+    return found[0]
+
+
+def table(text: str, heading: str) -> list[list[str]]:
+    """Return the rows of the table whose first column is called *heading*, cell by cell."""
+    lines = text.splitlines()
+    start = next(at for at, line in enumerate(lines) if line.startswith(f"| {heading} |"))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def numbers(cell: str) -> list[float]:
+    """Return the numbers in a cell: `8.6 million`, `0.09 GB`, `86,400`."""
+    found = re.findall(r"(\d[\d,]*(?:\.\d+)?)\s*(GiB|GB|million)?", cell)
+    return [float(number.replace(",", "")) * UNITS[unit] for number, unit in found]
+
+
+REQUIREMENTS = table(WRITEUP, "id")
+
+
+@pytest.mark.D6
+def test_every_requirement_is_in_the_table() -> None:
+    """F1 to F13, A1 to A5, D1 to D7 and D6.1 to D6.7 each have a row with all of its cells."""
+    assert sorted(row[0] for row in REQUIREMENTS) == sorted(ROWS)
+    for row in REQUIREMENTS:
+        assert len(row) == 4, row
+        assert all(row), row
+
+
+@pytest.mark.D6
+@pytest.mark.parametrize("row", REQUIREMENTS, ids=lambda row: str(row[0]))
+def test_a_requirements_test_and_command_exist(row: list[str]) -> None:
+    """The test that a row names is defined where it says, and the command can be typed."""
+    _, _, test, command = row
+    pointed = re.fullmatch(r"`(tests/[\w/]+\.py)::(test_\w+)`", test)
+    assert pointed, test
+    source = (ROOT / pointed[1]).read_text(encoding="utf-8")
+    assert re.search(rf"^(?:async )?def {pointed[2]}\(", source, re.MULTILINE), test
+    check_command(re.fullmatch(r"`(.+)`", command)[1])  # type: ignore[index]
+
+
+def check_command(line: str) -> None:
+    """Fail unless the program of a command line exists, with its sub-command, or path of the API."""
+    words = shlex.split(line)
+    match words:
+        case ["mayfly", *_]:
+            assert any(f"{line} ".startswith(f"{name} ") for name, _ in commands(compose())), line
+        case ["curl", *_, url]:
+            path = re.sub(r"^https?://[^/]+", "", url)
+            assert path in {*OPENAPI["paths"], "/openapi.json", "/docs"}, line
+        case [program, "-m", module, *_] if program.endswith("python"):
+            assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), line
+        case [program, *rest]:
+            assert os.access(ROOT / program, os.X_OK), line
+            places = [word for word in rest if word.startswith(("tests/", "deploy/"))]
+            assert [place for place in places if not (ROOT / place.partition("::")[0]).exists()] == [], line
+
+
+@pytest.mark.D6
+def test_every_test_and_command_in_the_text_exists() -> None:
+    """Scripts and tests that the write-up and the architecture name are there."""
+    for text in (WRITEUP, ARCHITECTURE):
+        for name in re.findall(r"`((?:scripts|tests|deploy|docs|src|bench)/[\w./-]+)", text):
+            assert (ROOT / name).exists(), name
+
+
+@pytest.mark.D6
+@pytest.mark.parametrize("command", ["mayfly nothing", "mayfly functions", "scripts/nothing", "curl https://h:1/v9/x"])
+def test_a_command_that_is_not_there_is_noticed(command: str) -> None:
+    """The check above fails for what does not exist."""
+    with pytest.raises(AssertionError):
+        check_command(command)
+
+
+@pytest.mark.D1
+@pytest.mark.D6
+def test_every_service_is_described() -> None:
+    """Each microservice has its place in the table of the architecture and a section with job, state and numbers."""
+    named = [row[0] for row in table(ARCHITECTURE, "service")]
+    for service in ("gateway", "api", "nats", "worker", "secrets", "bootstrap", "janitor", "registry", "monitoring"):
+        assert any(service in name for name in named), service
+        assert re.search(rf"^### .*\b{service}\b", ARCHITECTURE, re.MULTILINE), service
+    for service in ("gateway", "api", "nats", "worker"):
+        part = re.search(rf"^### {service}\n.*?(?=^##)", ARCHITECTURE, re.MULTILINE | re.DOTALL)
+        assert part
+        assert all(f"**{word}.**" in part[0] for word in ("Job", "State", "Replication", "Elasticity")), service
+
+
+@pytest.mark.D6
+def test_the_table_of_slots_is_right() -> None:
+    """Section 3: who waits, how long, and who is refused, by Erlang's formulas for 50 calls/s of 0.31 s."""
+    held_s = 0.3 + OURS_S
+    load = 50 * held_s
+    rows = table(section(3), "slots")
+
+    assert f"= {load:.1f} slots" in section(3)
+    assert len(rows) == 4
+    for slots, waiting, wait, refused in rows:
+        count = int(slots)
+        blocked = erlang_b(count, load)
+        waits = blocked / (1 - (1 - blocked) * load / count)
+        assert numbers(waiting)[0] == pytest.approx(waits * 100, abs=0.5 if waits > 0.01 else 0.05)
+        assert numbers(wait)[0] == pytest.approx(waits * held_s / (count - load) * 1000, abs=0.5, rel=0.01)
+        assert numbers(refused)[0] == pytest.approx(blocked * 100, abs=0.5)
+
+
+def erlang_b(slots: int, load: float) -> float:
+    """Return the share of calls that find every slot taken when none may wait."""
+    return (load**slots / math.factorial(slots)) / sum(load**k / math.factorial(k) for k in range(slots + 1))
+
+
+@pytest.mark.D6
+def test_the_sizes_of_the_database_are_right() -> None:
+    """Section 4: records, disk and memory follow from the rate, the time kept, and the bytes that were measured."""
+    text = section(4)
+    disk_bytes, memory_bytes = 1010, 530
+    assert f"{disk_bytes:,} on disk" in text
+    assert f"{memory_bytes} in memory" in text
+    for rate, kept, records, disk, memory in table(text, "calls/s"):
+        count = numbers(rate)[0] * numbers(kept)[0] * 3600
+        assert numbers(records)[0] == pytest.approx(count, rel=0.01)
+        assert numbers(disk)[0] == pytest.approx(count * disk_bytes, rel=0.05)
+        assert numbers(memory)[0] == pytest.approx(count * memory_bytes, rel=0.1)
+
+
+@pytest.mark.D6
+def test_every_knob_is_a_setting_with_that_default() -> None:
+    """Section 5: each variable in the table of knobs is a setting, and the default beside it is the code's."""
+    defaults = {
+        f"MAYFLY_{name.upper()}": field.default for role in ROLES.values() for name, field in role.model_fields.items()
+    }
+    knobs = 0
+    for knob, shown, *_ in table(section(5), "knob"):
+        for name in re.findall(r"`(MAYFLY_\w+)`", knob):
+            knobs += 1
+            words = {"MAYFLY_SLOTS": "4 a core", "MAYFLY_LOGIN_CONCURRENCY": "half the cores"}.get(name)
+            assert words == shown if words else defaults[name] in numbers(shown), (name, shown)
+    assert knobs >= 12
+
+    limits = Limits()
+    by_function = {
+        knob: numbers(shown) for knob, shown, *_ in table(section(5), "knob") if knob.startswith("a function's")
+    }
+    assert by_function["a function's `timeout_s`"][0] == limits.timeout_s
+    assert by_function["a function's `memory_mib`, `cpus`, `pids`"] == [limits.memory_mib, limits.cpus, limits.pids]
+
+
+@pytest.mark.D6
+def test_the_worked_strings_are_json() -> None:
+    """Section 6: parameter and result are JSON, each with its version, and the result says what may be repeated."""
+    parameter, result = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", section(6), re.DOTALL))
+
+    assert {"v", "data", "idempotency_key", "deadline", "traceparent", "services"} <= parameter.keys()
+    assert {"v", "error", "effects", "expires_at"} <= result.keys()
+    assert result["error"]["retryable"] is True
+
+
+@pytest.mark.D6
+def test_each_other_system_has_its_source() -> None:
+    """Section 7: eight systems, each with what is better about it and where that was read."""
+    rows = table(section(7), "system")
+
+    assert len(rows) == len(SYSTEMS)
+    for system, row in zip(SYSTEMS, rows, strict=True):
+        assert row[0].startswith(system)
+        assert len(row) == 5
+        assert all(row)
+        assert len(re.split(r"[,;:] ", row[4])) >= 2, row[0]
