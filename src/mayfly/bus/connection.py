@@ -1,24 +1,31 @@
 """
 The connection to NATS, and the one place where the client's errors become ours.
 
-A connection reconnects for ever by itself; when the client closes it for good (which nats-py does on some protocol
-errors), `closed` is set and the process must end, so that its supervisor starts a fresh one.
+A connection reconnects for ever by itself, to any server of `MAYFLY_NATS_URL`, and reads the password anew each time;
+when the client closes it for good (which nats-py does on some protocol errors), `closed` is set and the process must
+end, so that its supervisor starts a fresh one.
+
+Where TLS is asked for, by a `tls://` address or an authority, it comes before anything else, so that nobody in between
+can talk a client out of it: nats-py by itself believes a server that says it has none. The servers must therefore have
+`handshake_first`. Rows: A3, A4.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-import nats
 import nats.errors
 import structlog
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import APIError, NoStreamResponseError, ServiceUnavailableError
+from nats.nuid import NUID
 
 from mayfly.domain.errors import QueueUnavailable
 from mayfly.settings import NatsSettings
@@ -91,7 +98,8 @@ async def connect(settings: NatsSettings, *, role: str, buffer_while_disconnecte
     Without *buffer_while_disconnected* a publish fails at once while there is no connection, rather than being
     sent later, when nobody waits for it any more.
 
-    Raises: QueueUnavailable when no server is reached within `CONNECT_S`, or it is not fit (version, max_payload).
+    Raises: QueueUnavailable when no server is reached within `CONNECT_S`, or it is not fit (version, max_payload), or
+    a file of the settings cannot be read.
     """
     watch = Watch(role)
     client = await _open(settings, watch, pending_bytes=2 << 20 if buffer_while_disconnected else 0)
@@ -103,6 +111,19 @@ async def connect(settings: NatsSettings, *, role: str, buffer_while_disconnecte
         await _close(client)
 
 
+class Unguessable(NUID):
+    """
+    What makes the subjects on which replies are awaited.
+
+    A worker may answer at any inbox of an API server, for permissions know no random names. It learns those of the
+    questions it is asked; nats-py counts them up, so it could tell the next ones, and answer in the database's place.
+    """
+
+    def next(self) -> bytearray:
+        """Make 22 characters, as nats-py expects, of 128 random bits."""
+        return bytearray(secrets.token_urlsafe(16).encode())
+
+
 class Watch:
     """What a connection goes through, for the log and for those who must know."""
 
@@ -112,6 +133,7 @@ class Watch:
         self.closed = asyncio.Event()
         self.reconnects = 0
         self.leaving = False
+        self.last_error = ""
 
     async def on_closed(self) -> None:
         """The client has given up."""
@@ -129,23 +151,32 @@ class Watch:
 
     async def on_error(self, error: Exception) -> None:
         """Something went wrong that the client goes on after."""
+        if not (isinstance(error, OSError) and "Authorization" in self.last_error):  # a refusal cuts the connection
+            self.last_error = str(error) or type(error).__name__
         log.warning("nats.error", role=self.role, error=repr(error))
 
 
 async def _open(settings: NatsSettings, watch: Watch, *, pending_bytes: int) -> Client:
-    password = settings.nats_password_file.read_text().strip() if settings.nats_password_file else None
+    urls = [url.strip() for url in settings.nats_url.split(",") if url.strip()]
+    tls = (
+        _trust(settings.nats_ca_file) if settings.nats_ca_file or any(url.startswith("tls:") for url in urls) else None
+    )
+    password = _password_reader(settings.nats_password_file) if settings.nats_password_file else None
     try:
         with translated("connect"):
-            async with asyncio.timeout(CONNECT_S):  # the client itself would try for ever
-                return await nats.connect(
-                    settings.nats_url.split(","),
+            async with asyncio.timeout(CONNECT_S):  # so as well
+                client = Client()
+                client._nuid = Unguessable()
+                await client.connect(
+                    urls,
                     name=f"mayfly-{watch.role}",
                     user=settings.nats_user or None,
-                    password=password,
-                    tls=ssl.create_default_context(cafile=settings.nats_ca_file) if settings.nats_ca_file else None,
+                    password=password,  # called at each attempt
+                    tls=tls,
+                    tls_handshake_first=tls is not None,
                     inbox_prefix=inbox_prefix(watch.role),
                     max_reconnect_attempts=-1,
-                    reconnect_time_wait=0.25,
+                    reconnect_time_wait=0.25,  # type: ignore[arg-type]  # it sleeps that long, whole or not
                     connect_timeout=5,
                     ping_interval=5,
                     pending_size=pending_bytes,
@@ -154,9 +185,32 @@ async def _open(settings: NatsSettings, watch: Watch, *, pending_bytes: int) -> 
                     reconnected_cb=watch.on_reconnected,
                     closed_cb=watch.on_closed,
                 )
+                return client
     except QueueUnavailable as error:
         where = "No nats-server of MAYFLY_NATS_URL could be reached"
-        raise QueueUnavailable(f"{where} within {CONNECT_S:g} s.") from error
+        why = f" The last attempt, as {settings.nats_user or 'nobody'}: {watch.last_error}." if watch.last_error else ""
+        raise QueueUnavailable(f"{where} within {CONNECT_S:g} s.{why}") from error
+
+
+def _password_reader(path: Path) -> Callable[[], str]:
+    """Return what reads the password: a file that cannot be read stops the start, later it is tried again."""
+
+    def read() -> str:
+        return path.read_text().strip()
+
+    try:
+        read()
+    except OSError as error:
+        raise QueueUnavailable(f"MAYFLY_NATS_PASSWORD_FILE: {path} cannot be read: {error.strerror}.") from error
+    return read
+
+
+def _trust(ca_file: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (ssl.SSLError, OSError) as error:
+        why = "it has no certificates in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+        raise QueueUnavailable(f"MAYFLY_NATS_CA_FILE: {ca_file} cannot be used: {why}.") from error
 
 
 def inbox_prefix(role: str) -> str:

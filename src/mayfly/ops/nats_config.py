@@ -66,7 +66,7 @@ def node_config(node: Node, *, passwords: dict[str, str], route_password: str) -
         "server_name": node.name,
         "listen": f"0.0.0.0:{CLIENT_PORT}",
         "http": f"{_bracketed(node.monitor)}:{MONITOR_PORT}",
-        "tls": tls,
+        "tls": {**tls, "handshake_first": True},
         **_common(node.store, passwords),
         "lame_duck_grace_period": "2s",
         "lame_duck_duration": "30s",
@@ -121,51 +121,68 @@ def _common(store: str, passwords: dict[str, str]) -> dict[str, Any]:
 
 
 def api_permissions() -> dict[str, Any]:
-    """What an API server publishes and hears."""
-    buckets = [
+    """
+    What an API server publishes and hears.
+
+    It can remove any message of the work stream (the janitor does) and purge responses (a user's, who leaves): the
+    server cannot be told to allow less of either. It cannot read the audit trail that it writes.
+    """
+    own = (
         subjects.USERS,
         subjects.SESSIONS,
         subjects.FUNCTIONS,
         subjects.ACTIVATIONS,
         subjects.IDEMPOTENCY,
         subjects.PLACES,
-    ]
+    )
+    read = (subjects.ACT, subjects.RESPONSES, *map(subjects.kv_stream, (*own, subjects.WORKERS)))
+    listed = (subjects.SESSIONS, subjects.FUNCTIONS, subjects.ACTIVATIONS, subjects.WORKERS)
     publish = [
         subjects.act("*"),
         "audit.>",
         subjects.PREPARE_IMAGE,
         subjects.PREFETCH_IMAGE,
         subjects.owns("*"),
-        "$JS.API.STREAM.MSG.GET.*",
-        "$JS.API.STREAM.INFO.*",
+        *(subjects.kv_subject(bucket, ">") for bucket in own),
+        *(f"$JS.API.STREAM.MSG.GET.{stream}" for stream in read),
+        *(f"$JS.API.STREAM.INFO.{stream}" for stream in (subjects.ACT, *map(subjects.kv_stream, listed))),
         f"$JS.API.STREAM.MSG.DELETE.{subjects.ACT}",
         f"$JS.API.STREAM.PURGE.{subjects.RESPONSES}",
-        *(subjects.kv_subject(bucket, ">") for bucket in buckets),
     ]
-    return {"publish": publish, "subscribe": [f"{inbox_prefix(API)}.>", "done.>", "response.>"]}
+    heard = [f"{inbox_prefix(API)}.>", "done.*.*", "response.*.*.*"]
+    return {"publish": publish, "subscribe": heard}
 
 
 def worker_permissions() -> dict[str, Any]:
-    """What a worker publishes and hears."""
+    """
+    What a worker publishes and hears.
+
+    It reads and writes functions, because it pins the digest of an image that was not at hand at the registration; it
+    lists nothing. It has no `allow_responses`: with that it could ask itself a question whose reply subject is
+    somebody's record, and answer.
+    """
     consumer = f"{subjects.ACT}.{subjects.ACT_CONSUMER}"
     read = (subjects.ACTIVATIONS, subjects.FUNCTIONS, subjects.WORKERS)
     publish = [
         f"$JS.API.CONSUMER.MSG.NEXT.{consumer}",
         f"$JS.ACK.{consumer}.>",
         f"$JS.ACK.*.*.{consumer}.>",
-        "response.>",
+        "response.*.*.*",
         subjects.owns("*"),
-        *(subjects.kv_subject(bucket, ">") for bucket in read),
+        *(f"{inbox_prefix(role)}.*.*" for role in (API, WORKER)),  # its answers
+        subjects.kv_subject(subjects.ACTIVATIONS, "*.*.*"),
+        subjects.kv_subject(subjects.FUNCTIONS, "*.*"),
+        subjects.kv_subject(subjects.WORKERS, "*"),
         *(f"$JS.API.STREAM.MSG.GET.{subjects.kv_stream(bucket)}" for bucket in read),
         f"$JS.API.STREAM.MSG.GET.{subjects.RESPONSES}",
     ]
-    subscribe = [
+    heard = [
         f"{inbox_prefix(WORKER)}.>",
         subjects.owns("*"),
         subjects.PREPARE_IMAGE,
         subjects.PREFETCH_IMAGE,
     ]
-    return {"publish": publish, "subscribe": subscribe, "allow_responses": True}
+    return {"publish": publish, "subscribe": heard}
 
 
 def _bracketed(address: str) -> str:

@@ -1,0 +1,236 @@
+"""Three real nats-servers with the generated files: TLS everywhere, three copies of everything, one of them dead."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from mayfly.bus import connection
+from mayfly.bus.connection import Bus
+from mayfly.bus.queue import in_flight, submit
+from mayfly.bus.store import Store
+from mayfly.bus.subjects import BUCKETS, FUNCTIONS, kv_stream
+from mayfly.domain.errors import QueueUnavailable
+from mayfly.domain.function import Function
+from mayfly.domain.ids import FunctionName, new_id
+from mayfly.ops.certificates import Authority
+from mayfly.ops.secrets import Owners
+from mayfly.ops.secrets_rotation import rotate
+from tests.integration.bus.test_queue import Puller, _work_of
+from tests.integration.bus.test_store import a_function
+from tests.support.cluster import Cluster, cluster
+
+pytestmark = [pytest.mark.A3, pytest.mark.A4, pytest.mark.D4]
+
+FAILOVER_S = 30.0
+
+
+@pytest.fixture
+async def nats() -> AsyncIterator[Cluster]:
+    """A fresh cluster of three."""
+    async with cluster() as made:
+        yield made
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up connecting after 3 s instead of 10."""
+    monkeypatch.setattr(connection, "CONNECT_S", 3.0)
+
+
+async def a_call(api: Bus, worker: Puller) -> str:
+    """What a call does on the bus: a record, an admission, a claim, two compare-and-sets, an ack."""
+    work = _work_of(new_id())
+    store = Store(api, FUNCTIONS, Function)
+    function = a_function(work.user_id)
+    revision = await store.create(function.key, function)
+    await submit(api, work, wait_s=1)
+    claim = await worker.next()
+    assert claim.work.ulid == work.ulid
+    revision = await store.update(function.key, replace(function, name=FunctionName("running")), revision=revision)
+    await store.update(function.key, replace(function, name=FunctionName("done")), revision=revision)
+    await worker.finish(claim)
+    entry = await store.get(function.key)
+    assert entry is not None
+    assert entry.value.name == "done"
+    return work.ulid
+
+
+async def test_everything_has_three_copies(nats: Cluster) -> None:
+    """Each stream, each bucket and the consumer have a leader and two followers that are up to date."""
+    async with nats.connect("admin") as bus:
+        for name in ("ACT", "RESPONSES", "AUDIT", *map(kv_stream, BUCKETS)):
+            info = await bus.js.stream_info(name)
+            assert info.config.num_replicas == 3, name
+            assert info.cluster is not None
+            assert len(info.cluster.replicas or ()) == 2, name
+        consumer = await bus.js.consumer_info("ACT", "workers")
+        assert consumer.cluster is not None
+        assert len(consumer.cluster.replicas or ()) == 2
+
+
+async def test_routes_are_tls_between_the_three_and_nobody_else(nats: Cluster) -> None:
+    """Each server is linked to both others, and a route's port takes no clear text and no certificate of a stranger."""
+    for node in nats.nodes:
+        routes = (await node.monitor("routez"))["routes"]
+        assert {route["remote_name"] for route in routes} == {"nats-1", "nats-2", "nats-3"} - {node.name}
+    node = nats.nodes[0]
+    api = nats.secrets / "api"
+    ours = ssl.create_default_context(cafile=api / "ca.crt")
+    for certificate in (None, (api / "api.crt", api / "api.key")):
+        if certificate:
+            ours.load_cert_chain(*certificate)
+        with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
+            await said_over_tls(node.route_port, ours)
+    ours.load_cert_chain(nats.nodes[1].directory / "nats.crt", nats.nodes[1].directory / "nats.key")
+    assert b"INFO" in await said_over_tls(node.route_port, ours)
+
+
+async def said_over_tls(port: int, context: ssl.SSLContext) -> bytes:
+    """Connect, and return the first thing that the other side says."""
+    reader, writer = await asyncio.open_connection("localhost", port, ssl=context)
+    try:
+        async with asyncio.timeout(5):
+            return await reader.readexactly(4)
+    finally:
+        writer.close()
+
+
+async def test_clear_text_is_answered_with_nothing(nats: Cluster) -> None:
+    """Whoever does not begin with TLS learns nothing from the clients' port, not even that it is NATS."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", nats.nodes[0].port)
+    writer.write(b'CONNECT {"user":"admin","pass":"x"}\r\nPING\r\n')
+    async with asyncio.timeout(15):
+        said = await reader.read()
+    writer.close()
+    assert b"INFO" not in said
+    assert b"PONG" not in said
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_client_without_the_authority_is_refused(nats: Cluster, tmp_path: Path) -> None:
+    """A client that trusts another authority, or the system's, does not connect, and sends no password."""
+    authority = Authority(tmp_path)
+    authority.ensure()
+    for ca_file in (tmp_path / "ca.crt", None):
+        with pytest.raises(QueueUnavailable, match="certificate verify failed"):
+            async with nats.connect("api", nats_ca_file=ca_file):
+                pytest.fail("connected")
+    async with nats.connect("api") as bus:
+        assert bus.is_connected
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_client_without_the_password_is_refused(nats: Cluster, tmp_path: Path) -> None:
+    """A wrong password and none are refused, with the server's words; a file that is not there is said at once."""
+    wrong = tmp_path / "password"
+    wrong.write_text("wrong")
+    for given in ({"nats_password_file": wrong}, {"nats_password_file": None}, {"nats_user": ""}):
+        with pytest.raises(QueueUnavailable, match="Authorization Violation"):
+            async with nats.connect("api", **given):
+                pytest.fail("connected")
+    with pytest.raises(QueueUnavailable, match=r"MAYFLY_NATS_PASSWORD_FILE.*No such file"):
+        async with nats.connect("api", nats_password_file=tmp_path / "nothing"):
+            pytest.fail("connected")
+    with pytest.raises(QueueUnavailable, match=r"MAYFLY_NATS_CA_FILE.*no certificates"):
+        async with nats.connect("api", nats_ca_file=wrong):
+            pytest.fail("connected")
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_nobody_in_between_talks_a_client_out_of_tls(nats: Cluster) -> None:
+    """A server that says it has no TLS, as an attacker would, gets no password from a client that was told `tls://`."""
+    got = bytearray()
+
+    async def pretend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","version":"2.15.1","max_payload":4000000,"auth_required":true}\r\n')
+        got.extend(await reader.read(4096))
+        writer.close()
+
+    async with await asyncio.start_server(pretend, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(QueueUnavailable):
+            async with nats.connect("api", nats_url=f"tls://localhost:{port}"):
+                pytest.fail("connected")
+
+    assert got.startswith(b"\x16\x03"), "a TLS handshake"
+    assert (nats.secrets / "api/nats.password").read_bytes() not in got
+
+
+async def test_a_call_goes_through_three_copies(nats: Cluster) -> None:
+    """Record, admission, claim, compare-and-sets and ack work on R3, and the slot comes back."""
+    async with nats.connect("api") as api, nats.connect("worker") as worker_bus:
+        worker = Puller(worker_bus, slots=2)
+        for _ in range(3):
+            await a_call(api, worker)
+        async with asyncio.timeout(5):
+            while await in_flight(api):
+                await asyncio.sleep(0.01)
+        await worker.stop()
+
+
+async def test_with_one_server_dead_it_goes_on(nats: Cluster) -> None:
+    """After kill -9 of the server that both clients hang on, they are on another one and calls pass again."""
+    async with nats.connect("api") as api, nats.connect("worker") as worker_bus:
+        worker = Puller(worker_bus, slots=2)
+        await a_call(api, worker)
+        connected = api.client.connected_url
+        assert connected is not None
+        victim = next(node for node in nats.nodes if node.port == connected.port)
+
+        await victim.end(signal.SIGKILL)
+
+        async with asyncio.timeout(FAILOVER_S):
+            while True:
+                try:
+                    await a_call(api, worker)
+                    break
+                except (QueueUnavailable, TimeoutError):
+                    await asyncio.sleep(0.2)
+        assert api.reconnects >= 1
+        assert not api.closed.is_set()
+        victim.start()
+        await nats.until_ready()
+        await a_call(api, worker)
+        await worker.stop()
+
+
+async def test_passwords_are_changed_under_way(nats: Cluster) -> None:
+    """After `rotate nats-passwords` and a rolling restart the same connections go on with the new passwords."""
+    old = (nats.secrets / "api/nats.password").read_text()
+    async with nats.connect("api") as api:
+        rotate(nats.secrets, "nats-passwords", Owners())
+        nats.adapt()
+        for node in nats.nodes:
+            await node.end(signal.SIGTERM)
+            node.start()
+            await nats.until_ready()
+
+        async with asyncio.timeout(FAILOVER_S):
+            while not api.is_connected:
+                await asyncio.sleep(0.05)
+        await submit(api, _work_of(new_id()), wait_s=1)
+
+        assert api.reconnects >= 1
+        assert not api.closed.is_set()
+    assert (nats.secrets / "api/nats.password").read_text() != old
+
+
+async def test_certificates_are_changed_under_way(nats: Cluster) -> None:
+    """After `rotate certificates` and a rolling restart the servers have found each other, and clients them."""
+    before = {node.name: (node.directory / "nats.crt").read_bytes() for node in nats.nodes}
+    async with nats.connect("api") as api:
+        rotate(nats.secrets, "certificates", Owners())
+        for node in nats.nodes:
+            assert (node.directory / "nats.crt").read_bytes() != before[node.name]
+            await node.end(signal.SIGTERM)
+            node.start()
+            await nats.until_ready()
+        await submit(api, _work_of(new_id()), wait_s=1)
+        assert api.is_connected

@@ -1,0 +1,357 @@
+"""Who may do what on NATS, asked of a real server with the configuration that installations have."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import nats.errors
+import pytest
+from nats.aio.msg import Msg
+from nats.js import api
+
+from mayfly.bus import subjects
+from mayfly.bus.connection import Bus
+from mayfly.bus.queue import delete_queued, in_flight, submit, walk
+from mayfly.bus.responses import purge_responses
+from mayfly.bus.schema import limits_in_force
+from mayfly.bus.stores import Stores
+from mayfly.domain.ids import new_id
+from tests.integration.bus.test_queue import _work_of
+from tests.support.bus import Installation, installation
+
+pytestmark = [pytest.mark.A3, pytest.mark.A4]
+
+BUCKETS = [subjects.kv_stream(bucket) for bucket in subjects.BUCKETS]
+STREAMS = [subjects.ACT, subjects.RESPONSES, subjects.AUDIT, *BUCKETS]
+CONSUMER = f"{subjects.ACT}.{subjects.ACT_CONSUMER}"
+
+REFUSED_S = 0.5  # a refusal is no answer at all; the server has said so long before
+
+
+@pytest.fixture
+async def installed() -> AsyncIterator[Installation]:
+    """A fresh nats-server with our users and shapes."""
+    async with installation() as made:
+        yield made
+
+
+@pytest.fixture
+async def admin(installed: Installation) -> AsyncIterator[Bus]:
+    """The connection that may do everything: the positive control."""
+    async with installed.connect("admin") as bus:
+        yield bus
+
+
+async def answer(bus: Bus, subject: str, query: object = None) -> dict[str, Any] | None:
+    """Ask JetStream's API something; None if the server refuses to hear it."""
+    payload = b"" if query is None else json.dumps(query).encode()
+    errors = bus.watch.last_error
+    try:
+        message = await bus.client.request(subject, payload, timeout=REFUSED_S)
+    except nats.errors.TimeoutError:
+        assert bus.watch.last_error != errors, "no answer, but no refusal either"
+        assert "permissions violation for publish" in bus.watch.last_error.lower()
+        return None
+    return dict(json.loads(message.data))
+
+
+async def heard(bus: Bus) -> None:
+    """Wait until the server has dealt with all that was sent: the first ping may overtake it, the second cannot."""
+    await bus.client.flush()
+    await bus.client.flush()
+
+
+async def may_publish(bus: Bus, subject: str, payload: bytes = b"x") -> bool:
+    """Whether the server lets something be published there."""
+    bus.watch.last_error = ""
+    await bus.client.publish(subject, payload)
+    await heard(bus)
+    return "permissions violation" not in bus.watch.last_error.lower()
+
+
+async def may_subscribe(bus: Bus, subject: str) -> bool:
+    """Whether the server lets something be heard there."""
+    bus.watch.last_error = ""
+    subscription = await bus.client.subscribe(subject, cb=ignore)
+    await heard(bus)
+    await subscription.unsubscribe()
+    return "permissions violation" not in bus.watch.last_error.lower()
+
+
+async def ignore(_: Msg) -> None:
+    """Hear, and do nothing."""
+
+
+@pytest.mark.A5
+async def test_an_api_server_cannot_claim(installed: Installation) -> None:
+    """With an API server's password nothing is pulled from the queue; the same request with a worker's is answered."""
+    async with installed.connect("api") as api_bus, installed.connect("worker") as worker:
+        await submit(api_bus, _work_of(new_id()), wait_s=0)
+        pull = {"batch": 1, "no_wait": True}
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{CONSUMER}"
+
+        assert await answer(api_bus, subject, pull) is None
+        claimed: asyncio.Queue[Msg] = asyncio.Queue()
+        inbox = worker.client.new_inbox()
+        await worker.client.subscribe(inbox, cb=claimed.put)
+        await worker.client.publish(subject, json.dumps(pull).encode(), reply=inbox)
+        async with asyncio.timeout(5):
+            message = await claimed.get()
+
+        assert message.subject.startswith("act.")
+        for verb in (b"+ACK", b"-NAK", b"+TERM", b"+WPI"):
+            assert not await may_publish(api_bus, message.reply, verb)
+        assert await in_flight(api_bus) == 1
+        await message.ack_sync()
+        assert await in_flight(api_bus) == 0
+
+
+@pytest.mark.parametrize("role", ["api", "worker"])
+async def test_nobody_but_bootstrap_makes_a_consumer(installed: Installation, admin: Bus, role: str) -> None:
+    """Neither role can make a consumer, by any of the three subjects that make one, or pause, unpin or delete one."""
+    config = {"stream_name": subjects.ACT, "config": {"ack_policy": "explicit", "filter_subject": "act.x"}}
+    subjects_ = [
+        f"$JS.API.CONSUMER.CREATE.{subjects.ACT}",
+        f"$JS.API.CONSUMER.CREATE.{CONSUMER}",
+        f"$JS.API.CONSUMER.CREATE.{subjects.ACT}.other.act.x",
+        f"$JS.API.CONSUMER.DURABLE.CREATE.{subjects.ACT}.other",
+        f"$JS.API.CONSUMER.DELETE.{CONSUMER}",
+        f"$JS.API.CONSUMER.PAUSE.{CONSUMER}",
+        f"$JS.API.CONSUMER.UNPIN.{CONSUMER}",
+        f"$JS.API.CONSUMER.CREATE.{subjects.RESPONSES}",
+        *(f"$JS.API.CONSUMER.CREATE.{bucket}" for bucket in BUCKETS),
+    ]
+    async with installed.connect(role) as bus:
+        for subject in subjects_:
+            assert await answer(bus, subject, config) is None, subject
+    assert await answer(admin, f"$JS.API.CONSUMER.INFO.{CONSUMER}") is not None
+
+
+@pytest.mark.parametrize("role", ["api", "worker"])
+async def test_nobody_but_bootstrap_makes_changes_or_removes_a_stream(
+    installed: Installation, admin: Bus, role: str
+) -> None:
+    """Neither role can make, change, purge, delete, save, restore or move a stream; an admin can delete one."""
+    verbs = ["CREATE", "UPDATE", "DELETE", "PURGE", "SNAPSHOT", "RESTORE", "LEADER.STEPDOWN", "PEER.REMOVE"]
+    meant = {"api": {(subjects.RESPONSES, "PURGE")}, "worker": set()}[role]
+    async with installed.connect(role) as bus:
+        for stream in (*STREAMS, "NEW"):
+            for verb in verbs:
+                if (stream, verb) not in meant:
+                    assert await answer_or_refusal(bus, f"$JS.API.STREAM.{verb}.{stream}"), (stream, verb)
+        for subject in ("$JS.API.META.LEADER.STEPDOWN", "$JS.API.SERVER.REMOVE", "$JS.API.ACCOUNT.PURGE.MAYFLY"):
+            assert await answer_or_refusal(bus, subject), subject
+        assert {(await admin.js.stream_info(stream)).config.name for stream in STREAMS} == set(STREAMS)
+    assert (await answer(admin, f"$JS.API.STREAM.DELETE.{subjects.AUDIT}") or {})["success"]
+
+
+async def answer_or_refusal(bus: Bus, subject: str) -> bool:
+    """Whether publishing there is refused, without waiting for what nobody answers."""
+    return not await may_publish(bus, subject)
+
+
+@pytest.mark.parametrize("role", ["api", "worker"])
+async def test_messages_are_deleted_by_the_janitor_only(installed: Installation, role: str) -> None:
+    """An API server deletes single messages of the work stream, for the janitor; of no other, and a worker of none."""
+    meant = {"api": {subjects.ACT}, "worker": set()}[role]
+    async with installed.connect(role) as bus:
+        for stream in STREAMS:
+            assert await may_publish(bus, f"$JS.API.STREAM.MSG.DELETE.{stream}") == (stream in meant), stream
+
+
+async def test_what_each_role_reads_of_the_database(installed: Installation, admin: Bus) -> None:
+    """A worker reads records, functions, workers and responses; users, sessions and the queue are an API server's; the
+    trail is an operator's."""
+    read = {
+        "api": set(STREAMS) - {subjects.AUDIT},
+        "worker": {"KV_activations", "KV_functions", "KV_workers", subjects.RESPONSES},
+    }
+    for role, meant in read.items():
+        async with installed.connect(role) as bus:
+            for stream in STREAMS:
+                found = await may_publish(bus, f"$JS.API.STREAM.MSG.GET.{stream}")
+                assert found == (stream in meant), (role, stream)
+                assert not await may_publish(bus, f"$JS.API.DIRECT.GET.{stream}"), (role, stream)
+                assert not await may_publish(bus, f"$JS.API.DIRECT.GET.{stream}.$KV.users.x"), (role, stream)
+
+
+async def test_a_worker_cannot_read_a_user_that_is_there(installed: Installation, admin: Bus) -> None:
+    """The very request that an API server reads a user by is refused to a worker."""
+    await admin.js.publish("$KV.users.ann", b"a password hash")
+    await admin.js.publish("$KV.sessions.u.s", b"a refresh digest")
+    async with installed.connect("api") as api_bus, installed.connect("worker") as worker:
+        for bucket, key in (("users", "ann"), ("sessions", "u.s")):
+            subject, query = f"$JS.API.STREAM.MSG.GET.KV_{bucket}", {"last_by_subj": f"$KV.{bucket}.{key}"}
+            assert "message" in (await answer(api_bus, subject, query) or {})
+            assert await answer(worker, subject, query) is None
+
+
+async def test_what_each_role_writes_of_the_database(installed: Installation) -> None:
+    """A worker writes records, functions and its own sign of life, with keys of the right length, and nothing else."""
+    keys = {"activations": "u.i.a", "functions": "u.f", "workers": "w", "sessions": "u.s"}
+    written = {
+        "api": {"users", "sessions", "functions", "activations", "idempotency", "places"},
+        "worker": {"activations", "functions", "workers"},
+    }
+    for role, meant in written.items():
+        async with installed.connect(role) as bus:
+            for bucket in subjects.BUCKETS:
+                found = await may_publish(bus, f"$KV.{bucket}.{keys.get(bucket, 'k')}")
+                assert found == (bucket in meant), (role, bucket)
+    async with installed.connect("worker") as worker:
+        for subject in (
+            "$KV.activations.u",
+            "$KV.functions.u.f.x",
+            "$KV.workers.w.x",
+            "response.u",
+            "response.a.b.c.d",
+        ):
+            assert not await may_publish(worker, subject), subject
+
+
+async def test_only_the_server_announces_a_record(installed: Installation, admin: Bus) -> None:
+    """Neither role publishes on `done.>`; a write of a record does, and an API server hears it."""
+    async with installed.connect("api") as api_bus, installed.connect("worker") as worker:
+        for bus in (api_bus, worker):
+            assert not await may_publish(bus, "done.instance.ulid")
+        assert not await may_subscribe(worker, "done.*.*")
+        announced: asyncio.Queue[Msg] = asyncio.Queue()
+        await api_bus.client.subscribe("done.instance.*", cb=announced.put)
+        await heard(api_bus)
+
+        await worker.js.publish("$KV.activations.user.instance.ulid", b"x")
+
+        async with asyncio.timeout(5):
+            assert (await announced.get()).subject == "done.instance.ulid"
+
+
+async def test_only_an_api_server_submits(installed: Installation) -> None:
+    """A worker can put nothing into the queue, nor tell other workers to fetch images, nor write the trail."""
+    async with installed.connect("api") as api_bus, installed.connect("worker") as worker:
+        for subject in (subjects.act(new_id()), "audit.x", subjects.PREPARE_IMAGE, subjects.PREFETCH_IMAGE):
+            assert not await may_publish(worker, subject), subject
+            assert await may_publish(api_bus, subject), subject
+
+
+async def test_nobody_listens_in(installed: Installation, admin: Bus) -> None:
+    """Neither role hears the other's inbox, the queue, the database, the API of JetStream or everything."""
+    everything = [
+        ">",
+        "*",
+        "*.>",
+        "_INBOX.>",
+        "_INBOX_admin.>",
+        "$JS.>",
+        "$JS.API.>",
+        "$KV.>",
+        "$SYS.>",
+        "act.>",
+        "act.*",
+    ]
+    others = {
+        "api": ["_INBOX_worker.>", "worker.*.owns", "image.prepare"],
+        "worker": ["_INBOX_api.>", "response.*.*.*", "audit.>"],
+    }
+    for role, refused in others.items():
+        async with installed.connect(role) as bus:
+            for subject in (*everything, *refused):
+                assert not await may_subscribe(bus, subject), (role, subject)
+            assert await may_subscribe(bus, f"_INBOX_{role}.>")
+    assert await may_subscribe(admin, ">")
+
+
+async def test_a_worker_cannot_answer_itself_into_a_record(installed: Installation, admin: Bus) -> None:
+    """A worker that asks itself a question whose reply subject is a user's record writes nothing there."""
+    async with installed.connect("worker") as worker:
+        asked: asyncio.Queue[Msg] = asyncio.Queue()
+        await worker.client.subscribe("worker.me.owns", cb=asked.put)
+        await worker.client.publish("worker.me.owns", b"", reply="$KV.users.ann")
+        async with asyncio.timeout(5):
+            question = await asked.get()
+        worker.watch.last_error = ""
+
+        await question.respond(b"a record with my own password hash")
+        await heard(worker)
+
+        assert "permissions violation for publish" in worker.watch.last_error.lower()
+    assert (await admin.js.stream_info("KV_users")).state.messages == 0
+
+
+async def test_a_worker_can_tell_no_reply_that_is_not_its_own(installed: Installation) -> None:
+    """Of the inbox at which a worker is asked, the inboxes of the database's replies cannot be told."""
+    async with installed.connect("api") as api_bus, installed.connect("worker") as worker:
+        inboxes: asyncio.Queue[str] = asyncio.Queue()
+
+        async def on_question(message: Msg) -> None:
+            await inboxes.put(message.reply)
+            await message.respond(b"1")
+
+        await worker.client.subscribe("worker.w.owns", cb=on_question)
+        await worker.client.flush()
+        for _ in range(20):
+            assert (await api_bus.client.request("worker.w.owns", b"", timeout=5)).data == b"1"
+        tokens = [(await inboxes.get()).split(".")[2] for _ in range(20)]
+
+    assert all(len(token) >= 22 for token in tokens)
+    for position in range(20):
+        assert len({token[position] for token in tokens}) > 5, "a token's beginning tells the next one's"
+
+
+async def test_each_role_can_do_its_work(installed: Installation) -> None:
+    """What the services of each role do passes with its permissions: lists, limits, walks, deletions, purges."""
+    user = new_id()
+    async with installed.connect("api") as api_bus:
+        stores = Stores.on(api_bus)
+        await submit(api_bus, _work_of(user), wait_s=0)
+        assert await in_flight(api_bus, user) == 1
+        assert await limits_in_force(api_bus) == (256, 32)
+        [queued] = [each async for each in walk(api_bus)]
+        await delete_queued(api_bus, queued)
+        await purge_responses(api_bus, user)
+        for store in (stores.sessions, stores.functions, stores.activations, stores.workers):
+            assert await store.keys() == []
+        assert await stores.users.get("nobody") is None
+    async with installed.connect("worker") as worker:
+        stores = Stores.on(worker)
+        assert await stores.functions.get("u.f") is None
+        assert await stores.activations.get("u.i.a") is None
+        assert await stores.workers.get("w") is None
+
+
+async def test_nobody_logs_in_without_a_password(installed: Installation) -> None:
+    """No user, a wrong password and the system account's name are all refused; the right password is not."""
+    wrong: list[dict[str, str]] = [
+        {},
+        {"user": "api"},
+        {"user": "api", "pass": ""},
+        {"user": "api", "pass": "worker-password"},
+        {"user": "admin", "pass": "api-password"},
+        {"user": "SYS", "pass": ""},
+        {"user": "sys", "pass": "sys"},
+    ]
+    for login in wrong:
+        assert b"Authorization Violation" in await greeting(installed.server.port, login), login
+    assert b"+OK" in await greeting(installed.server.port, {"user": "api", "pass": "api-password"})
+
+
+async def greeting(port: int, login: dict[str, str]) -> bytes:
+    """Log in by hand, and return what the server says to it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        await reader.readline()
+        writer.write(b"CONNECT " + json.dumps(login).encode() + b"\r\nPING\r\n")
+        return await reader.readline()
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_the_system_account_is_apart(installed: Installation, admin: Bus) -> None:
+    """Even an admin of MAYFLY cannot speak to the servers themselves, only to its own JetStream."""
+    with pytest.raises((nats.errors.NoRespondersError, nats.errors.TimeoutError)):
+        await admin.client.request("$SYS.REQ.SERVER.PING", b"", timeout=REFUSED_S)
+    info = api.AccountInfo.from_response(await answer(admin, "$JS.API.INFO") or {})
+    assert info.streams == len(STREAMS)
