@@ -122,7 +122,6 @@ class Run:
             return
         final = await self._run(running, image)
         await self._ack()  # before anything else: the caller has the answer, and may call again at once
-        self._tools.metrics.ended(final)
         await self._remove_container()
         log.info(
             "activation.completed",
@@ -239,6 +238,8 @@ class Run:
         except Conflict:
             self._tools.metrics.fence_lost("result")
             log.warning("activation.result-fence-lost", activation=final.id)
+        else:
+            self._tools.metrics.ended(final)
         return final
 
     async def _refuse(self, refusal: Refusal) -> None:

@@ -17,9 +17,10 @@ from mayfly.bus.queue import in_flight
 from mayfly.bus.stores import Stores
 from mayfly.containers.fake import ending
 from mayfly.domain.activation import State
-from mayfly.domain.errors import FunctionFailed, ImageUnavailable, RuntimeFailed
+from mayfly.domain.errors import FunctionFailed, ImageUnavailable, RuntimeFailed, WorkerLost
 from mayfly.domain.ids import WorkerId, new_id
 from mayfly.services.janitor import Janitor
+from mayfly.services.settle import settle_lost
 from mayfly.worker.loop import Worker
 from mayfly.worker.metrics import WorkerMetrics
 from mayfly.worker.run import Tools
@@ -147,6 +148,27 @@ async def test_a_fence_that_somebody_else_won_is_counted(world: Counted) -> None
     assert now(metrics).value("mayfly_fences_lost_total", fence="start") == 1
     assert now(metrics).value("mayfly_fences_lost_total", fence="result") == 0
     assert world.runtime.calls == []
+
+
+async def test_a_result_that_came_too_late_is_counted_as_that_alone(world: Counted) -> None:
+    """When a worker was taken for lost while it ran, its result counts as a lost fence and not as an activation."""
+    function = await world.function()
+    world.runtime.gate.clear()
+    async with world.counting() as metrics:
+        call = asyncio.create_task(world.invoke(function))
+        await world.until_started(1)
+        [key] = await world.stores.activations.keys(function.user_id)
+        entry = await world.stores.activations.get(key)
+        assert entry
+        assert await settle_lost(world.stores.activations, entry, keep_s=3600)
+        with pytest.raises(WorkerLost):
+            await call
+        world.runtime.gate.set()
+        await world.until(0)
+    found = now(metrics)
+    assert found.value("mayfly_fences_lost_total", fence="result") == 1
+    assert found.value(ENDED, state="succeeded", code="none", ran="yes") == 0
+    assert found.value("mayfly_containers_removed_total") == 1
 
 
 @pytest.mark.F13

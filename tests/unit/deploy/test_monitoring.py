@@ -25,8 +25,8 @@ DASHBOARD = json.loads((MONITORING / "grafana/dashboards/mayfly.json").read_text
 GIVEN_BY_PROMETHEUS = {"instance", "job"}
 FOREIGN = {"up": set[str](), "apisix_http_status": {"code", "route"}}
 """What is not ours: Prometheus's own, and APISIX's counter of answers."""
-FUNCTIONS = {"sum", "max", "count", "rate", "histogram_quantile", "clamp_min"}
-WORDS = {"by", "Inf"}
+FUNCTIONS = {"sum", "max", "count", "rate", "histogram_quantile", "clamp_min", "vector"}
+WORDS = {"by", "or", "Inf"}
 
 
 def names_of(metrics: Metrics) -> dict[str, set[str]]:
