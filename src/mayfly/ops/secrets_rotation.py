@@ -93,8 +93,8 @@ def _nats_passwords(directory: SecretsDirectory) -> str:
         folder = directory.nats(name)
         folder.put("nats.conf", with_passwords((folder.read("nats.conf") or b"").decode(), passwords).encode())
     return (
-        "NEXT send SIGHUP to the nats-servers one after the other, at once: each then takes the new passwords, and "
-        "whoever is connected to it comes back with the new one by itself. Until then nobody may be restarted."
+        "NEXT restart the nats-servers one after the other, each when the one before is healthy again. Whoever is "
+        "connected comes back with the new password by itself. Start nothing else anew until all three are done."
     )
 
 
@@ -106,8 +106,8 @@ def _certificates(directory: SecretsDirectory) -> str:
     if issuer_of(directory.gateway.read("gateway.crt") or b"") == CA_NAME:
         _issue_again(directory.gateway, authority, "gateway")
     return (
-        "NEXT restart the API servers and the gateway, and send SIGHUP to the nats-servers, one after the other. "
-        "The authority is the same, so everybody trusts old and new."
+        "NEXT restart the nats-servers, the API servers and the gateways, one after the other. The authority is the "
+        "same, so everybody trusts old and new."
     )
 
 
