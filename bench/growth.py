@@ -1,28 +1,33 @@
 """
 What stored records cost: bytes on disk and in memory, and whether writing gets slower as they pile up.
 
-    .venv/bin/python -m bench.growth [RECORDS]
+    .venv/bin/python -m bench.growth [--records N] [--cluster]
 
-One nats-server of its own (file store, one copy), records as an ordinary call leaves them, of a hundred users.
+One nats-server of its own with one copy, or with --cluster three with three copies and TLS, all on this machine and on
+its disk; records as an ordinary call leaves them, of a hundred users. Bytes are those of one server.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import hashlib
 import statistics
-import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import uvloop
 
 from mayfly.bus.codec import Codec
+from mayfly.bus.connection import Bus
 from mayfly.bus.store import Store
 from mayfly.bus.stores import Stores
 from mayfly.domain.activation import Activation, State, Steps
 from mayfly.domain.ids import Digest, FunctionName, UserId, WorkerId, new_id, new_ulid
 from tests.support.bus import installation
+from tests.support.cluster import cluster
 
 AT_ONCE, ALONE = 50, 300
 KEEP_S = 86_400.0
@@ -77,16 +82,27 @@ def memory_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
-async def measure(most: int) -> None:
+@asynccontextmanager
+async def servers(*, three: bool) -> AsyncIterator[tuple[Bus, int, Path]]:
+    """Start one server or three; give a connection, and the process and the files of one of them."""
+    if not three:
+        async with installation() as one, one.connect("admin") as bus:
+            yield bus, one.server.pid, one.server.directory / "store"
+        return
+    async with cluster() as made, made.connect("admin") as bus:
+        node = made.nodes[0]
+        if node.process is None:
+            raise RuntimeError(f"{node.name} does not run")
+        yield bus, node.process.pid, node.directory / "store"
+
+
+async def measure(most: int, *, three: bool) -> None:
     """Write more and more records, and print a line now and then."""
     users, instance = [new_id() for _ in range(100)], new_id()
     print(f"a record is {len(Codec(Activation).encode(record(users[0], instance)))} bytes")
     print(f"{'records':>9} {'bytes on disk':>14} {'in memory':>10} {'one write, p50':>15} {'50 at once':>10}")
-    async with (
-        installation(max_activations="none", max_activations_per_user="none") as nats,
-        nats.connect("admin") as bus,
-    ):
-        store, pid, files = Stores.on(bus).activations, nats.server.pid, nats.server.directory / "store"
+    async with servers(three=three) as (bus, pid, files):
+        store = Stores.on(bus).activations
         empty_bytes, empty_memory = size_of(files), memory_of(pid)
         done = 0
         for target in (most // 100, most // 10, most):
@@ -103,5 +119,14 @@ async def measure(most: int) -> None:
             print(f"{done:>9,} {disk:>14,.0f} {memory:>10,.0f} {p50_ms:>12.2f} ms {rate:>8,.0f}/s")
 
 
+def main() -> None:
+    """Measure what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=100_000, metavar="N")
+    parser.add_argument("--cluster", action="store_true", help="three servers with three copies")
+    given = parser.parse_args()
+    uvloop.run(measure(given.records, three=given.cluster))
+
+
 if __name__ == "__main__":
-    uvloop.run(measure(int(sys.argv[1]) if len(sys.argv) > 1 else 100_000))
+    main()
