@@ -107,10 +107,27 @@ def test_kubectl_builds_the_same(prepared: Path, with_docker: Path, name: str) -
     kubectl = shutil.which("kubectl")
     need(kubectl and kustomize_version() >= KUSTOMIZE_SINCE, f"kubectl with kustomize {KUSTOMIZE_SINCE} or later")
     directory = (with_docker if name == "remote-docker" else prepared) / "overlays" / name
-    ended = subprocess.run(["kubectl", "kustomize", directory], check=True, capture_output=True, text=True)
-    theirs = {identity(made): made for made in yaml.safe_load_all(ended.stdout)}
 
-    assert theirs == {identity(made): made for made in build(directory)}
+    assert by_kubectl(directory) == {identity(made): made for made in build(directory)}
+
+
+def test_every_component_can_be_named(prepared: Path, tmp_path: Path) -> None:
+    """With what the usual overlay has commented out it holds together as well, and kubectl builds the same."""
+    place = tmp_path / "kubernetes"
+    shutil.copytree(prepared, place)
+    path = place / "overlays/autoscaled/kustomization.yaml"
+    path.write_text(path.read_text().replace("  # - ../", "  - ../"))
+    made = build(path.parent)
+    cluster = Cluster(made)
+
+    assert faults(made) == []
+    assert len(cluster.of("PodMonitor")) == 3
+    profile = cluster.workload("worker").main["securityContext"]["seccompProfile"]
+    assert profile == {"type": "Localhost", "localhostProfile": "mayfly/worker.json"}
+    named = {part.name for part in (KUBERNETES / "components").iterdir() if part.name in path.read_text()}
+    assert {part.name for part in (KUBERNETES / "components").iterdir()} - named == {"docker-socket", "remote-docker"}
+    if shutil.which("kubectl"):
+        assert by_kubectl(path.parent) == {identity(each): each for each in made}
 
 
 @pytest.mark.D3
@@ -680,6 +697,12 @@ def need_node() -> None:
     """Skip where there is no node, or not the package with KEDA's types."""
     packages = ROOT / "node_modules/@kubernetes-models/keda"
     need(shutil.which("node") and packages.exists(), "node 20 or later, and `npm ci`")
+
+
+def by_kubectl(directory: Path) -> dict[tuple[str, str, str], Object]:
+    """Return the objects that kubectl makes of a directory."""
+    ended = subprocess.run(["kubectl", "kustomize", directory], check=True, capture_output=True, text=True)
+    return {identity(made): made for made in yaml.safe_load_all(ended.stdout)}
 
 
 def kustomize_version() -> int:
