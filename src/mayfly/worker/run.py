@@ -123,6 +123,9 @@ class Run:
         final = await self._run(running, image)
         await self._ack()  # before anything else: the caller has the answer, and may call again at once
         await self._remove_container()
+        if final is None:
+            return
+        self._tools.metrics.ended(final)
         log.info(
             "activation.completed",
             activation=final.id,
@@ -214,8 +217,11 @@ class Run:
             return None
         return Entry(self.key, record, revision)
 
-    async def _run(self, running: Entry[Activation], image: PreparedImage) -> Activation:
-        """Send the command, wait for the end, and say how it was: first the response, then the record that names it."""
+    async def _run(self, running: Entry[Activation], image: PreparedImage) -> Activation | None:
+        """
+        Send the command, wait for the end, and say how it was: first the response, then the record that names it.
+        None if somebody else has ended the record meanwhile.
+        """
         if self._container is None:
             raise RuntimeError("a command can only be sent into a container")
         ending: Ending | None = None
@@ -238,8 +244,7 @@ class Run:
         except Conflict:
             self._tools.metrics.fence_lost("result")
             log.warning("activation.result-fence-lost", activation=final.id)
-        else:
-            self._tools.metrics.ended(final)
+            return None
         return final
 
     async def _refuse(self, refusal: Refusal) -> None:
@@ -263,8 +268,8 @@ class Run:
             return
         except QueueUnavailable:
             return
-        self._tools.metrics.ended(record)
         await self._ack()
+        self._tools.metrics.ended(record)
 
     async def _follow_the_winner(self) -> None:
         """
