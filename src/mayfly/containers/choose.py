@@ -9,10 +9,13 @@ import resource
 import shutil
 import stat
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from mayfly.containers import bundle, cgroups, seccomp
+from mayfly.containers.docker.engine import Address, find_version
+from mayfly.containers.docker.runtime import DockerRuntime
 from mayfly.containers.oci import Driver, OciRuntime
 from mayfly.containers.place import Place
 from mayfly.containers.programs import install_programs
@@ -32,25 +35,45 @@ class Explanation(NamedTuple):
     reason: str
 
 
-def explain_runtime(name: str) -> Explanation:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DockerAddress:
+    """Where the docker driver finds its daemon; the other drivers need none of it."""
+
+    host: str = "unix:///var/run/docker.sock"
+    tls_dir: Path | None = None
+
+
+def explain_runtime(name: str, *, docker: DockerAddress = DockerAddress()) -> Explanation:
     """
-    Say which runtime *name* (auto, crun, runc) means here. Needs no privileges.
+    Say which runtime *name* (auto, crun, runc, docker) means here. Needs no privileges, but docker its socket.
 
     Raises: RuntimeFailed when there is none that will do, with the remedy.
     """
+    if name == "docker":
+        version = find_version(Address.of(docker.host, docker.tls_dir))
+        return Explanation(name, version.engine, f"set by the operator; {docker.host}, API {version.api}")
     driver, reason = _choose(name)
     return Explanation(driver.name, driver.version, reason)
 
 
-def choose_runtime(name: str, *, state_dir: Path, launcher_dir: Path | None = None) -> Runtime:
+def choose_runtime(
+    name: str,
+    *,
+    state_dir: Path,
+    launcher_dir: Path | None = None,
+    docker: DockerAddress = DockerAddress(),
+) -> Runtime:
     """
     Make the runtime *name* ready to start containers, its files on a tmpfs of our own below *state_dir*.
 
-    Call it after `host.prepare_host`, and `reap` it before the first container. *launcher_dir* is where the C programs
-    are, if not in the package.
+    Call it after `host.prepare_host` (which docker can do without), and `reap` it before the first container.
+    *launcher_dir* is where the C programs are, if not in the package.
 
     Raises: RuntimeFailed with the remedy when this host, or another worker in the same place, stands in the way.
     """
+    if name == "docker":
+        address = Address.of(docker.host, docker.tls_dir)
+        return DockerRuntime(address, state_dir=state_dir, launcher_dir=launcher_dir)
     driver, _ = _choose(name)
     if driver.needs_searchable_paths:
         _require_searchable(driver, state_dir.resolve())
@@ -77,7 +100,7 @@ def group_name(state_dir: Path) -> str:
 
 def _choose(name: str) -> tuple[Driver, str]:
     if name not in ("auto", *NAMES):
-        raise RuntimeFailed(f"There is no runtime {name!r}: auto, crun and runc are known.")
+        raise RuntimeFailed(f"There is no runtime {name!r}: auto, crun, runc and docker are known.")
     refusals: list[str] = []
     for candidate in NAMES if name == "auto" else (name,):
         found = _find(candidate)

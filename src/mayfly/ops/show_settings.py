@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mayfly.containers.choose import explain_runtime
+from mayfly.containers.choose import DockerAddress, explain_runtime
 from mayfly.settings import PREFIX, ROLES, Settings, SettingsError, UpSettings, WorkerSettings, load
 
 SECRET = {"token"}
@@ -47,5 +47,8 @@ def _plain(value: object) -> object:
 def _runtime(settings: Settings) -> dict[str, str] | None:
     if not isinstance(settings, UpSettings | WorkerSettings):
         return None
-    name, version, reason = explain_runtime(settings.runtime)
+    docker = DockerAddress()
+    if isinstance(settings, WorkerSettings):
+        docker = DockerAddress(host=settings.docker_host, tls_dir=settings.docker_tls_dir)
+    name, version, reason = explain_runtime(settings.runtime, docker=docker)
     return {"name": name, "version": version, "reason": reason}

@@ -10,7 +10,7 @@ import structlog
 
 from mayfly.bus.connection import connect
 from mayfly.bus.stores import Stores
-from mayfly.containers.choose import choose_runtime
+from mayfly.containers.choose import DockerAddress, choose_runtime
 from mayfly.containers.host import prepare_host
 from mayfly.domain.ids import WorkerId, new_id
 from mayfly.images.policy import RegistryPolicy
@@ -29,16 +29,22 @@ async def serve(settings: WorkerSettings) -> None:
     Be a worker until SIGTERM or SIGINT, or until the connection to NATS is closed for good.
 
     Must run as pid 1 of namespaces of its own (`containers.host.enter_namespaces`): when it dies, all its containers
-    and mounts go with it.
+    and mounts go with it. (Not so with a Docker daemon: that has the containers, and ends them.)
 
     Raises: RuntimeFailed when this machine cannot run containers; QueueUnavailable.
     """
-    prepare_host()
+    if settings.runtime != "docker":
+        prepare_host()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    runtime = choose_runtime(settings.runtime, state_dir=settings.state_dir, launcher_dir=settings.launcher_dir)
+    runtime = choose_runtime(
+        settings.runtime,
+        state_dir=settings.state_dir,
+        launcher_dir=settings.launcher_dir,
+        docker=DockerAddress(host=settings.docker_host, tls_dir=settings.docker_tls_dir),
+    )
     try:
         left = await runtime.reap()
         if left:

@@ -60,8 +60,8 @@ def test_with_neither_the_remedy_is_named(programs: Path) -> None:
 
 def test_unknown_names_are_refused() -> None:
     """With those that are known."""
-    with pytest.raises(RuntimeFailed, match="auto, crun and runc"):
-        explain_runtime("docker")
+    with pytest.raises(RuntimeFailed, match="auto, crun, runc and docker"):
+        explain_runtime("podman")
 
 
 def test_command_lines_are_these() -> None:

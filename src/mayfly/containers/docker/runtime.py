@@ -1,0 +1,401 @@
+"""
+Containers by a Docker daemon, local or remote.
+
+A container's life here: created from an imported root, attached, started; the held init says one byte (`held`); the
+call goes in by the attached connection; the connection's end, and the daemon's word for it, say that the last process
+of the container is dead; `remove` deletes it and looks whether it is gone.
+
+Guarantees:
+- A container ends when its connection does: the daemon closes its stdin, and the init takes everything along. So the
+  death of a worker, by `kill -9` or of its machine, ends its containers; their remains are reaped by the next one.
+- An ending is the init's own word, behind a secret that the function cannot know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mayfly.containers import frame, seccomp
+from mayfly.containers.docker import stream
+from mayfly.containers.docker.config import OWNER_LABEL, STARTING_PIDS, container_config, container_name, pids_limit
+from mayfly.containers.docker.engine import Address, Attached, DockerRefused, Engine, find_version
+from mayfly.containers.docker.rootfs import Roots
+from mayfly.containers.programs import BUILT, INIT
+from mayfly.containers.runtime import Call, Container, ContainerSpec, Ending, EndReason
+from mayfly.containers.stdio import Result, Tail
+from mayfly.domain.errors import RuntimeFailed
+
+CREATE_TIMEOUT_S = 30.0
+KILL_AFTER_S = 1.0  # from asking the init to end everything, to asking the daemon
+DEATH_TIMEOUT_S = 15.0
+REMOVE_DELAYS_S = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+OLD_S = 3600.0
+"""A container of whichever worker that does not run, and is older than any call can last, was left by a dead one."""
+
+R = TypeVar("R")
+
+
+class DockerRuntime:
+    """Starts containers by a daemon."""
+
+    name = "docker"
+
+    def __init__(self, address: Address, *, state_dir: Path, launcher_dir: Path | None = None) -> None:
+        """
+        Take the place, and ask the daemon for its version.
+
+        Raises: RuntimeFailed: one sentence, with the remedy.
+        """
+        init = _init_program(launcher_dir)
+        self.seccomp_program = seccomp.program()
+        version = find_version(address)
+        self.version = version.engine
+        self.owner = owner_name(state_dir)
+        self.engine = Engine(address, version)
+        self.roots = Roots(self.engine, owner=self.owner, init=init)
+        self._lock = _lock(state_dir / "containers.lock")
+
+    async def create(self, spec: ContainerSpec) -> Container:
+        container = DockerContainer(self, spec)
+        try:
+            await container.make()
+        except BaseException:
+            await container.remove()
+            raise
+        return container
+
+    async def reap(self) -> int:
+        """As promised; and whatever any worker left an hour ago and more, whose own successor never came."""
+        mine = {each["Id"] for each in await self.list(f"{OWNER_LABEL}={self.owner}")}
+        now = time.time()
+        old = {
+            each["Id"]
+            for each in await self.list(OWNER_LABEL)
+            if each["State"] in ("created", "exited", "dead") and now - each["Created"] > OLD_S
+        }
+        for container in mine | old:
+            await delete(self.engine, container)
+        await self.roots.sweep()
+        return len(mine)
+
+    async def close(self) -> None:
+        await self.roots.close()
+        await self.engine.close()
+        os.close(self._lock)
+
+    async def list(self, label: str) -> list[dict[str, Any]]:
+        """The daemon's containers with a label, running or not."""
+        filters = json.dumps({"label": [label]})
+        containers: list[dict[str, Any]] = await self.engine.get("/containers/json", all="1", filters=filters)
+        return containers
+
+
+class DockerContainer:
+    """One container of a Docker daemon."""
+
+    def __init__(self, runtime: DockerRuntime, spec: ContainerSpec) -> None:
+        """Nothing is there yet."""
+        self.id = spec.id
+        self._runtime = runtime
+        self._engine = runtime.engine
+        self._spec = spec
+        self._loop = asyncio.get_running_loop()
+        self._docker_id = ""
+        self._attached: Attached | None = None
+        self._output: asyncio.Task[None] | None = None
+        self._held: asyncio.Future[None] = self._loop.create_future()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        """The connection has ended, and with it all output."""
+        self._result = Result(lambda: self._stop(EndReason.RESULT_TOO_LARGE))
+        self._tail = Tail()
+        self._withheld = stream.Withheld(self._tail)
+        self._secret = secrets.token_bytes(stream.SECRET_BYTES)
+        self._first_byte_at: float | None = None
+        self._reason: EndReason | None = None
+        self._is_used = False
+        self._is_killed = False
+        self._killing: asyncio.Task[None] | None = None
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+        self._removing = asyncio.Lock()
+
+    # --- creating -------------------------------------------------------------------------------------------------
+
+    async def make(self) -> None:
+        """
+        Create, attach, start, and wait for the held init's byte.
+
+        Raises: RuntimeFailed with the daemon's words.
+        """
+        try:
+            async with asyncio.timeout(CREATE_TIMEOUT_S):
+                await self._create()
+                self._attached = await self._engine.attach(self._docker_id)
+                self._output = asyncio.create_task(self._read_output(self._attached), name=f"output-{self.id}")
+                await uninterrupted(self._engine.post(f"/containers/{self._docker_id}/start"))
+                await self._wait_until_held()
+                if pids_limit(self._spec) < STARTING_PIDS:
+                    limit = {"PidsLimit": pids_limit(self._spec)}
+                    await self._engine.post(f"/containers/{self._docker_id}/update", limit)
+        except TimeoutError:
+            raise RuntimeFailed(f"docker did not start the container in {CREATE_TIMEOUT_S:.0f} s.") from None
+        except DockerRefused as refusal:
+            raise RuntimeFailed(f"docker could not start the container: {refusal.detail}") from refusal
+
+    async def _create(self) -> None:
+        """Create it; anew, with the root imported once more, if somebody has pruned the daemon's images."""
+        for attempt in (1, 2):
+            root = await self._runtime.roots.have(self._spec.rootfs)
+            body = container_config(self._spec, image=root.reference, owner=self._runtime.owner, has_tmp=root.has_tmp)
+            try:
+                await uninterrupted(self._create_once(body))
+            except DockerRefused as refusal:
+                if refusal.status != 404 or attempt == 2:
+                    raise
+                self._runtime.roots.forget(self._spec.rootfs)
+            else:
+                return
+
+    async def _create_once(self, body: dict[str, Any]) -> None:
+        made = await self._engine.post("/containers/create", body, name=container_name(self.id))
+        self._docker_id = made["Id"]
+
+    async def _wait_until_held(self) -> None:
+        await asyncio.wait({self._held, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not self._held.done():
+            words = self._tail.content().decode(errors="replace").strip()
+            raise RuntimeFailed(f"docker could not start the container: {words or 'it gave no reason'}")
+
+    async def _read_output(self, attached: Attached) -> None:
+        """Pass on what comes, until the daemon closes the connection: then nothing of the container writes any more."""
+        try:
+            while True:
+                kind, size = stream.decode_frame(await attached.reader.readexactly(stream.FRAME_BYTES))
+                self._take(kind, await attached.reader.readexactly(size))
+        except (OSError, EOFError):
+            pass  # closed by the daemon, by us, or by the network: `_ending` asks the daemon which
+        finally:
+            _settle(self._ended)
+
+    def _take(self, kind: int, chunk: bytes) -> None:
+        if not self._held.done():
+            if kind == stream.STDOUT and chunk == frame.READY:
+                _settle(self._held)
+            else:
+                self._tail(chunk)  # the reason why it does not start
+            return
+        if self._first_byte_at is None and not chunk.startswith(self._secret):
+            self._first_byte_at = self._loop.time()
+        (self._result if kind == stream.STDOUT else self._withheld)(chunk)
+
+    # --- running --------------------------------------------------------------------------------------------------
+
+    async def run(self, call: Call, *, timeout_s: float) -> Ending:
+        program, image_env = self._runtime.seccomp_program, self._spec.config.env
+        message = stream.encode(call, program, image_env=image_env, secret=self._secret)
+        if self._attached is None or self._is_used or self._is_killed or self._ended.done():
+            raise RuntimeFailed("The container has been used or has ended already.")
+        self._is_used = True
+        self._is_idle.clear()
+        try:
+            return await self._run(self._attached, message, timeout_s)
+        finally:
+            self._is_idle.set()
+
+    async def _run(self, attached: Attached, message: bytes, timeout_s: float) -> Ending:
+        started_at = self._loop.time()
+        deadline = self._loop.call_later(timeout_s, self._stop, EndReason.TIMED_OUT)
+        try:
+            attached.writer.write(message)
+            await self._until_dead()
+        finally:
+            deadline.cancel()
+        return await self._ending(started_at=started_at, ended_at=self._loop.time())
+
+    async def _until_dead(self) -> None:
+        """Return when the daemon says that the container is dead, however often we are cancelled meanwhile."""
+        dead = asyncio.create_task(self._death(), name=f"death-{self.id}")
+        try:
+            await asyncio.shield(dead)
+        except asyncio.CancelledError:
+            self.kill()
+            async with asyncio.timeout(DEATH_TIMEOUT_S):
+                await asyncio.shield(dead)
+            raise
+
+    async def _death(self) -> None:
+        """The end of the output comes first; then the daemon has still to see that the container is dead."""
+        await asyncio.wait({self._ended})
+        try:
+            async with asyncio.timeout(DEATH_TIMEOUT_S):
+                await self._engine.post(f"/containers/{self._docker_id}/wait")
+        except TimeoutError:
+            raise RuntimeFailed("A process of the container cannot be killed.", ran="yes") from None
+        except RuntimeFailed as error:
+            raise RuntimeFailed(f"The container was lost. {error.detail}", ran="unknown") from error
+
+    async def _ending(self, *, started_at: float, ended_at: float) -> Ending:
+        words = self._withheld.end(self._secret)
+        state = {} if words is not None and words.oom_kills is not None else await self._state()
+        is_out_of_memory = bool(words.oom_kills) if words and words.oom_kills is not None else state["OOMKilled"]
+        reason = self._why(words, is_out_of_memory=is_out_of_memory)
+        first = ended_at if self._first_byte_at is None else self._first_byte_at
+        return Ending(
+            reason=reason,
+            exit_code=_exit_code(words, state) if reason is EndReason.EXITED else None,
+            stdout=bytes(self._result.content),
+            stderr=self._tail.content(),
+            stderr_truncated=self._tail.is_truncated,
+            cpu_us=words.cpu_us if words else 0,
+            memory_peak_bytes=words.memory_peak_bytes if words else self._spec.limits.memory_bytes,
+            start_s=max(0.0, min(first, ended_at) - started_at),
+            run_s=ended_at - started_at,
+        )
+
+    async def _state(self) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = (await self._engine.get(f"/containers/{self._docker_id}/json"))["State"]
+        except RuntimeFailed as error:
+            raise RuntimeFailed(f"The container was lost. {error.detail}", ran="unknown") from error
+        return state
+
+    def _why(self, words: stream.LastWords | None, *, is_out_of_memory: bool) -> EndReason:
+        """What came first is the reason, but a command that had ended before it could be killed did end by itself."""
+        has_ended = words is not None and words.report.kind != stream.KILLED
+        if self._reason is EndReason.CANCELLED and not has_ended:
+            return EndReason.CANCELLED
+        if is_out_of_memory:
+            return EndReason.OUT_OF_MEMORY
+        if self._result.is_too_large:
+            return EndReason.RESULT_TOO_LARGE
+        return EndReason.EXITED if has_ended or self._reason is None else self._reason
+
+    # --- ending ---------------------------------------------------------------------------------------------------
+
+    def kill(self) -> None:
+        self._is_killed = True
+        self._stop(EndReason.CANCELLED)
+
+    def _stop(self, reason: EndReason) -> None:
+        """Have the init kill everything, and if it does not, the daemon; the first reason stands."""
+        self._reason = self._reason or reason
+        if self._attached is None or self._ended.done() or self._killing is not None:
+            return
+        if self._is_used:
+            self._attached.writer.write(stream.KILL)
+        else:
+            self._attached.close()  # it waits for a call, and ends when there can be none
+        self._killing = asyncio.create_task(self._kill_if_alive(), name=f"kill-{self.id}")
+
+    async def _kill_if_alive(self) -> None:
+        await asyncio.wait({self._ended}, timeout=KILL_AFTER_S)
+        if not self._ended.done():
+            with contextlib.suppress(RuntimeFailed):  # it is dead; or the daemon is away, and `_death` says so
+                await self._engine.post(f"/containers/{self._docker_id}/kill")
+
+    async def remove(self) -> None:
+        async with self._removing:
+            self.kill()
+            await self._is_idle.wait()  # a running call reads what it wrote to the end
+            if self._docker_id:
+                await delete(self._engine, self._docker_id)
+                self._docker_id = ""
+            if self._attached is not None:
+                self._attached.close()
+                with contextlib.suppress(OSError):
+                    await self._attached.writer.wait_closed()
+                self._attached = None
+            for task in (self._output, self._killing):
+                if task is not None:
+                    task.cancel()
+                    await asyncio.wait({task})
+
+
+def _exit_code(words: stream.LastWords | None, state: dict[str, Any]) -> int:
+    if words is not None and words.report.kind == frame.REFUSED:
+        raise RuntimeFailed(f"The held init refused its frame: {os.strerror(words.report.value)}.")
+    if words is not None:
+        return words.report.exit_code
+    # The init itself was killed. A function can do that to its own (by a limit on its cpu time, say).
+    code: int = state["ExitCode"]
+    if code > 128 and not state["Running"]:
+        return code
+    raise RuntimeFailed(f"The container's processes vanished (docker: {code}).", ran="unknown")
+
+
+async def delete(engine: Engine, container: str) -> None:
+    """
+    Remove a container, running or not, and see that it is gone.
+
+    Raises: RuntimeFailed when it is still there after bounded retries.
+    """
+    problem = ""
+    for delay_s in REMOVE_DELAYS_S:
+        try:
+            await uninterrupted(engine.delete(f"/containers/{container}", force="1", v="1"))
+        except DockerRefused as refusal:
+            if refusal.status == 404:
+                return
+            problem = refusal.detail
+        else:
+            continue  # once more, which has to be 404
+        await asyncio.sleep(delay_s)
+    raise RuntimeFailed(f"Container {container[:12]} cannot be removed: {problem}")
+
+
+async def uninterrupted(request: Coroutine[Any, Any, R]) -> R:
+    """Finish a request that changes the daemon, also if we are cancelled: else nobody would know what it did."""
+    task = asyncio.ensure_future(request)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
+
+
+def owner_name(state_dir: Path) -> str:
+    """The label of a worker's containers: the same after a restart, another for another machine or state directory."""
+    words = f"{socket.gethostname()}\0".encode() + os.fsencode(state_dir.resolve())
+    return f"mayfly-{hashlib.sha256(words).hexdigest()[:12]}"
+
+
+def _init_program(launcher_dir: Path | None) -> bytes:
+    program = (launcher_dir or BUILT) / INIT
+    if not program.is_file():
+        raise RuntimeFailed(
+            f"{program} is missing. Installing the package builds it; in a checkout, scripts/setup does."
+        )
+    return program.read_bytes()
+
+
+def _lock(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise RuntimeFailed(f"The state directory {path.parent} cannot be used: {error}.") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise RuntimeFailed(f"The state directory {path.parent} cannot be locked: {error}.") from error
+        raise RuntimeFailed(f"Another worker runs with its state in {path.parent}: give this one its own.") from None
+    return lock
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
