@@ -1,8 +1,8 @@
 """
 The composed system as its Docker daemon sees it: containers, their state, and what becomes of them.
 
-Reads COMPOSE_PROJECT_NAME, COMPOSE_FILE and DOCKER_HOST, as docker-compose does, and COMPOSE_ENV_FILE, the settings that
-the system was brought up with. `scripts/test-compose` sets them.
+Reads COMPOSE_PROJECT_NAME, COMPOSE_FILE and DOCKER_HOST, as docker-compose does, and COMPOSE_ENV_FILE, the settings
+that the system was brought up with. `scripts/test-compose` sets them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,250 @@
+"""The compose files and the Dockerfile, read as they stand: what is published, granted, pinned and set."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mayfly import __version__
+from mayfly.api.server import GRACE_S
+from mayfly.containers.seccomp import DENY
+from mayfly.domain.limits import TIMEOUT_MAX_S
+from mayfly.settings import ROLES
+
+pytestmark = pytest.mark.D4
+
+DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
+COMPOSE = DEPLOY / "compose"
+FILE = yaml.safe_load((COMPOSE / "compose.yaml").read_text(encoding="utf-8"))
+SERVICES: dict[str, dict[str, Any]] = FILE["services"]
+ALWAYS = {name for name, service in SERVICES.items() if "profiles" not in service}
+ONE_SHOTS = {"secrets", "bootstrap"}
+VARIANTS = {path.name: yaml.safe_load(path.read_text()) for path in COMPOSE.glob("compose.*.yaml")}
+DOCKERFILE = (DEPLOY / "images" / "Dockerfile").read_text(encoding="utf-8")
+STAGES = {
+    re.match(r".* AS (\w+)", stage)[1]: stage  # type: ignore[index]
+    for stage in re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)[1:]
+}
+ROLE_OF = {"api-1": "api", "api-2": "api", "worker": "worker", "bootstrap": "bootstrap"}
+ONLY_WITH_CAPABILITIES = {"clock_settime", "fanotify_init", "ioperm", "iopl", "settimeofday", "stime"}
+
+
+def plain(value: object) -> str:
+    """A value with its variables at their defaults."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value))
+
+
+def seconds(duration: str) -> int:
+    """A duration of compose, which is always in seconds here."""
+    return int(duration.removesuffix("s"))
+
+
+def test_the_services_are_those_that_were_agreed() -> None:
+    """Names that the gateway's nodes, the certificates and NATS's routes contain, and the profiles' beside them."""
+    assert {"gateway", "api-1", "api-2", "worker", "nats-1", "nats-2", "nats-3"} | ONE_SHOTS == ALWAYS
+    assert {name: SERVICES[name]["profiles"] for name in SERVICES.keys() - ALWAYS} == {
+        "prometheus": ["monitoring"],
+        "grafana": ["monitoring"],
+        "registry": ["registry"],
+    }
+    assert SERVICES["worker"]["scale"] == 2
+
+
+@pytest.mark.F1
+def test_the_gateway_publishes_one_port_and_nobody_else_any() -> None:
+    """What a profile publishes besides is on the loopback."""
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert [plain(port) for port in published.pop("gateway")] == ["0.0.0.0:8443:9443"]
+    assert ALWAYS.isdisjoint(published)
+    assert all(str(port).startswith("127.0.0.1:") for ports in published.values() for port in ports)
+    assert not [name for name, service in SERVICES.items() if service.get("network_mode", "none") != "none"]
+    for variant in VARIANTS.values():
+        assert not [
+            service for service in variant["services"].values() if "ports" in service or "network_mode" in service
+        ]
+
+
+@pytest.mark.F1
+def test_the_networks() -> None:
+    """Only the gateway is where callers come in, only workers have a way out, NATS is on one inner network."""
+    members = {
+        network: {name for name in ALWAYS if network in SERVICES[name].get("networks", ())}
+        for network in FILE["networks"]
+    }
+    nats = {"nats-1", "nats-2", "nats-3"}
+    assert members == {
+        "edge": {"gateway"},
+        "front": {"gateway", "api-1", "api-2"},
+        "bus": {"api-1", "api-2", "worker", "bootstrap"} | nats,
+        "outside": {"worker"},
+        "monitoring": set(),
+    }
+    assert {name for name, network in FILE["networks"].items() if (network or {}).get("internal")} == {"front", "bus"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_least_privilege(name: str) -> None:
+    """Everybody drops all capabilities, has a read-only root, limits and a bounded log; few get something back."""
+    service = SERVICES[name]
+    granted = {
+        "worker": {"SYS_ADMIN", "SETUID", "SETGID", "CHOWN", "DAC_OVERRIDE", "KILL", "FOWNER", "SETFCAP"},
+        "secrets": {"CHOWN", "DAC_OVERRIDE", "FOWNER"},
+    }
+    assert service["cap_drop"] == ["ALL"]
+    assert set(service.get("cap_add", ())) == granted.get(name, set())
+    assert service["read_only"] is True
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert not {"privileged", "devices", "pid", "ipc", "userns_mode"} & service.keys()
+    assert service["mem_limit"]
+    assert service["pids_limit"]
+    assert service["logging"]["options"] == {"max-size": "10m", "max-file": "3"}
+    assert service["restart"] == ("no" if name in ONE_SHOTS else "unless-stopped")
+
+
+def test_users() -> None:
+    """The numbers that own the secrets; the worker alone is root, beside the one-shot that gives the secrets away."""
+    users = {name: service.get("user", "image's") for name, service in SERVICES.items() if name in ALWAYS}
+    assert users == {
+        "gateway": "636:636",
+        "api-1": "59802:59802",
+        "api-2": "59802:59802",
+        "bootstrap": "59802:59802",
+        "nats-1": "59801:59801",
+        "nats-2": "59801:59801",
+        "nats-3": "59801:59801",
+        "worker": "image's",
+        "secrets": "0:0",
+    }
+    assert "\nUSER 59801:59801\n" in STAGES["nats"]
+    assert "\nUSER 59802:59802\n" in STAGES["api"]
+    assert "\nUSER 0:0\n" in STAGES["worker"]
+
+
+def test_each_role_mounts_its_own_secrets_read_only() -> None:
+    """Only the one-shot `secrets` sees the others', and the key of the authority."""
+    for name in ALWAYS - {"secrets"}:
+        mounts = [volume for volume in SERVICES[name]["volumes"] if volume.startswith("secrets-")]
+        role = {"bootstrap": "admin", "api-1": "api", "api-2": "api"}.get(name, name)
+        assert mounts == [f"secrets-{role}:/run/secrets/mayfly:ro"], name
+    everything = {volume.partition(":")[0] for volume in SERVICES["secrets"]["volumes"]}
+    assert everything == {name for name in FILE["volumes"] if name.startswith("secrets-")}
+    assert SERVICES["secrets"]["network_mode"] == "none"
+
+
+def test_nothing_secret_is_in_the_environment() -> None:
+    """A variable that is about a secret names a file below /run/secrets."""
+    for file in (FILE, *VARIANTS.values()):
+        for name, service in file["services"].items():
+            for variable, value in service.get("environment", {}).items():
+                if re.search("PASSWORD|SECRET|TOKEN|KEY|CREDENTIAL", variable):
+                    assert variable.endswith("_FILE"), (name, variable)
+                    assert value.startswith("/run/secrets/mayfly/"), (name, variable)
+
+
+@pytest.mark.parametrize(("service", "role"), ROLE_OF.items())
+def test_every_variable_is_a_setting_of_its_role(service: str, role: str) -> None:
+    """And its value, with the file's defaults, is one that the role takes."""
+    variables = {name: plain(value) for name, value in SERVICES[service]["environment"].items()}
+    fields = {name.removeprefix("MAYFLY_").lower(): value for name, value in variables.items()}
+    assert set(fields) <= set(ROLES[role].model_fields)
+    assert ROLES[role].model_validate(fields)
+
+
+def test_limits_are_the_same_for_api_and_bootstrap() -> None:
+    """The API says what the limits are; bootstrap puts them in force."""
+    for name in ("MAYFLY_MAX_ACTIVATIONS", "MAYFLY_MAX_ACTIVATIONS_PER_USER"):
+        assert len({SERVICES[service]["environment"][name] for service in ("api-1", "api-2", "bootstrap")}) == 1
+
+
+@pytest.mark.F11
+def test_whoever_may_have_a_call_gets_the_time_to_end_it() -> None:
+    """The stop grace is above what worker and API server take, which is above the longest call."""
+    worker_s = int(SERVICES["worker"]["environment"]["MAYFLY_STOP_GRACE_S"])
+    drain_s = int(SERVICES["api-1"]["environment"]["MAYFLY_DRAIN_S"])
+    assert worker_s > TIMEOUT_MAX_S
+    assert seconds(SERVICES["worker"]["stop_grace_period"]) > worker_s
+    for name in ("api-1", "api-2"):
+        assert seconds(SERVICES[name]["stop_grace_period"]) > GRACE_S + drain_s
+    assert seconds(SERVICES["gateway"]["stop_grace_period"]) > 340  # its worker_shutdown_timeout
+
+
+def test_the_order_follows_from_health() -> None:
+    """Secrets, then NATS, then the streams, then API servers and workers, then the gateway."""
+    done, healthy = {"condition": "service_completed_successfully"}, {"condition": "service_healthy"}
+    for name in ("nats-1", "nats-2", "nats-3"):
+        assert SERVICES[name]["depends_on"] == {"secrets": done}
+    assert SERVICES["bootstrap"]["depends_on"] == {"nats-1": healthy, "nats-2": healthy, "nats-3": healthy}
+    for name in ("api-1", "api-2", "worker"):
+        assert SERVICES[name]["depends_on"] == {"bootstrap": done}
+    assert SERVICES["gateway"]["depends_on"] == {"api-1": healthy, "api-2": healthy}
+
+
+def test_images_are_pinned() -> None:
+    """Ours by this version, others by a full version, the base by digest; and nothing is built or pulled unasked."""
+    ours = {service["image"] for service in SERVICES.values() if service["image"].startswith("mayfly/")}
+    assert ours == {f"mayfly/{role}:{__version__}" for role in ("api", "worker", "nats")}
+    others = {service["image"] for service in SERVICES.values()} - ours
+    assert all(re.fullmatch(r"[\w/]+:v?\d+\.\d+\.\d+(-\w+)?", image) for image in others)
+    assert SERVICES["gateway"]["image"] == "apache/apisix:3.18.0-debian"
+    assert re.search(r"^ARG BASE=debian:bookworm-\d{8}-slim@sha256:[0-9a-f]{64}$", DOCKERFILE, re.MULTILINE)
+
+
+def test_volumes_of_workers_are_not_shared() -> None:
+    """The image cache has no name, so each worker has one of its own; what lasts has a name."""
+    assert "/var/lib/mayfly/images" in SERVICES["worker"]["volumes"]
+    for number in (1, 2, 3):
+        assert f"data-nats-{number}:/data" in SERVICES[f"nats-{number}"]["volumes"]
+
+
+@pytest.mark.parametrize("target", ["nats", "api", "worker"])
+def test_every_image_says_what_it_is_and_how_it_does(target: str) -> None:
+    """Labels, a health check, a stop signal; version and revision from the build."""
+    stage = STAGES[target]
+    assert "HEALTHCHECK " in stage
+    assert "STOPSIGNAL " in stage
+    for label in ("title", "description", "version", "revision", "licenses"):
+        assert f'org.opencontainers.image.{label}="' in stage
+    assert f"ARG VERSION={__version__}" in stage
+
+
+def test_only_the_first_stage_has_a_compiler() -> None:
+    """And nobody copies anything from it but the environment and nats-server."""
+    with_compiler = [
+        name for name, stage in STAGES.items() if re.search(r"\b(gcc|libc6-dev|python3-venv|pip)\b", stage)
+    ]
+    assert with_compiler == ["build"]
+    assert re.findall(r"COPY --from=build (\S+)", DOCKERFILE) == ["/nats-server", "/opt/mayfly"]
+
+
+def test_every_gateway_but_the_stand_in_is_apisix() -> None:
+    """The one variant that has another gateway says so, in its first words and on the container."""
+    replaced = {name for name, file in VARIANTS.items() if "image" in file["services"].get("gateway", {})}
+    assert replaced == {"compose.stand-in.yaml"}
+    assert (COMPOSE / "compose.stand-in.yaml").read_text().startswith("# NOT APISIX.")
+    assert "NOT APISIX" in str(VARIANTS["compose.stand-in.yaml"]["services"]["gateway"]["labels"])
+
+
+@pytest.mark.A5
+def test_the_workers_seccomp_profile_takes_nothing_from_functions() -> None:
+    """What it forbids is forbidden to functions anyway, by their own filter or for want of a capability."""
+    profile = json.loads((COMPOSE / "worker-seccomp.json").read_text(encoding="utf-8"))
+    names = [name for rule in profile["syscalls"] for name in rule["names"]]
+    assert profile["defaultAction"] == "SCMP_ACT_ALLOW"
+    assert {rule["action"] for rule in profile["syscalls"]} == {"SCMP_ACT_ERRNO"}
+    assert len(names) == len(set(names))
+    assert set(names) <= DENY | ONLY_WITH_CAPABILITIES
+    assert "seccomp=./worker-seccomp.json" in [plain(option) for option in SERVICES["worker"]["security_opt"]]
+
+
+@pytest.mark.A5
+def test_the_docker_variant_is_a_runtime_and_a_socket() -> None:
+    """It asks for the docker driver and mounts the socket where the driver is told it is."""
+    worker = VARIANTS["compose.docker-socket.yaml"]["services"]["worker"]
+    assert worker["environment"]["MAYFLY_RUNTIME"] == "docker"
+    socket = worker["environment"]["MAYFLY_DOCKER_HOST"].removeprefix("unix://")
+    assert [plain(volume) for volume in worker["volumes"]] == [f"{socket}:{socket}"]
