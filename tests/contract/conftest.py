@@ -1,4 +1,4 @@
-"""Runtimes under test. Each test runs once for every driver: add a name to DRIVERS and the whole suite is its."""
+"""Runtimes under test. Each test runs once for every driver of `exceptions.DRIVERS`: the whole suite is each one's."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from mayfly.containers.choose import choose_runtime
 from mayfly.containers.host import prepare_host
-from mayfly.containers.oci import OciRuntime
-from tests.support.containers import BUSYBOX, World, make_rootfs
+from tests.contract.exceptions import DRIVERS, cannot
+from tests.support import dockerd_bare
+from tests.support.containers import BUSYBOX, DOCKER_HOST, World, make_rootfs, open_runtime
 from tests.support.need import need
-
-DRIVERS = ("crun", "runc")
 
 
 @pytest.fixture(scope="session")
@@ -34,11 +32,26 @@ def rootfs(prepared_host: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return make_rootfs(tmp_path_factory.mktemp("image") / "rootfs")
 
 
+@pytest.fixture(scope="session")
+def docker_daemon(prepared_host: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dockerd_bare.Daemon]:
+    """One daemon for the whole run, where the drivers of this process and of those it starts look for it."""
+    need(dockerd_bare.PROGRAM, "dockerd")
+    with pytest.MonkeyPatch.context() as patch, dockerd_bare.dockerd() as daemon:
+        patch.setenv(DOCKER_HOST, daemon.unix.host)
+        yield daemon
+
+
 @pytest.fixture(params=DRIVERS)
 def driver(request: pytest.FixtureRequest) -> str:
     """The runtime's name."""
     name = str(request.param)
-    need(shutil.which(name), name)
+    if name == "docker":
+        request.getfixturevalue("docker_daemon")
+    else:
+        need(shutil.which(name), name)
+    mark = cannot(name, request.node.originalname)
+    if mark is not None:
+        request.applymarker(mark)
     return name
 
 
@@ -55,11 +68,9 @@ def state_dir() -> Iterator[Path]:
 @pytest.fixture
 async def world(driver: str, rootfs: Path, state_dir: Path) -> AsyncIterator[World]:
     """A runtime in a place of its own. When the test is over nothing of it may be left."""
-    runtime = choose_runtime(driver, state_dir=state_dir)
-    assert isinstance(runtime, OciRuntime)
-    world = World(runtime, rootfs)
+    world = World(open_runtime(driver, state_dir=state_dir), rootfs)
     try:
         yield world
         assert not world.left()
     finally:
-        await runtime.close()
+        await world.runtime.close()

@@ -11,21 +11,19 @@ import asyncio
 import sys
 from pathlib import Path
 
-from mayfly.containers.choose import choose_runtime
 from mayfly.containers.host import enter_namespaces, prepare_host
-from mayfly.containers.oci import OciContainer
 from mayfly.containers.runtime import Call, ContainerSpec
 from mayfly.domain.ids import new_ulid
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import Limits
-from tests.support.containers import spoken
+from tests.support.containers import OurContainer, open_runtime, spoken
 
 COMMANDS = (("escape_death",), ("sh", "-c", "echo up; sleep 600"))
 
 
 async def main(driver: str, rootfs: Path, state_dir: Path) -> None:
     """Run until killed."""
-    runtime = choose_runtime(driver, state_dir=state_dir)
+    runtime = open_runtime(driver, state_dir=state_dir)
     containers = [
         await runtime.create(ContainerSpec(id=new_ulid(), rootfs=rootfs, config=ProcessConfig(), limits=Limits()))
         for _ in range(len(COMMANDS) + 1)
@@ -35,7 +33,7 @@ async def main(driver: str, rootfs: Path, state_dir: Path) -> None:
         for container, argv in zip(containers, COMMANDS, strict=False)
     ]
     for container in containers[: len(COMMANDS)]:
-        assert isinstance(container, OciContainer)
+        assert isinstance(container, OurContainer)
         await spoken(container)
     print("ready", *(container.id for container in containers), flush=True)
     await asyncio.gather(*calls)

@@ -13,7 +13,8 @@ from mayfly.containers.stdio import TRUNCATION_MARK
 from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import ARGUMENT_MAX_BYTES, MIB, PARAMETER_MAX_BYTES, RESULT_MAX_BYTES, STDERR_MAX_BYTES
-from tests.support.containers import SCALE, World, spoken
+from tests.contract.exceptions import oci_only
+from tests.support.containers import SCALE, World, died, spoken
 
 pytestmark = [pytest.mark.root, pytest.mark.F10]
 
@@ -302,8 +303,7 @@ async def test_a_cancelled_run_leaves_nothing_alive(world: World) -> None:
 async def test_a_call_after_the_init_died_did_not_run(world: World) -> None:
     """When somebody killed a held container's init, `run` says that nothing ran."""
     async with world.held() as container:
-        container._stop(EndReason.TIMED_OUT)
-        await asyncio.wait_for(asyncio.shield(container._dead), 5 * SCALE)
+        await died(container)
         with pytest.raises(RuntimeFailed) as caught:
             await container.run(Call(argv=("true",)), timeout_s=1)
         assert caught.value.ran == "no"
@@ -326,6 +326,7 @@ async def test_the_runtimes_own_refusal_is_passed_on(world: World) -> None:
     assert not world.left()
 
 
+@oci_only
 async def test_containers_are_started_by_the_main_thread_only(world: World) -> None:
     """The death signal of a child is tied to the thread that started it, so another thread is refused."""
     with pytest.raises(RuntimeFailed, match="main thread"):

@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from mayfly.containers.choose import choose_runtime, explain_runtime
+from mayfly.containers.oci import OciRuntime
 from mayfly.containers.runtime import Runtime
 from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.image import ProcessConfig
-from tests.support.containers import SCALE, World
+from tests.contract.exceptions import not_with, oci_only
+from tests.support.containers import SCALE, World, open_runtime
 from tests.support.need import need
 
 pytestmark = pytest.mark.root
@@ -191,6 +193,7 @@ print(*explain_runtime("auto"), flush=True)
         assert expected.name == "crun"
 
 
+@oci_only
 async def test_where_others_may_not_search_crun_works_and_runc_says_so(
     driver: str, rootfs: Path, tmp_path: Path
 ) -> None:
@@ -214,7 +217,7 @@ def test_programs_that_were_not_built_are_asked_for(
 ) -> None:
     """A launcher directory without the programs is refused with the remedy, and nothing stays mounted."""
     with pytest.raises(RuntimeFailed, match="scripts/setup"):
-        choose_runtime(driver, state_dir=state_dir, launcher_dir=tmp_path)
+        open_runtime(driver, state_dir=state_dir, launcher_dir=tmp_path)
     assert str(state_dir) not in Path("/proc/mounts").read_text()
 
 
@@ -230,6 +233,7 @@ exec setpriv --bounding-set=-all,+sys_admin,+setuid,+setgid,+chown,+dac_override
 """
 
 
+@oci_only
 @pytest.mark.parametrize("how", ["namespaces", "plain"])
 def test_a_worker_runs_containers_under_what_docker_leaves_it(
     driver: str, rootfs: Path, state_dir: Path, how: str
@@ -260,8 +264,10 @@ async def _reap(runtime: Runtime) -> int:
         await runtime.close()
 
 
+@not_with("docker", "shared cap")
 async def test_all_functions_together_leave_something_to_the_system(world: World) -> None:
     """The group of all containers is capped a quarter of a core below what there is, and weighs less than others."""
+    assert isinstance(world.runtime, OciRuntime)
     cores = len(os.sched_getaffinity(0)) - 0.25
     parents = {directory.parent for directory in world.runtime.groups.directories("x")}
     files = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import platform
 import shutil
@@ -12,15 +13,28 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
 from mayfly.containers import mounts
+from mayfly.containers.cgroups import pids_in
+from mayfly.containers.choose import DockerAddress, choose_runtime
+from mayfly.containers.docker.config import INIT as DOCKER_INIT
+from mayfly.containers.docker.config import OWNER_LABEL, container_name
+from mayfly.containers.docker.runtime import DockerContainer, DockerRuntime
 from mayfly.containers.oci import OciContainer, OciRuntime
-from mayfly.containers.runtime import Call, ContainerSpec, Ending
+from mayfly.containers.runtime import Call, ContainerSpec, Ending, EndReason
 from mayfly.domain.ids import new_ulid
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import Limits
 
 SCALE = float(os.environ.get("TEST_TIME_SCALE", "1"))
 """How much slower than a real machine this one is: an emulated guest is some ten times."""
+
+DOCKER_HOST = "TEST_DOCKER_HOST"
+"""The variable with the address of the tests' own daemon."""
+
+OurRuntime = OciRuntime | DockerRuntime
+OurContainer = OciContainer | DockerContainer
 
 BUSYBOX = Path("/bin/busybox")
 ATTACKERS = Path(__file__).parent.parent / "contract" / "attackers"
@@ -73,15 +87,17 @@ class Leftovers:
     mounts: tuple[str, ...]
     cgroups: tuple[str, ...]
     files: tuple[str, ...]
+    containers: tuple[str, ...] = ()
+    """The daemon's, if one has them."""
 
     def __bool__(self) -> bool:
-        return any((self.processes, self.mounts, self.cgroups, self.files))
+        return any((self.processes, self.mounts, self.cgroups, self.files, self.containers))
 
 
 class World:
     """One runtime under test, and what tests do with it again and again."""
 
-    def __init__(self, runtime: OciRuntime, rootfs: Path) -> None:
+    def __init__(self, runtime: OurRuntime, rootfs: Path) -> None:
         self.runtime = runtime
         self.rootfs = rootfs
 
@@ -94,11 +110,16 @@ class World:
             limits=Limits(**limits),  # type: ignore[arg-type]
         )
 
-    @asynccontextmanager
-    async def held(self, spec: ContainerSpec | None = None) -> AsyncIterator[OciContainer]:
-        """A held container, removed in the end."""
+    async def create(self, spec: ContainerSpec | None = None) -> OurContainer:
+        """A held container, which the caller removes."""
         container = await self.runtime.create(spec or self.spec())
-        assert isinstance(container, OciContainer)
+        assert isinstance(container, OurContainer)
+        return container
+
+    @asynccontextmanager
+    async def held(self, spec: ContainerSpec | None = None) -> AsyncIterator[OurContainer]:
+        """A held container, removed in the end."""
+        container = await self.create(spec)
         try:
             yield container
         finally:
@@ -124,8 +145,64 @@ class World:
         """Whatever is there of this runtime's containers."""
         return leftovers(self.runtime)
 
+    def ids(self) -> set[str]:
+        """The containers that are there now, held, running or left behind."""
+        return ids_of(self.runtime)
 
-async def spoken(container: OciContainer) -> None:
+    @property
+    def init_path(self) -> str:
+        """Where the held init is inside a container."""
+        return DOCKER_INIT if isinstance(self.runtime, DockerRuntime) else "/dev/mayfly-init"
+
+    @property
+    def extra_pids(self) -> int:
+        """Processes in a container's cgroup that are not the function's."""
+        return 1 if isinstance(self.runtime, DockerRuntime) else self.runtime.driver.extra_pids
+
+    def cgroups(self, container: OurContainer) -> tuple[Path, ...]:
+        """The directories of a container's cgroup."""
+        if isinstance(self.runtime, OciRuntime):
+            return self.runtime.groups.directories(container.id)
+        pid = processes_of(container.id)[0]
+        found = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+        directories = (Path(f"/sys/fs/cgroup/{each}{path}") for _, names, path in found for each in names.split(","))
+        return tuple(directory for directory in directories if directory.is_dir())
+
+    def living(self, container: OurContainer) -> set[int]:
+        """The container's processes that live, the runtime that waits for it left out."""
+        if isinstance(container, DockerContainer):
+            return set(processes_of(container.id))
+        inside = pids_in(self.cgroups(container))
+        return {pid for pid in inside if pid != container._runtime_pid}
+
+
+def open_runtime(driver: str, *, state_dir: Path, launcher_dir: Path | None = None) -> OurRuntime:
+    """A runtime in a place of its own; docker at the tests' own daemon."""
+    docker = DockerAddress(host=os.environ.get(DOCKER_HOST, "unix:///nowhere"))
+    runtime = choose_runtime(driver, state_dir=state_dir, launcher_dir=launcher_dir, docker=docker)
+    assert isinstance(runtime, OurRuntime)
+    return runtime
+
+
+async def died(container: OurContainer) -> None:
+    """Kill a container's init behind its back, and return when it is dead."""
+    container._stop(EndReason.TIMED_OUT)
+    end = container._ended if isinstance(container, DockerContainer) else container._dead
+    await asyncio.wait_for(asyncio.shield(end), 5 * SCALE)
+
+
+def ids_of(runtime: OurRuntime) -> set[str]:
+    """The ids of a runtime's containers."""
+    if isinstance(runtime, OciRuntime):
+        return runtime.groups.ids()
+    socket = os.environ[DOCKER_HOST].removeprefix("unix://")
+    filters = json.dumps({"label": [f"{OWNER_LABEL}={runtime.owner}"]})
+    with httpx.Client(transport=httpx.HTTPTransport(uds=socket), base_url="http://docker") as client:
+        listed = client.get("/containers/json", params={"all": "1", "filters": filters}, timeout=60).json()
+    return {each["Names"][0].removeprefix(f"/{container_name('')}") for each in listed}
+
+
+async def spoken(container: OurContainer) -> None:
     """Return when the function has written to stdout, so that it certainly runs; a test's time limit is around."""
     async with asyncio.timeout(20 * SCALE):
         while not container._result.content:
@@ -134,21 +211,29 @@ async def spoken(container: OciContainer) -> None:
 
 def processes_of(container_id: str) -> list[int]:
     """The living processes with this id in their cgroup or command line, the zombies left out."""
-    found = []
+    alive: dict[int, tuple[str, str]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
-                words = (entry / "cgroup").read_text() + (entry / "cmdline").read_text()
+                cgroup, command = (entry / "cgroup").read_text(), (entry / "cmdline").read_text()
                 dead = (entry / "stat").read_text().rpartition(")")[2].split()[0] in "ZX"
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if container_id in words and not dead:
-                found.append(int(entry.name))
-    return found
+            if not dead:
+                alive[int(entry.name)] = (cgroup, command)
+    # A Docker container's cgroup has another name, but its init is told the id, and the rest share its cgroup.
+    dockers = {cgroup for cgroup, command in alive.values() if container_id in command and "docker" in cgroup}
+    return [
+        pid
+        for pid, (cgroup, command) in alive.items()
+        if container_id in cgroup or container_id in command or cgroup in dockers
+    ]
 
 
-def leftovers(runtime: OciRuntime) -> Leftovers:
+def leftovers(runtime: OurRuntime) -> Leftovers:
     """Look for containers of this runtime."""
+    if isinstance(runtime, DockerRuntime):
+        return Leftovers(processes=(), mounts=(), cgroups=(), files=(), containers=tuple(ids_of(runtime)))
     place = runtime.place.directory
     ids = runtime.groups.ids()
     return Leftovers(

@@ -12,7 +12,7 @@ from typing import Any
 from mayfly.containers import bundle
 from mayfly.containers.runtime import ContainerSpec
 
-INIT = "/.mayfly-init"
+INIT = "/mayfly-init"
 """Where `rootfs` puts the held init into every root."""
 
 OWNER_LABEL = "mayfly.worker"
@@ -51,7 +51,6 @@ def container_config(spec: ContainerSpec, *, image: str, owner: str, has_tmp: bo
         "AttachStdout": True,
         "AttachStderr": True,
         "Tty": False,
-        "NetworkDisabled": True,
         "HostConfig": _host_config(spec, has_tmp=has_tmp),
     }
 

@@ -98,6 +98,10 @@ def find_version(address: Address) -> Version:
 
     Raises: RuntimeFailed when it does not answer, is too old, or is of another architecture than this worker's.
     """
+    if address.socket and not Path(address.socket).is_socket():
+        raise RuntimeFailed(
+            f"There is no Docker socket at {address.socket}. Is MAYFLY_DOCKER_HOST right, and is it mounted?"
+        )
     transport = httpx.HTTPTransport(uds=address.socket, verify=address.tls or False)
     try:
         with httpx.Client(transport=transport, base_url=address.url, timeout=CONNECT_TIMEOUT_S) as client:

@@ -100,7 +100,7 @@ class Roots:
     def _tag(self, rootfs: Path) -> str:
         """Name a tree: another unpacking of the same image, another worker or another init make another name."""
         status = rootfs.stat()
-        words = [self._owner, str(rootfs), str(status.st_dev), str(status.st_ino), str(status.st_mtime_ns)]
+        words = [INIT, self._owner, str(rootfs), str(status.st_dev), str(status.st_ino), str(status.st_mtime_ns)]
         return hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape") + self._init).hexdigest()[:32]
 
     async def _list(self) -> list[dict[str, Any]]:
