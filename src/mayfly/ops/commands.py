@@ -1,4 +1,4 @@
-"""The operator's commands: up, api, worker, bootstrap, settings, inspect and images. Rows: D2."""
+"""The operator's commands: up, api, worker, bootstrap, settings, inspect, images, and other files' groups. Rows: D2."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from mayfly.domain.errors import MayflyError
+from mayfly.ops import backup_commands, secrets_commands
 from mayfly.settings import (
     ApiSettings,
     BootstrapSettings,
@@ -37,6 +38,8 @@ def register(app: typer.Typer) -> None:
     for command in (up, api, worker, bootstrap, settings, inspect):
         app.command(rich_help_panel=PANEL)(command)
     app.add_typer(images, name="images", rich_help_panel=PANEL)
+    secrets_commands.register(app)
+    backup_commands.register(app)
 
 
 def up(
@@ -111,7 +114,8 @@ def worker() -> None:
     given = _settings(WorkerSettings)
     _need_root("worker")
     try:
-        enter_namespaces()
+        if given.runtime != "docker":  # a daemon has the containers, and their namespaces
+            enter_namespaces()
         _configure_logs(given, "worker")
         uvloop.run(serve(given))
     except SettingsError as error:

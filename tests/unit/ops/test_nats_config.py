@@ -91,7 +91,7 @@ def test_no_role_but_admin_has_a_wildcard_over_everything() -> None:
 def test_other_passwords_change_nothing_else() -> None:
     """Passwords can be put into a configuration whose other settings stay."""
     before = node_config(Node("nats-1", ("nats-2",)), passwords=PASSWORDS, route_password="x")
-    changed = with_passwords(before, {role: "new" for role in ROLES})
+    changed = with_passwords(before, dict.fromkeys(ROLES, "new"))
     assert changed.count('"new"') == 3
     assert with_passwords(changed, PASSWORDS) == before
     assert route_password(changed) == "x"

@@ -1,0 +1,305 @@
+"""
+`mayfly backup` and `mayfly restore`: all that lasts, in one file.
+
+The file is a tar: one archive of nats-server's for each stream, and a manifest with the versions, the date and each
+part's size and sha256. It has password hashes, so it is written 0600. Streams are saved one after the other while
+everything runs, those that point at others first, so that what is pointed at is there.
+
+What says only what happens at this moment is not saved: the queue, places, workers. Activations that were in flight
+when the backup was made are not restored, neither as messages nor as records: nobody knows any more whether they ran,
+and none may run twice. Nobody stays logged in over a restore, unless asked for: a logout since would be undone.
+Rows: A3, A4.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from mayfly import __version__
+from mayfly.bus import subjects
+from mayfly.bus.codec import Undecodable
+from mayfly.bus.connection import Bus
+from mayfly.bus.snapshot import empty, replace, snapshot, stream_state
+from mayfly.bus.store import Conflict
+from mayfly.bus.stores import Stores
+from mayfly.domain.errors import MayflyError, PreconditionFailed
+from mayfly.settings import SettingsError
+
+FORMAT = "mayfly-backup"
+VERSION = 1
+MANIFEST = "manifest.json"
+MANIFEST_MAX_BYTES = 1 << 20
+READ_BYTES = 256 * 1024
+
+LOGINS = subjects.kv_stream(subjects.SESSIONS)
+STREAMS = (  # in the order in which they are saved: the activation before its response, the function before its owner
+    subjects.kv_stream(subjects.IDEMPOTENCY),
+    subjects.kv_stream(subjects.ACTIVATIONS),
+    subjects.RESPONSES,
+    LOGINS,
+    subjects.kv_stream(subjects.FUNCTIONS),
+    subjects.kv_stream(subjects.USERS),
+    subjects.AUDIT,
+)
+
+
+class BackupUnusable(SettingsError):
+    """A file cannot be written as a backup, or is none that can be restored."""
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One stream in the file."""
+
+    stream: str
+    file: str
+    size: int
+    sha256: str
+    messages: int
+    last_seq: int
+    config: dict[str, Any]  # as it was, for the reader; a restore keeps that of the installation
+    state: dict[str, Any]
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the file says of itself."""
+
+    format: str
+    v: int
+    mayfly: str
+    nats: str
+    made_at: datetime.datetime
+    parts: list[Part]
+
+
+async def backup(bus: Bus, path: Path) -> list[str]:
+    """
+    Write a backup; return what was done. The file is there when it is whole, and not before.
+
+    Raises: BackupUnusable when there is a file already; QueueUnavailable; OSError.
+    """
+    with _whole(path) as archive:
+        parts = [await _save(bus, stream, archive, path.parent) for stream in STREAMS]
+        manifest = Manifest(
+            format=FORMAT,
+            v=VERSION,
+            mayfly=__version__,
+            nats=str(bus.client.connected_server_version),
+            made_at=datetime.datetime.now(datetime.UTC),
+            parts=parts,
+        )
+        encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+        archive.addfile(_member(MANIFEST, len(encoded)), BytesIO(encoded))
+    return [
+        *(f"saved {part.stream}: {part.messages} messages" for part in parts),
+        f"wrote {path}. It has password hashes and results: keep it where nobody else reads it.",
+    ]
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[tarfile.TarFile]:
+    """Write a tar, 0600, that has its name once it is whole and on the disk."""
+    if path.exists():
+        raise BackupUnusable(f"{path} is there already, and a backup is never overwritten: name another file.")
+    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            with tarfile.open(fileobj=file, mode="w") as archive:
+                yield archive
+            file.flush()
+            os.fsync(descriptor)
+        os.link(partial, path)  # which fails if somebody else has made the file meanwhile
+    except FileExistsError:
+        raise BackupUnusable(f"{path} was made by somebody else meanwhile: name another file.") from None
+    finally:
+        Path(partial).unlink()
+
+
+async def _save(bus: Bus, stream: str, archive: tarfile.TarFile, directory: Path) -> Part:
+    """Save one stream; a tar wants to know the size before the content, so the content waits in a file of no name."""
+    digest = hashlib.sha256()
+    with tempfile.TemporaryFile(dir=directory) as file:
+        async with snapshot(bus, stream) as saved:
+            async for chunk in saved.chunks():
+                digest.update(chunk)
+                file.write(chunk)
+        size = file.tell()
+        file.seek(0)
+        name = f"{stream}.snapshot"
+        archive.addfile(_member(name, size), file)
+    return Part(
+        stream=stream,
+        file=name,
+        size=size,
+        sha256=digest.hexdigest(),
+        messages=saved.stood.messages,
+        last_seq=saved.stood.last_seq,
+        config=saved.stood.config,
+        state=saved.stood.state,
+    )
+
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    member.mode = 0o600
+    return member
+
+
+async def restore(bus: Bus, path: Path, *, replace_all: bool = False, logins: bool = False) -> list[str]:
+    """
+    Put what a backup holds into an installation; return what was done.
+
+    The whole file is checked before anything is touched. An installation that has data is refused unless *replace_all*,
+    one with activations in flight always.
+
+    Raises: BackupUnusable; PreconditionFailed; QueueUnavailable; OSError.
+    """
+    with opened(path) as found:
+        wanted = [part for part in found.manifest.parts if logins or part.stream != LOGINS]
+        await _check_target(bus, replace_all=replace_all)
+        done = []
+        if not logins:
+            await empty(bus, LOGINS)
+            done.append("nobody is logged in: everybody logs in again, with the password as it was")
+        for part in wanted:
+            await _restore_part(bus, found, part)
+            done.append(f"restored {part.stream}: {part.messages} messages")
+    forgotten = await _forget_in_flight(bus)
+    if forgotten:
+        done.append(f"left out {forgotten} activations that were in flight when the backup was made")
+    done.append(f"restored the backup of {found.manifest.made_at:%Y-%m-%d %H:%M:%S} UTC")
+    return done
+
+
+async def _check_target(bus: Bus, *, replace_all: bool) -> None:
+    in_flight = (await stream_state(bus, subjects.ACT)).messages
+    if in_flight:
+        raise PreconditionFailed(
+            f"{in_flight} activations are in flight here. Stop the API servers, or wait until none is, and try again."
+        )
+    held = {stream: (await stream_state(bus, stream)).messages for stream in STREAMS}
+    if any(held.values()) and not replace_all:
+        names = ", ".join(f"{stream} has {messages}" for stream, messages in held.items() if messages)
+        raise PreconditionFailed(f"There is data here ({names} messages). --replace removes it for the backup's.")
+
+
+async def _restore_part(bus: Bus, found: Opened, part: Part) -> None:
+    try:
+        stands = await replace(bus, part.stream, state=part.state, chunks=found.chunks(part))
+    except MayflyError as error:
+        raise PreconditionFailed(
+            f"{part.stream} could not be restored and is empty now: {error.detail} "
+            "The backup is unharmed: run it again with --replace."
+        ) from error
+    if stands.last_seq != part.last_seq:
+        raise PreconditionFailed(
+            f"{part.stream} was written to while it was restored. Stop the API servers and workers, and run it again "
+            "with --replace."
+        )
+
+
+async def _forget_in_flight(bus: Bus) -> int:
+    """Remove the records of activations that had not ended: what became of them the backup does not know."""
+    records = Stores.on(bus).activations
+    forgotten = 0
+    for key in await records.keys():
+        try:
+            entry = await records.get(key)
+            if entry is not None and not entry.value.state.is_final:
+                await records.delete(key, revision=entry.revision)
+                forgotten += 1
+        except (Undecodable, Conflict):  # not ours to judge; somebody else's by now
+            continue
+    return forgotten
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A backup that was checked."""
+
+    manifest: Manifest
+    _archive: tarfile.TarFile
+
+    def chunks(self, part: Part) -> Iterator[bytes]:
+        """Read one part."""
+        return _read(self._archive, self._archive.getmember(part.file))
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Opened]:
+    """
+    Open a backup and check all of it: the form, the version, and each part's size and sha256.
+
+    Raises: BackupUnusable, saying what is wrong; OSError.
+    """
+    with path.open("rb") as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                manifest = _manifest(archive, path)
+                for part in manifest.parts:
+                    _check(archive, part, path)
+                yield Opened(manifest, archive)
+        except tarfile.TarError as error:
+            raise BackupUnusable(f"{path} is no backup, or is cut off: {error}.") from error
+
+
+def _manifest(archive: tarfile.TarFile, path: Path) -> Manifest:
+    members = archive.getmembers()
+    if any(not member.isfile() for member in members):
+        raise BackupUnusable(f"{path} is no backup of Mayfly: it has more than plain files.")
+    named = [member for member in members if member.name == MANIFEST]
+    if len(named) != 1 or named[0].size > MANIFEST_MAX_BYTES:
+        raise BackupUnusable(f"{path} is no backup of Mayfly, or is cut off: it has no manifest.")
+    encoded = b"".join(_read(archive, named[0]))
+    try:
+        version = msgspec.json.decode(encoded, type=_Version)
+        if version.format == FORMAT and version.v != VERSION:
+            raise BackupUnusable(
+                f"{path} has version {version.v}, and this program reads {VERSION}: "
+                f"restore it with Mayfly {version.mayfly}, which made it."
+            )
+        manifest = msgspec.json.decode(encoded, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise BackupUnusable(f"{path} is no backup of Mayfly, or is damaged: {error}.") from error
+    names = [part.stream for part in manifest.parts]
+    files = sorted(member.name for member in members)
+    if manifest.format != FORMAT or sorted(names) != sorted(STREAMS):
+        raise BackupUnusable(f"{path} is no backup of Mayfly, or not a whole one.")
+    if files != sorted([MANIFEST, *(part.file for part in manifest.parts)]):
+        raise BackupUnusable(f"{path} is damaged: its parts are not those of its manifest.")
+    return manifest
+
+
+class _Version(msgspec.Struct):
+    format: str
+    v: int
+    mayfly: str
+
+
+def _check(archive: tarfile.TarFile, part: Part, path: Path) -> None:
+    digest, size = hashlib.sha256(), 0
+    for chunk in _read(archive, archive.getmember(part.file)):
+        digest.update(chunk)
+        size += len(chunk)
+    if (size, digest.hexdigest()) != (part.size, part.sha256):
+        raise BackupUnusable(f"{path} is damaged: {part.file} is not what the manifest says. Nothing was restored.")
+
+
+def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
+    file: IO[bytes] | None = archive.extractfile(member)
+    if file is None:
+        raise BackupUnusable(f"{member.name} is no plain file.")
+    while chunk := file.read(READ_BYTES):
+        yield chunk
