@@ -12,9 +12,9 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 PREFIX = "MAYFLY_"
@@ -26,6 +26,10 @@ READ_ELSEWHERE = frozenset({"MAYFLY_E2E_URL", "MAYFLY_E2E_CA"})
 
 def _commas(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _kinds(annotation: object) -> tuple[object, ...]:
+    return get_args(annotation) or (annotation,)
 
 
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_commas)]
@@ -43,6 +47,14 @@ class Settings(BaseSettings):
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
         env_prefix=PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_empty_path(cls, value: object, info: ValidationInfo) -> object:
+        """An empty path would be the current directory; and taking it for "none" could open a door."""
+        if value == "" and Path in _kinds(cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError("must be a path; leave the variable away for the default")
+        return value
 
     @classmethod
     def settings_customise_sources(
@@ -120,8 +132,8 @@ class ApiSettings(LogSettings, NatsSettings, AdmissionSettings, MetricsSettings)
     """The private key of that certificate."""
 
     gateway_secret_file: Path | None = None
-    """A file with what the gateway sends in `X-Mayfly-Gateway`. When given, a request that does not carry it is refused,
-    except for /healthz and /readyz: so nobody goes round the gateway."""
+    """A file with what the gateway sends in `X-Mayfly-Gateway`. When given, a request without it is refused, except for
+    /healthz and /readyz: so nobody goes round the gateway."""
 
     token_keys_dir: Path = Path("/run/secrets/mayfly/token-keys")
     """A directory of ES256 private keys, `<kid>.pem`. All verify; the last one by name signs."""

@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from mayfly.settings import ROLES, ApiSettings, Settings, SettingsError, UpSettings, WorkerSettings, load
+from mayfly.settings import (
+    ROLES,
+    ApiSettings,
+    ClientSettings,
+    Settings,
+    SettingsError,
+    UpSettings,
+    WorkerSettings,
+    load,
+)
 
 
 def test_a_mistyped_setting_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,6 +32,21 @@ def test_a_value_that_cannot_be_names_its_variable(monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(SettingsError, match=r"MAYFLY_SLOTS: .*integer.* \(got 'none'\)"):
         load(WorkerSettings)
+
+
+@pytest.mark.parametrize(
+    ("role", "name"),
+    [
+        (ClientSettings, "MAYFLY_CA_FILE"),
+        (ApiSettings, "MAYFLY_GATEWAY_SECRET_FILE"),
+        (ApiSettings, "MAYFLY_TLS_KEY_FILE"),
+    ],
+)
+def test_an_empty_path_is_refused(role: type[Settings], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is neither the current directory nor "none": an empty secret's path must not open the door."""
+    monkeypatch.setenv(name, "")
+    with pytest.raises(SettingsError, match=f"^{name}: .*must be a path; leave the variable away"):
+        load(role)
 
 
 def test_every_wrong_setting_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
