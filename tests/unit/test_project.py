@@ -135,8 +135,8 @@ def test_every_test_is_one_promise() -> None:
 
 
 def test_every_test_lies_in_a_suite() -> None:
-    """scripts/test finds every test: there is none outside the four suites."""
-    suites = {"unit", "contract", "integration", "e2e"}
+    """scripts/test finds every test: there is none outside the five suites."""
+    suites = {"unit", "contract", "integration", "e2e", "compose"}
     files = [path.relative_to(ROOT / "tests") for path in TESTS if path.name.startswith("test_")]
     assert [str(path) for path in files if path.parts[0] not in suites] == []
 
