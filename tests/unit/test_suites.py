@@ -16,6 +16,11 @@ OK, FAILS, SKIPS = (
     "def test_fails(): assert 0\n",
     "import pytest\ndef test_skips(): pytest.skip()\n",
 )
+GATEWAY = """\
+import os, sys, pytest
+os.environ["THROUGH_GATEWAY"] = "1"
+sys.exit(pytest.main(sys.argv[1:]))
+"""  # the one that is ours brings up an installation and a proxy
 SUITES = ("unit", "contract", "integration", "e2e")
 
 
@@ -27,6 +32,8 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts/test", tmp_path / "scripts/test")
     shutil.copy(ROOT / "tests/conftest.py", tmp_path / "tests/conftest.py")
+    (tmp_path / "tests/support").mkdir()
+    (tmp_path / "tests/support/through_gateway.py").write_text(GATEWAY)
     script(tmp_path / "scripts/setup", "exit 0")
     script(tmp_path / "scripts/check", "exit 0")
     (tmp_path / ".venv/bin").mkdir(parents=True)
@@ -59,12 +66,19 @@ def run(project: Path, *arguments: str, **tests: str) -> tuple[int, str]:
 
 def test_all_suites_are_added_up(project: Path) -> None:
     """The last line counts the tests of all suites, of which one may be empty; skipping is no failure."""
-    assert run(project, unit=OK, integration=SKIPS, e2e=OK) == (0, "2 passed, 0 failed, 1 skipped")
+    assert run(project, unit=OK, integration=SKIPS, contract=OK) == (0, "2 passed, 0 failed, 1 skipped")
 
 
 def test_one_failure_in_any_suite_fails_the_whole(project: Path) -> None:
     """A failed test does not keep later suites from running, and is not forgotten after them."""
-    assert run(project, unit=FAILS, e2e=OK) == (1, "1 passed, 1 failed, 0 skipped")
+    assert run(project, unit=FAILS, integration=OK) == (1, "1 passed, 1 failed, 0 skipped")
+
+
+def test_the_end_to_end_suite_runs_a_second_time_through_a_gateway(project: Path) -> None:
+    """What fails only there fails the whole."""
+    once = "import os\ndef test_it(): assert 'THROUGH_GATEWAY' not in os.environ\n"
+    assert run(project, e2e=once) == (1, "1 passed, 1 failed, 0 skipped")
+    assert run(project, e2e=OK) == (0, "2 passed, 0 failed, 0 skipped")
 
 
 def test_what_cannot_be_collected_is_a_failure(project: Path) -> None:
