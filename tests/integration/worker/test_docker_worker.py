@@ -1,0 +1,176 @@
+"""A real worker process at a real Docker daemon: from a call on NATS to its answer, and to nothing left."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mayfly.bus.connection import Bus
+from mayfly.bus.responses import Listener
+from mayfly.bus.stores import Stores
+from mayfly.domain.errors import FunctionFailed, TimedOut, WorkerLost
+from mayfly.domain.function import Function
+from mayfly.domain.ids import FunctionName, UserId, new_id
+from mayfly.domain.limits import Limits
+from mayfly.services.invoke import Invoker
+from tests.support import dockerd_bare
+from tests.support.bus import Installation, installation
+from tests.support.images import build_and_push
+from tests.support.need import need
+from tests.support.registry import Registry
+
+pytestmark = [pytest.mark.root, pytest.mark.A5, pytest.mark.F9]
+
+STOP_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[dockerd_bare.Daemon]:
+    """A Docker daemon for these tests."""
+    need(os.geteuid() == 0, "root")
+    need(dockerd_bare.PROGRAM, "dockerd")
+    with dockerd_bare.dockerd() as daemon:
+        yield daemon
+
+
+@asynccontextmanager
+async def worker(made: Installation, daemon: dockerd_bare.Daemon, registry: str, place: Path) -> AsyncIterator[int]:
+    """`mayfly worker` with docker; yields its process id. It is stopped in good order, unless it is dead by then."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "MAYFLY_RUNTIME": "docker",
+        "MAYFLY_DOCKER_HOST": daemon.unix.host,
+        "MAYFLY_NATS_URL": made.server.url,
+        "MAYFLY_NATS_USER": "worker",
+        "MAYFLY_NATS_PASSWORD_FILE": str(made.password_file("worker")),
+        "MAYFLY_PRIVATE_REGISTRIES": registry,
+        "MAYFLY_PLAIN_HTTP_REGISTRIES": registry,
+        "MAYFLY_STATE_DIR": str(place / "state"),
+        "MAYFLY_IMAGE_DIR": str(place / "images"),
+        "MAYFLY_SLOTS": "2",
+    }
+    process = subprocess.Popen([sys.executable, "-m", "mayfly", "worker"], env=environment)
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        await asyncio.to_thread(process.wait, STOP_S)
+
+
+@dataclass
+class World:
+    """An API server's invoker, and functions of one user."""
+
+    bus: Bus
+    stores: Stores
+    invoker: Invoker
+
+    async def function(self, image: str, **given: object) -> Function:
+        """Register one."""
+        function = Function(
+            id=new_id(),
+            user_id=UserId(new_id()),
+            name=FunctionName("f"),
+            image=image,
+            created_at=1,
+            updated_at=1,
+            **given,  # type: ignore[arg-type]
+        )
+        await self.stores.functions.create(function.key, function)
+        return function
+
+    async def invoke(self, function: Function, parameter: bytes = b"") -> bytes:
+        """Call it."""
+        return (await self.invoker.invoke(function.user_id, function, parameter)).result
+
+
+@asynccontextmanager
+async def world(made: Installation) -> AsyncIterator[World]:
+    """Connect as an API server."""
+    async with made.connect("api") as bus:
+        listener = Listener(new_id())
+        async with listener.listening(bus):
+            yield World(bus, Stores.on(bus), Invoker(bus, Stores.on(bus), listener, wait_ms=0, keep_s=3600))
+
+
+@dataclass
+class Scene:
+    """What all these tests need."""
+
+    made: Installation
+    world: World
+    registry: str
+    daemon: dockerd_bare.Daemon
+    place: Path
+
+    def worker(self) -> AbstractAsyncContextManager[int]:
+        """Run a worker; the second one in the same place is the first one's successor."""
+        return worker(self.made, self.daemon, self.registry, self.place)
+
+    def containers(self) -> list[dict[str, object]]:
+        """All of the daemon's."""
+        listed: list[dict[str, object]] = self.daemon.ask("GET", "/containers/json?all=1").json()
+        return listed
+
+    async def until_containers(self, count: int, *, running: bool = False) -> None:
+        """Wait until the daemon has so many."""
+        async with asyncio.timeout(30):
+            while sum(not running or each["State"] == "running" for each in self.containers()) != count:
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def scene(daemon: dockerd_bare.Daemon, tmp_path: Path) -> AsyncIterator[Scene]:
+    """A server, a registry, an API server's side; no worker yet."""
+    async with installation() as made, Registry() as registry, world(made) as us:
+        yield Scene(made, us, registry.url, daemon, tmp_path)
+
+
+async def test_a_call_is_answered_by_a_container_of_docker(scene: Scene) -> None:
+    """Pulled from a registry, imported, run, removed: the parameter comes back, and so do exit code and user."""
+    image = await build_and_push(scene.registry, "cat", cmd=("/bin/cat",), user="app")
+    function = await scene.world.function(image)
+    failing = await scene.world.function(image, command=("/bin/sh", "-c", "id -u >&2; exit 3"))
+    async with scene.worker():
+        assert await scene.world.invoke(function, b"hello") == b"hello"
+        assert await scene.world.invoke(function, b"x" * (1 << 20)) == b"x" * (1 << 20)
+        with pytest.raises(FunctionFailed, match="3"):
+            await scene.world.invoke(failing)
+        await scene.until_containers(0)
+    tags = [tag for each in scene.daemon.ask("GET", "/images/json").json() for tag in each["RepoTags"] or []]
+    assert len([tag for tag in tags if tag.startswith("mayfly/rootfs:")]) == 1
+
+
+async def test_a_call_that_takes_too_long_is_ended(scene: Scene) -> None:
+    """At its deadline the container is killed and removed, and the caller is told."""
+    image = await build_and_push(scene.registry, "sleep", cmd=("/bin/sleep", "60"))
+    function = await scene.world.function(image, limits=Limits(timeout_s=5))
+    async with scene.worker():
+        with pytest.raises(TimedOut):
+            await scene.world.invoke(function)
+        await scene.until_containers(0)
+
+
+async def test_a_killed_workers_container_ends_and_its_successor_removes_it(scene: Scene) -> None:
+    """Kill -9 of the worker ends its container, which stays until the next worker starts; the caller is told."""
+    image = await build_and_push(scene.registry, "sleep", cmd=("/bin/sleep", "60"))
+    function = await scene.world.function(image)
+    async with scene.worker() as pid:
+        calling = asyncio.create_task(scene.world.invoke(function))
+        await scene.until_containers(1, running=True)
+        os.kill(pid, signal.SIGKILL)
+        await scene.until_containers(0, running=True)
+        assert len(scene.containers()) == 1
+    async with scene.worker():
+        await scene.until_containers(0)
+        with pytest.raises(WorkerLost):
+            await calling
