@@ -9,7 +9,9 @@ names a file that holds it. The prose after each field is the reference page.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
@@ -32,9 +34,16 @@ def _kinds(annotation: object) -> tuple[object, ...]:
     return get_args(annotation) or (annotation,)
 
 
+HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
+
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_commas)]
 
 S = TypeVar("S", bound="Settings")
+
+
+def _is_host_and_port(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return HOST.fullmatch(host) is not None and port.isdecimal() and 0 < int(port) < 65_536
 
 
 class SettingsError(Exception):
@@ -254,6 +263,98 @@ class UpSettings(LogSettings, AdmissionSettings, ImageSettings, MetricsSettings)
     """nats-server runs as this user id and the API server as the next one; neither needs an account."""
 
 
+class GatewaySettings(AdmissionSettings):
+    """The gateway, as `mayfly gateway render` writes its files. APISIX itself reads those files only."""
+
+    gateway_api: Words = ("api-1:8443", "api-2:8443")
+    """The API servers, host:port each, separated by commas. The gateway balances over them by open calls."""
+
+    gateway_api_discovery: Literal["names", "dns"] = "names"
+    """`names`: each name of `gateway_api` is one API server. `dns`: its only name has the addresses of all of them, as
+    that of a headless Service of Kubernetes. It is asked for again when the answer's TTL is over: 600 s on Docker."""
+
+    gateway_api_name: str = ""
+    """The name that every API server's certificate has, and that the gateway insists on. Empty for `api`, or with `dns`
+    for the name that is asked for."""
+
+    gateway_ca_file: Path = Path("/run/secrets/mayfly/ca.crt")
+    """The internal certificate authority's certificate, where the gateway finds it. Only API servers with a certificate
+    of this authority are spoken to."""
+
+    gateway_hosts: Words = ()
+    """Names by which clients reach the gateway, separated by commas. Empty for any; else a handshake for another name
+    is refused, and one without a name counts as for the first."""
+
+    gateway_clear_text: bool = False
+    """Listen on port 9080 without TLS as well, for platforms that end TLS in front of the gateway. Nobody but they may
+    reach that port; name them in `gateway_trusted_proxies`."""
+
+    gateway_trusted_proxies: Words = ()
+    """Load balancers in front of the gateway: addresses or CIDRs, separated by commas. From them, and nobody else, the
+    caller's address is taken from X-Forwarded-For. Empty when callers connect to the gateway themselves."""
+
+    gateway_private_address: str = "0.0.0.0"  # noqa: S104 - of a container, which publishes 9443 only
+    """Where status (port 7085) and metrics (9091) listen, in clear text: never where callers can reach them. In a
+    container all addresses, since only 9443 is published."""
+
+    gateway_workers: Annotated[int, Field(ge=1, le=64)] = 2
+    """APISIX's processes. Each takes a core for some 500 calls with a token a second, and balances for itself."""
+
+    gateway_client_rate: Annotated[int, Field(ge=1, le=1_000_000)] = 300
+    """Requests a second from one address, before anything else is looked at. Beyond it and its burst: 429
+    `gateway-rate-limit`."""
+
+    gateway_client_burst: Annotated[int, Field(ge=1, le=1_000_000)] = 600
+    """Requests from one address that may come at once on top of `gateway_client_rate`."""
+
+    gateway_user_rate: Annotated[int, Field(ge=1, le=1_000_000)] = 600
+    """Requests a second of one user, from wherever, with as many again at once. A flood guard: what a user may have in
+    flight is `max_activations_per_user`, which the gateway never refuses for."""
+
+    gateway_login_rate: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    """Registrations and logins a second from one address, with five times as many at once: each costs an API server
+    some 50 ms of a core."""
+
+    gateway_profile: Literal["production", "test"] = "production"
+    """`test` lifts the four rates above out of reach of a test suite, and changes nothing else."""
+
+    @field_validator("gateway_api")
+    @classmethod
+    def _hosts_and_ports(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) < len(value) or not all(_is_host_and_port(node) for node in value):
+            raise ValueError("must be one or more of host:port, each once")
+        return value
+
+    @field_validator("gateway_api_discovery")
+    @classmethod
+    def _one_name_to_ask_for(cls, value: str, info: ValidationInfo) -> str:
+        if value == "dns" and len(info.data.get("gateway_api", ())) != 1:
+            raise ValueError("needs one name in MAYFLY_GATEWAY_API")
+        return value
+
+    @field_validator("gateway_hosts", "gateway_api_name", "gateway_private_address")
+    @classmethod
+    def _plain_names(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        names = (value,) if isinstance(value, str) else value
+        if not all(HOST.fullmatch(name) or name == "" for name in names):
+            raise ValueError("must be host names or addresses, without a port")
+        return value
+
+    @field_validator("gateway_trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(ipaddress.ip_network(proxy).prefixlen == 0 for proxy in value):
+            raise ValueError("may not be everybody: then each caller would choose the address that it has")
+        return value
+
+    @field_validator("gateway_ca_file")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        if not re.fullmatch(r"/[A-Za-z0-9._/-]+", str(value)):
+            raise ValueError("must be an absolute path of letters, digits and . _ - /")
+        return value
+
+
 class ClientSettings(Settings):
     """The user's commands."""
 
@@ -275,6 +376,7 @@ ROLES: dict[str, type[Settings]] = {
     "api": ApiSettings,
     "worker": WorkerSettings,
     "bootstrap": BootstrapSettings,
+    "gateway": GatewaySettings,
     "client": ClientSettings,
 }
 
