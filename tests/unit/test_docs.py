@@ -14,7 +14,8 @@ from mayfly.domain.activation import TRANSITIONS
 
 ROOT = Path(__file__).parent.parent.parent
 LIFE = (ROOT / "docs/explanation/life-of-an-activation.md").read_text()
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
+FOLDERS = ("docs", "deploy", "examples", "changes")
+PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).glob("**/*.md"))])
 
 
 def test_a_call_is_followed_in_under_ten_hops() -> None:
@@ -28,9 +29,9 @@ def test_a_call_is_followed_in_under_ten_hops() -> None:
 
 
 def test_every_name_of_the_code_in_the_docs_exists() -> None:
-    """What the pages call by its full name can be imported."""
+    """What the pages call by its full name can be imported; a domain of Kubernetes (`mayfly.svc...`) is no such name."""
     for page in PAGES:
-        for name in re.findall(r"`(mayfly(?:\.\w+){2,})`", page.read_text()):
+        for name in re.findall(r"`(mayfly(?!\.svc\.)(?:\.\w+){2,})`", page.read_text()):
             resolve(name)
 
 
@@ -45,8 +46,38 @@ def test_the_transitions_are_those_of_the_code() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     """Each relative link of a page leads to a file or folder of the project."""
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+    for target in links(page):
         assert (page.parent / target).exists(), target
+
+
+def test_the_index_leads_to_every_page() -> None:
+    """Each page below docs/ is linked by the index itself, or is in a folder that the index links."""
+    docs = ROOT / "docs"
+    targets = {(docs / target).resolve() for target in links(docs / "index.md")}
+    assert len(targets) > 10
+
+    lost = [path for path in docs.rglob("*.md") if not targets & {path, path.parent}]
+    assert [str(path.relative_to(docs)) for path in lost] == ["index.md"]
+
+
+def test_links_into_a_page_lead_to_a_heading() -> None:
+    """A link to a part of a page names a heading that this page has."""
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]*)\)", page.read_text()):
+            there = (page.parent / target).resolve() if target else page
+            if there.suffix == ".md":
+                assert anchor in anchors(there), f"{page.relative_to(ROOT)}: {target}#{anchor}"
+
+
+def links(page: Path) -> list[str]:
+    """The relative links of a page, without the part of the page that they lead to."""
+    return re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+
+
+def anchors(page: Path) -> set[str]:
+    """What a page's headings are called in a link."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_settings_page_is_made_from_the_code() -> None:
