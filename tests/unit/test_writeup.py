@@ -19,6 +19,7 @@ from mayfly.settings import ROLES
 ROOT = Path(__file__).resolve().parent.parent.parent
 WRITEUP = (ROOT / "docs/writeup.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "docs/explanation/architecture.md").read_text(encoding="utf-8")
+CONFIGURATION = (ROOT / "docs/reference/configuration.md").read_text(encoding="utf-8")
 OPENAPI = json.loads((ROOT / "docs/reference/openapi.json").read_text(encoding="utf-8"))
 
 ROWS = [
@@ -126,6 +127,41 @@ def test_every_service_is_described() -> None:
         part = re.search(rf"^### {service}\n.*?(?=^##)", ARCHITECTURE, re.MULTILINE | re.DOTALL)
         assert part
         assert all(f"**{word}.**" in part[0] for word in ("Job", "State", "Replication", "Elasticity")), service
+
+
+@pytest.mark.D1
+def test_the_numbers_of_instances_are_those_of_the_files() -> None:
+    """How many there are on each platform is what the page made from the platforms' files says."""
+    said = {row[0]: row for row in table(ARCHITECTURE, "service | signal")}
+    compose, kumori, kubernetes = (column_of(said, index) for index in (2, 3, 4))
+
+    services = {row[0]: row[1] for row in table(CONFIGURATION, "service | instances")}
+    assert compose["worker"].split(",")[0] == services["worker"]
+    for name in ("gateway", "api", "nats"):
+        instances = [service for service in services if re.fullmatch(rf"{name}(-\d)?", service)]
+        assert compose[name].split(",")[0] == str(len(instances)), name
+
+    for name in ("gateway", "api"):
+        assert f"| autoscaled (`meta: hpa`) | {name} | {kumori[name].split(',')[0]}, " in CONFIGURATION
+    assert f"| instances | worker | {kumori['worker'].split(',')[0]} |" in CONFIGURATION
+    assert (
+        len(re.findall(r"^\| instances \| nats\d \| 1 \|", CONFIGURATION, re.MULTILINE)) == numbers(kumori["nats"])[0]
+    )
+
+    assert f"| Deployment gateway | {kubernetes['gateway'].split(',')[0]} |" in CONFIGURATION
+    assert f"| StatefulSet nats | {kubernetes['nats']} |" in CONFIGURATION
+    for name, (least, most) in {
+        "api": ("HorizontalPodAutoscaler api | `minReplicas", "HorizontalPodAutoscaler api | `maxReplicas"),
+        "worker": ("ScaledObject worker | `minReplicaCount", "ScaledObject worker | `maxReplicaCount"),
+    }.items():
+        low, high = numbers(kubernetes[name])[:2]
+        assert f"| {least}` | `{low:g}` |" in CONFIGURATION
+        assert f"| {most}` | `{high:g}` |" in CONFIGURATION
+
+
+def column_of(rows: dict[str, list[str]], index: int) -> dict[str, str]:
+    """Return one column of a table, by the first cell of each row."""
+    return {name: row[index] for name, row in rows.items()}
 
 
 @pytest.mark.D6
