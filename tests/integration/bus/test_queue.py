@@ -256,6 +256,23 @@ async def test_bootstrap_refuses_to_drop_activations(nats: Installation, bus: Bu
     assert await in_flight(bus, user) == 3
 
 
+async def test_the_limit_of_the_platform_is_lowered_under_way(nats: Installation, bus: Bus) -> None:
+    """M below what is in flight deletes nothing; nobody is admitted until there is room under the new M."""
+    works = [_work_of(new_id()) for _ in range(4)]
+    for work in works:
+        await submit(bus, work, wait_s=0)
+
+    await bootstrap(bus, nats.bootstrap_settings.model_copy(update={"max_activations": 3}))
+
+    assert await in_flight(bus) == 4
+    with pytest.raises(Refused):
+        await submit(bus, _work_of(new_id()), wait_s=0)
+    for queued in [queued async for queued in walk(bus)][:2]:
+        await delete_queued(bus, queued)
+    await submit(bus, _work_of(new_id()), wait_s=0)
+    assert await in_flight(bus) == 3
+
+
 async def test_without_a_maximum_nobody_is_refused() -> None:
     """With both limits `none`, 300 submissions of one user are all admitted."""
     async with (
