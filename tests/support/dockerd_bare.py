@@ -10,8 +10,8 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -24,13 +24,24 @@ STOP_S = 30.0
 PROGRAM = shutil.which("dockerd")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Daemon:
-    """Where it can be reached."""
+    """Where it can be reached, and what can be done to it."""
 
-    socket: Path
-    tcp: str
-    """`tcp://127.0.0.1:port`, with TLS."""
+    root: Path
+    tls: Path | None = None
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket(self) -> Path:
+        """Its socket."""
+        return self.root / "docker.sock"
+
+    @property
+    def tcp(self) -> str:
+        """`tcp://127.0.0.1:port`, with TLS."""
+        return f"tcp://127.0.0.1:{self.port}"
 
     @property
     def unix(self) -> DockerAddress:
@@ -42,29 +53,67 @@ class Daemon:
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://docker") as client:
             return client.request(method, path, timeout=60)
 
+    def start(self) -> None:
+        """Start it, also after `stop` or `kill`, with what it had; return when it answers."""
+        command = ["dockerd", "--host", f"unix://{self.socket}"]
+        command += ["--data-root", f"{self.root}/data", "--exec-root", f"{self.root}/exec"]
+        command += ["--pidfile", f"{self.root}/pid", "--iptables=false", "--ip6tables=false", "--bridge=none"]
+        if self.tls is not None:
+            command += ["--host", self.tcp, "--tlsverify", f"--tlscacert={self.tls}/ca.pem"]
+            command += [f"--tlscert={self.tls}/server-cert.pem", f"--tlskey={self.tls}/server-key.pem"]
+        with (self.root / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        _wait(self, self.process, self.root / "log")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send one."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def stop(self) -> None:
+        """In good order."""
+        self.signal(signal.SIGTERM)
+        self._ended()
+
+    def kill(self) -> None:
+        """As a crash: of dockerd and of its containerd."""
+        for pid in self._own_pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._ended()
+        (self.root / "pid").unlink(missing_ok=True)
+
+    def _own_pids(self) -> list[int]:
+        assert self.process is not None
+        containerd = self.root / "exec" / "containerd" / "containerd.pid"
+        return [self.process.pid, *([int(containerd.read_text())] if containerd.exists() else [])]
+
+    def _ended(self) -> None:
+        assert self.process is not None
+        self.process.wait(timeout=STOP_S)
+        self.process = None
+
 
 @contextmanager
-def dockerd(tls: Path | None = None) -> Iterator[Daemon]:
-    """Run one; with *tls* (ca.pem, server-cert.pem, server-key.pem) it listens on the loopback as well."""
+def dockerd(tls: Path | None = None, *, disk_bytes: int | None = None) -> Iterator[Daemon]:
+    """
+    Run one. With *tls* (ca.pem, server-cert.pem, server-key.pem) it listens on the loopback as well; with *disk_bytes*
+    its disk is that small.
+    """
     with tempfile.TemporaryDirectory(prefix="mayfly-dockerd-", ignore_cleanup_errors=True) as directory:
-        root = Path(directory)
-        path, port = root / "docker.sock", free_port()
-        command = ["dockerd", "--host", f"unix://{path}"]
-        command += ["--data-root", f"{root}/data", "--exec-root", f"{root}/exec"]
-        command += ["--pidfile", f"{root}/pid", "--iptables=false", "--ip6tables=false", "--bridge=none"]
-        if tls is not None:
-            command += ["--host", f"tcp://127.0.0.1:{port}", "--tlsverify", f"--tlscacert={tls}/ca.pem"]
-            command += [f"--tlscert={tls}/server-cert.pem", f"--tlskey={tls}/server-key.pem"]
-        with (root / "log").open("wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        daemon = Daemon(socket=path, tcp=f"tcp://127.0.0.1:{port}")
+        daemon = Daemon(root=Path(directory), tls=tls)
+        if disk_bytes is not None:
+            (daemon.root / "data").mkdir()
+            disk = ["mount", "-t", "tmpfs", "-o", f"size={disk_bytes}", "mayfly-test", f"{directory}/data"]
+            subprocess.run(disk, check=True)
         try:
-            _wait(daemon, process, root / "log")
+            daemon.start()
             yield daemon
         finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(timeout=STOP_S)
-            _unmount(root)
+            if daemon.process is not None:
+                daemon.signal(signal.SIGCONT)
+                daemon.stop()
+            _unmount(daemon.root)
 
 
 def _wait(daemon: Daemon, process: subprocess.Popen[bytes], log: Path) -> None:

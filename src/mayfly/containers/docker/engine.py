@@ -3,18 +3,23 @@ The Engine API of one Docker daemon: requests, and the one connection of a conta
 
 Requests are HTTP by httpx. An attached connection is spoken by hand: after its answer it is no HTTP any more, but raw
 bytes in (stdin) and multiplexed frames out (see `stream`).
+
+A daemon that is being restarted is waited for, up to `AWAY_S`: while it takes no connection a request has certainly not
+been made, and making it again is no second one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import platform
+import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -25,8 +30,16 @@ OLDEST, NEWEST = (1, 41), (1, 44)
 """Versions of the API: 20.10 speaks up to 1.41; later daemons speak 1.44, and from 29 on nothing older."""
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-REQUEST_TIMEOUT_S = 60.0
+REQUEST_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 10.0
+AWAY_S, AWAY_STEP_S = 10.0, 0.2
+KEEPALIVE = ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
+"""On an attached connection by tcp: a network that is gone is noticed after half a minute, silent as functions are."""
+
+LIMITS = {"MemoryLimit": "memory", "CpuCfsQuota": "CPU time", "PidsLimit": "processes"}
+"""What a daemon must be able to limit: by its /info, and in words. Without, it only warns, and starts the container."""
+
+R = TypeVar("R")
 
 
 class DockerRefused(RuntimeFailed):
@@ -98,22 +111,47 @@ def find_version(address: Address) -> Version:
 
     Raises: RuntimeFailed when it does not answer, is too old, or is of another architecture than this worker's.
     """
-    if address.socket and not Path(address.socket).is_socket():
-        raise RuntimeFailed(
-            f"There is no Docker socket at {address.socket}. Is MAYFLY_DOCKER_HOST right, and is it mounted?"
-        )
+    if address.socket:
+        _require_usable(address.socket)
     transport = httpx.HTTPTransport(uds=address.socket, verify=address.tls or False)
     try:
         with httpx.Client(transport=transport, base_url=address.url, timeout=CONNECT_TIMEOUT_S) as client:
-            answer = client.get("/version")
-            answer.raise_for_status()
-            said = answer.json()
-    except (httpx.HTTPError, ValueError) as error:
+            said, info = (client.get(path).raise_for_status().json() for path in ("/version", "/info"))
+            version = choose_version(said)
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         where = address.socket or f"{address.host}:{address.port}"
+        wrong = "Is MAYFLY_DOCKER_HOST right, and does the daemon run?"
+        if address.tls:
+            wrong = "Are MAYFLY_DOCKER_HOST and the certificates in MAYFLY_DOCKER_TLS_DIR right?"
         raise RuntimeFailed(
-            f"No Docker daemon answers at {where} ({error}). Is MAYFLY_DOCKER_HOST right, and may this worker use it?"
+            f"No Docker daemon answers at {where} ({error or type(error).__name__}). {wrong}"
         ) from error
-    return choose_version(said)
+    require_limits(info)
+    return version
+
+
+def _require_usable(path: str) -> None:
+    if not Path(path).is_socket():
+        raise RuntimeFailed(f"There is no Docker socket at {path}. Is MAYFLY_DOCKER_HOST right, and is it mounted?")
+    if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+        raise RuntimeFailed(
+            f"This worker may not use the Docker socket at {path} (MAYFLY_DOCKER_HOST). Run it as root, or in the "
+            "group that owns the socket."
+        )
+
+
+def require_limits(info: dict[str, Any]) -> None:
+    """
+    Refuse a daemon that would start containers without a limit, as a rootless one without cgroups does.
+
+    Raises: RuntimeFailed with what it cannot limit.
+    """
+    missing = [words for name, words in LIMITS.items() if not info.get(name, True)]
+    if missing:
+        raise RuntimeFailed(
+            f"The Docker daemon cannot limit {' and '.join(missing)} of a container. Give its machine the cgroup "
+            "controllers memory, cpu and pids; see `docker info`."
+        )
 
 
 def choose_version(said: dict[str, Any]) -> Version:
@@ -159,6 +197,8 @@ class Engine:
         self._address = address
         self._prefix = f"/v{version.api}"
         self._client: httpx.AsyncClient | None = None
+        self.times_away = 0
+        """How often no connection could be made: if that changes during a call, the daemon was away meanwhile."""
 
     async def get(self, path: str, **params: str) -> Any:
         """GET, the answer read as JSON."""
@@ -186,7 +226,7 @@ class Engine:
         )
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
-                attached = await self._connect()
+                attached = await self._when_there(self._connect, OSError)
                 try:
                     attached.writer.write(head.encode())
                     answer = await attached.reader.readuntil(b"\r\n\r\n")
@@ -208,11 +248,32 @@ class Engine:
         address = self._address
         if address.socket is not None:
             return Attached(*await asyncio.open_unix_connection(address.socket))
-        return Attached(*await asyncio.open_connection(address.host, address.port, ssl=address.tls))
+        attached = Attached(*await asyncio.open_connection(address.host, address.port, ssl=address.tls))
+        connection = attached.writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEEPALIVE:
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        return attached
+
+    async def _when_there(self, action: Callable[[], Awaitable[R]], *not_connected: type[Exception]) -> R:
+        """Do what begins with connecting; again and again, for `AWAY_S`, while there is nobody to connect to."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + AWAY_S
+        while True:
+            try:
+                return await action()
+            except not_connected:
+                self.times_away += 1
+                if loop.time() > give_up_at:
+                    raise
+                await asyncio.sleep(AWAY_STEP_S)
 
     async def _request(self, method: str, path: str, **request: Any) -> Any:
+        client = self._open()
         try:
-            answer = await self._open().request(method, self._prefix + path, **request)
+            answer = await self._when_there(
+                lambda: client.request(method, self._prefix + path, **request), httpx.ConnectError
+            )
         except httpx.HTTPError as error:
             raise RuntimeFailed(f"The Docker daemon does not answer: {error or type(error).__name__}.") from error
         if answer.status_code >= 400:

@@ -16,10 +16,12 @@ import json
 import os
 import tarfile
 import threading
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import quote, unquote_to_bytes
 
 from mayfly.containers import bundle
 from mayfly.containers.docker.config import INIT, OWNER_LABEL
@@ -30,6 +32,9 @@ REPOSITORY = "mayfly/rootfs"
 SOURCE_LABEL = "mayfly.rootfs"
 IMPORT_TIMEOUT_S = 600.0
 CHUNK_BYTES = 1 << 18
+OLD_S = 86_400.0
+"""Another worker's root as old as this is removed if no container uses it. A worker that lives imports it anew; one
+that is gone for good (its host name and its images with it) would leave it for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +78,20 @@ class Roots:
             self._imports.pop(self._tag(rootfs), None)
 
     async def sweep(self) -> None:
-        """Remove the daemon's copies of roots that the worker's image store has evicted. One in use stays for now."""
+        """
+        Remove the daemon's copies of roots that the worker's image store has evicted, and what other workers left
+        `OLD_S` ago. One in use stays for now.
+        """
+        now = time.time()
         for image in await self._list():
-            source = (image.get("Labels") or {}).get(SOURCE_LABEL, "")
-            for reference in image.get("RepoTags") or []:
+            is_ours = image["Labels"][OWNER_LABEL] == self._owner
+            if not is_ours and now - image["Created"] < OLD_S:
+                continue
+            source = _path(image["Labels"].get(SOURCE_LABEL, ""))
+            tagged = [each for each in image.get("RepoTags") or [] if not each.startswith("<none>")]
+            for reference in tagged or [image["Id"]]:
                 tag = reference.rpartition(":")[2]
-                if not self._is_current(Path(source), tag):
+                if not is_ours or not self._is_current(source, tag):
                     self._imports.pop(tag, None)
                     with contextlib.suppress(DockerRefused):  # in use, or gone
                         await self._engine.delete(f"/images/{reference}")
@@ -104,7 +117,7 @@ class Roots:
         return hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape") + self._init).hexdigest()[:32]
 
     async def _list(self) -> list[dict[str, Any]]:
-        filters = json.dumps({"label": [f"{OWNER_LABEL}={self._owner}"]})
+        filters = json.dumps({"label": [OWNER_LABEL, SOURCE_LABEL]})
         images: list[dict[str, Any]] = await self._engine.get("/images/json", filters=filters)
         return images
 
@@ -118,7 +131,7 @@ class Roots:
         else:
             return imported
         await self.sweep()
-        labels = f"LABEL {OWNER_LABEL}={json.dumps(self._owner)} {SOURCE_LABEL}={json.dumps(str(rootfs))}"
+        labels = f"LABEL {OWNER_LABEL}={self._owner} {SOURCE_LABEL}={_label(rootfs)}"
         params = {"fromSrc": "-", "repo": REPOSITORY, "tag": tag, "changes": labels}
         answer = await self._engine.upload(
             "/images/create", tar_stream(rootfs, self._init), timeout_s=IMPORT_TIMEOUT_S, **params
@@ -126,6 +139,15 @@ class Roots:
         if not isinstance(answer, dict) or "error" in answer:
             raise RuntimeFailed(f"The Docker daemon does not take the image's root: {answer}.")
         return imported
+
+
+def _label(path: Path) -> str:
+    """A path as a label: no character of it means anything to the daemon, which would replace `$x`."""
+    return quote(os.fsencode(path))
+
+
+def _path(label: str) -> Path:
+    return Path(os.fsdecode(unquote_to_bytes(label)))
 
 
 def _has_tmp(rootfs: Path) -> bool:

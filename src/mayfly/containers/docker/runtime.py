@@ -9,6 +9,8 @@ Guarantees:
 - A container ends when its connection does: the daemon closes its stdin, and the init takes everything along. So the
   death of a worker, by `kill -9` or of its machine, ends its containers; their remains are reaped by the next one.
 - An ending is the init's own word, behind a secret that the function cannot know.
+- No daemon holds a worker up: one that is away, frozen or cut off ends a call with `ran="unknown"`, at the latest some
+  `DEATH_TIMEOUT_S` after the call's deadline; what it kept of the container is removed when it is back.
 """
 
 from __future__ import annotations
@@ -40,6 +42,7 @@ from mayfly.domain.errors import RuntimeFailed
 CREATE_TIMEOUT_S = 30.0
 KILL_AFTER_S = 1.0  # from asking the init to end everything, to asking the daemon
 DEATH_TIMEOUT_S = 15.0
+RETRY_S = 5.0  # until the next attempt to remove what could not be removed
 REMOVE_DELAYS_S = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 OLD_S = 3600.0
 """A container of whichever worker that does not run, and is older than any call can last, was left by a dead one."""
@@ -65,6 +68,8 @@ class DockerRuntime:
         self.owner = owner_name(state_dir)
         self.engine = Engine(address, version)
         self.roots = Roots(self.engine, owner=self.owner, init=init)
+        self._left: set[str] = set()
+        self._clearing: asyncio.Task[None] | None = None
         self._lock = _lock(state_dir / "containers.lock")
 
     async def create(self, spec: ContainerSpec) -> Container:
@@ -90,7 +95,24 @@ class DockerRuntime:
         await self.roots.sweep()
         return len(mine)
 
+    def leave(self, container: str) -> None:
+        """Take over a container that could not be removed: it is tried again until it is gone."""
+        self._left.add(container)
+        if self._clearing is None or self._clearing.done():
+            self._clearing = asyncio.create_task(self._clear(), name="clear")
+
+    async def _clear(self) -> None:
+        while self._left:
+            await asyncio.sleep(RETRY_S)
+            for container in tuple(self._left):
+                with contextlib.suppress(RuntimeFailed):
+                    await delete(self.engine, container)
+                    self._left.discard(container)
+
     async def close(self) -> None:
+        if self._clearing is not None:
+            self._clearing.cancel()
+            await asyncio.wait({self._clearing})
         await self.roots.close()
         await self.engine.close()
         os.close(self._lock)
@@ -112,7 +134,9 @@ class DockerContainer:
         self._engine = runtime.engine
         self._spec = spec
         self._loop = asyncio.get_running_loop()
-        self._docker_id = ""
+        self._name = container_name(spec.id)
+        self._may_exist = False
+        """The daemon may have a container of this name, and it is ours."""
         self._attached: Attached | None = None
         self._output: asyncio.Task[None] | None = None
         self._held: asyncio.Future[None] = self._loop.create_future()
@@ -126,6 +150,7 @@ class DockerContainer:
         self._reason: EndReason | None = None
         self._is_used = False
         self._is_killed = False
+        self._is_overdue = False
         self._killing: asyncio.Task[None] | None = None
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -140,37 +165,38 @@ class DockerContainer:
         Raises: RuntimeFailed with the daemon's words.
         """
         try:
+            await self._create()
             async with asyncio.timeout(CREATE_TIMEOUT_S):
-                await self._create()
-                self._attached = await self._engine.attach(self._docker_id)
+                self._attached = await self._engine.attach(self._name)
                 self._output = asyncio.create_task(self._read_output(self._attached), name=f"output-{self.id}")
-                await uninterrupted(self._engine.post(f"/containers/{self._docker_id}/start"))
+                await uninterrupted(self._engine.post(f"/containers/{self._name}/start"))
                 await self._wait_until_held()
                 if pids_limit(self._spec) < STARTING_PIDS:
                     limit = {"PidsLimit": pids_limit(self._spec)}
-                    await self._engine.post(f"/containers/{self._docker_id}/update", limit)
+                    await self._engine.post(f"/containers/{self._name}/update", limit)
         except TimeoutError:
             raise RuntimeFailed(f"docker did not start the container in {CREATE_TIMEOUT_S:.0f} s.") from None
         except DockerRefused as refusal:
             raise RuntimeFailed(f"docker could not start the container: {refusal.detail}") from refusal
 
     async def _create(self) -> None:
-        """Create it; anew, with the root imported once more, if somebody has pruned the daemon's images."""
+        """
+        Create it; anew, with the root imported once more, if somebody has pruned the daemon's images. A large root may
+        take its time: the caller's own limit is around this.
+        """
         for attempt in (1, 2):
             root = await self._runtime.roots.have(self._spec.rootfs)
             body = container_config(self._spec, image=root.reference, owner=self._runtime.owner, has_tmp=root.has_tmp)
+            self._may_exist = True  # also if no answer comes
             try:
-                await uninterrupted(self._create_once(body))
+                await uninterrupted(self._engine.post("/containers/create", body, name=self._name))
             except DockerRefused as refusal:
+                self._may_exist = refusal.status != 409  # the name is another's
                 if refusal.status != 404 or attempt == 2:
                     raise
                 self._runtime.roots.forget(self._spec.rootfs)
             else:
                 return
-
-    async def _create_once(self, body: dict[str, Any]) -> None:
-        made = await self._engine.post("/containers/create", body, name=container_name(self.id))
-        self._docker_id = made["Id"]
 
     async def _wait_until_held(self) -> None:
         await asyncio.wait({self._held, self._ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -215,14 +241,18 @@ class DockerContainer:
             self._is_idle.set()
 
     async def _run(self, attached: Attached, message: bytes, timeout_s: float) -> Ending:
-        started_at = self._loop.time()
+        started_at, times_away = self._loop.time(), self._engine.times_away
         deadline = self._loop.call_later(timeout_s, self._stop, EndReason.TIMED_OUT)
         try:
             attached.writer.write(message)
             await self._until_dead()
         finally:
             deadline.cancel()
-        return await self._ending(started_at=started_at, ended_at=self._loop.time())
+        ended_at = self._loop.time()
+        words = self._withheld.end(self._secret)
+        if words is None and times_away != self._engine.times_away:
+            raise RuntimeFailed("The Docker daemon was away during the call, and ended its container.", ran="unknown")
+        return await self._ending(words, started_at=started_at, ended_at=ended_at)
 
     async def _until_dead(self) -> None:
         """Return when the daemon says that the container is dead, however often we are cancelled meanwhile."""
@@ -231,23 +261,29 @@ class DockerContainer:
             await asyncio.shield(dead)
         except asyncio.CancelledError:
             self.kill()
-            async with asyncio.timeout(DEATH_TIMEOUT_S):
-                await asyncio.shield(dead)
+            await asyncio.wait({dead})
             raise
 
     async def _death(self) -> None:
-        """The end of the output comes first; then the daemon has still to see that the container is dead."""
+        """
+        The end of the output comes first; then the daemon has still to see that the container is dead.
+
+        Raises: RuntimeFailed when it does not.
+        """
         await asyncio.wait({self._ended})
+        if self._is_overdue:
+            raise RuntimeFailed(
+                f"The Docker daemon has not ended the container within {DEATH_TIMEOUT_S:.0f} s.", ran="unknown"
+            )
         try:
             async with asyncio.timeout(DEATH_TIMEOUT_S):
-                await self._engine.post(f"/containers/{self._docker_id}/wait")
+                await self._engine.post(f"/containers/{self._name}/wait")
         except TimeoutError:
             raise RuntimeFailed("A process of the container cannot be killed.", ran="yes") from None
         except RuntimeFailed as error:
             raise RuntimeFailed(f"The container was lost. {error.detail}", ran="unknown") from error
 
-    async def _ending(self, *, started_at: float, ended_at: float) -> Ending:
-        words = self._withheld.end(self._secret)
+    async def _ending(self, words: stream.LastWords | None, *, started_at: float, ended_at: float) -> Ending:
         state = {} if words is not None and words.oom_kills is not None else await self._state()
         is_out_of_memory = bool(words.oom_kills) if words and words.oom_kills is not None else state["OOMKilled"]
         reason = self._why(words, is_out_of_memory=is_out_of_memory)
@@ -266,7 +302,7 @@ class DockerContainer:
 
     async def _state(self) -> dict[str, Any]:
         try:
-            state: dict[str, Any] = (await self._engine.get(f"/containers/{self._docker_id}/json"))["State"]
+            state: dict[str, Any] = (await self._engine.get(f"/containers/{self._name}/json"))["State"]
         except RuntimeFailed as error:
             raise RuntimeFailed(f"The container was lost. {error.detail}", ran="unknown") from error
         return state
@@ -302,25 +338,39 @@ class DockerContainer:
     async def _kill_if_alive(self) -> None:
         await asyncio.wait({self._ended}, timeout=KILL_AFTER_S)
         if not self._ended.done():
-            with contextlib.suppress(RuntimeFailed):  # it is dead; or the daemon is away, and `_death` says so
-                await self._engine.post(f"/containers/{self._docker_id}/kill")
+            # It is dead; or the daemon is away, or does not answer any more, which must not hold us up.
+            with contextlib.suppress(RuntimeFailed, TimeoutError):
+                async with asyncio.timeout(DEATH_TIMEOUT_S):
+                    await self._engine.post(f"/containers/{self._name}/kill")
+                    await asyncio.wait({self._ended})
+        if not self._ended.done():
+            self._is_overdue = True
+            _settle(self._ended)
 
     async def remove(self) -> None:
         async with self._removing:
             self.kill()
             await self._is_idle.wait()  # a running call reads what it wrote to the end
-            if self._docker_id:
-                await delete(self._engine, self._docker_id)
-                self._docker_id = ""
-            if self._attached is not None:
-                self._attached.close()
-                with contextlib.suppress(OSError):
-                    await self._attached.writer.wait_closed()
-                self._attached = None
-            for task in (self._output, self._killing):
-                if task is not None:
-                    task.cancel()
-                    await asyncio.wait({task})
+            try:
+                if self._may_exist:
+                    await delete(self._engine, self._name)
+            except RuntimeFailed:
+                self._runtime.leave(self._name)
+                raise
+            finally:
+                self._may_exist = False
+                await self._let_go()
+
+    async def _let_go(self) -> None:
+        if self._attached is not None:
+            self._attached.writer.transport.abort()  # not `close`: the other side may not read any more
+            with contextlib.suppress(OSError):
+                await self._attached.writer.wait_closed()
+            self._attached = None
+        for task in (self._output, self._killing):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
 
 
 def _exit_code(words: stream.LastWords | None, state: dict[str, Any]) -> int:
@@ -352,7 +402,7 @@ async def delete(engine: Engine, container: str) -> None:
         else:
             continue  # once more, which has to be 404
         await asyncio.sleep(delay_s)
-    raise RuntimeFailed(f"Container {container[:12]} cannot be removed: {problem}")
+    raise RuntimeFailed(f"Container {container} cannot be removed: {problem}")
 
 
 async def uninterrupted(request: Coroutine[Any, Any, R]) -> R:

@@ -120,6 +120,11 @@ static void say_last_words(struct report report)
         ssize_t written = write(2, at, left);
         if (written < 0 && errno == EINTR)
             continue;
+        if (written < 0 && errno == EAGAIN) { /* the function shares our pipe, and may have made it non-blocking */
+            struct pollfd room = {2, POLLOUT, 0};
+            poll(&room, 1, -1);
+            continue;
+        }
         if (written <= 0)
             _exit(REFUSED);
         at += written;
