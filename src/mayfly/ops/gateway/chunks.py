@@ -9,6 +9,9 @@ from __future__ import annotations
 from importlib import resources
 from typing import TypeAlias
 
+PRINTABLE = frozenset(map(chr, range(0x20, 0x7F))) - {'"', "\\"}
+"""What stands for itself; braces only in pairs, since what looks for the end of a block may count them in strings."""
+
 LuaValue: TypeAlias = "str | int | tuple[str, ...] | dict[int, str]"
 
 
@@ -22,7 +25,8 @@ def chunk(name: str, **values: LuaValue) -> str:
 def literal(value: LuaValue) -> str:
     """Write a value as Lua."""
     if isinstance(value, str):
-        return '"' + "".join(map(_escaped, value)) + '"'
+        plain = PRINTABLE if value.count("{") == value.count("}") else PRINTABLE - {"{", "}"}
+        return '"' + "".join(character if character in plain else _escaped(character) for character in value) + '"'
     if isinstance(value, int):
         return str(value)
     if isinstance(value, tuple):
@@ -31,9 +35,4 @@ def literal(value: LuaValue) -> str:
 
 
 def _escaped(character: str) -> str:
-    """Braces too: what looks for the end of a block of Lua in nginx's configuration may count them in strings."""
-    if character in {'"', "\\"}:
-        return f"\\{character}"
-    if " " <= character <= "~" and character not in "{}":
-        return character
-    return "".join(f"\\{byte:03}" for byte in character.encode())
+    return f"\\{character}" if character in {'"', "\\"} else "".join(f"\\{byte:03}" for byte in character.encode())
