@@ -1,0 +1,177 @@
+"""
+The strict forms of the plugins that the gateway uses. APISIX accepts keys of a plugin that it does not know: with
+`claims_to_verfy: [exp]` a token that never ends was let in. Rows: D3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mayfly.ops.gateway.checks.shape import (
+    CHUNKS,
+    IDENTITY,
+    YES_OR_NO,
+    Shape,
+    fixed,
+    integer,
+    listed,
+    mapping,
+    needed,
+    number,
+    one_of,
+    text,
+)
+
+REFUSED_PLUGINS = {
+    "proxy-mirror": "it sends each call a second time.",
+    "traffic-split": "it can send calls past the API servers.",
+    "api-breaker": "it counts functions that fail, and then refuses everybody.",
+    "cors": "the API is not for other sites' pages.",
+    "proxy-rewrite": "it runs after jwt-auth and re-encodes paths; headers are removed in the global rule.",
+    "proxy-cache": "an answer belongs to one caller.",
+    "forward-auth": "the API server is asked anyway.",
+    "grpc-transcode": "the API is plain HTTP.",
+    "batch-requests": "it calls the gateway from inside, past its own limits.",
+    "public-api": "it publishes what APISIX keeps to itself.",
+    "inspect": "it runs Lua from a file.",
+}
+
+META = mapping({}, {"priority": integer(), "disable": fixed(False, "a plugin that is switched off protects nobody.")})
+
+TOO_MANY = fixed(429, "503, the default, would tell callers that the platform is down.")
+COUNTED_BY = {
+    "key": needed(text(), "APISIX's default counts all callers as one or by address; name what is counted by."),
+    "rejected_code": TOO_MANY,
+}
+LOCAL = {
+    "key_type": fixed("var", "the key is the name of one variable."),
+    "policy": fixed("local", "there is no Redis."),
+    "rejected_msg": text(),
+    "allow_degradation": fixed(False, "a limit that cannot count must refuse."),
+}
+
+UNUSED_NAME = text(r"_[a-z_]{3,}", form="a name that nobody uses, such as _nojwt")
+LOOKED_AT_ANYWAY = (
+    "APISIX always looks there, too; a token in a URL ends in logs. Name one that nobody uses, such as _nojwt."
+)
+
+JWT_AUTH = mapping(
+    {
+        "key_claim_name": fixed("kid", "the key is found by the payload's claim `kid`, which our tokens have."),
+        "claims_to_verify": fixed(
+            ["exp"], "APISIX checks what is named here and nothing else; our tokens have no nbf."
+        ),
+        "store_in_ctx": fixed(True, "limits by user read the token's sub from there."),
+        "query": needed(UNUSED_NAME, LOOKED_AT_ANYWAY),
+        "cookie": needed(UNUSED_NAME, LOOKED_AT_ANYWAY),
+    },
+    {
+        "header": fixed("authorization", "API servers look for the token there."),
+        "hide_credentials": fixed(False, "the API server checks the token again."),
+        "realm": text(r"[a-z-]{1,64}", form="a short name"),
+    },
+    refused={"anonymous_consumer": "whoever has no token would be let in."},
+)
+
+JWT_CONSUMER = mapping(
+    {
+        "key": IDENTITY,
+        "algorithm": fixed("ES256", "our tokens are signed so; and APISIX's default, HS256, makes the key a secret."),
+        "public_key": needed(text(longest=8192), "with it APISIX checks tokens; `mayfly secrets create` writes it."),
+    },
+    {"lifetime_grace_period": integer(0, 30)},
+    refused={
+        "secret": "ES256 has no secret in common.",
+        "private_key": "who has it makes tokens. Take it as known to others: remove it, and rotate the key.",
+        "base64_secret": "ES256 has no secret in common.",
+        "exp": "the gateway issues no tokens.",
+    },
+)
+
+LIMIT_REQ = mapping({"rate": number(0.001), "burst": number(0), **COUNTED_BY}, {"nodelay": YES_OR_NO, **LOCAL})
+
+LIMIT_CONN = mapping(
+    {
+        "conn": integer(1),
+        "burst": fixed(0, "calls beyond `conn` would be held back for as long as calls take."),
+        "default_conn_delay": number(0.001),
+        **COUNTED_BY,
+    },
+    {"only_use_default_delay": YES_OR_NO, **LOCAL},
+)
+
+LIMIT_COUNT = mapping(
+    {"count": integer(1), "time_window": integer(1), **COUNTED_BY},
+    {"window_type": one_of("fixed", "sliding"), "group": IDENTITY, "show_limit_quota_header": YES_OR_NO, **LOCAL},
+)
+
+REQUEST_ID = mapping(
+    {},
+    {
+        "header_name": fixed("X-Request-Id", "API servers read and answer this one."),
+        "include_in_response": YES_OR_NO,
+        "algorithm": one_of("uuid", "uuidv7"),
+    },
+)
+
+HEADER_VALUES: Shape = {"type": "object", "additionalProperties": text()}
+RESPONSE_REWRITE = mapping(
+    {
+        "headers": mapping(
+            {"set": needed(HEADER_VALUES, "it has Strict-Transport-Security and X-Request-Id.")},
+            {"remove": listed(text()), "add": listed(text())},
+        )
+    },
+    refused={
+        "body": "the answer is the function's.",
+        "body_base64": "the answer is the function's.",
+        "status_code": "the status is the API server's.",
+        "filters": "they hold back the whole answer, and change it.",
+    },
+)
+
+PREFER_NAME = fixed(True, "a route's name stays when its place in the file changes.")
+
+PLUGINS: Mapping[str, Shape] = {
+    "client-control": mapping({"max_body_size": integer(1)}),
+    "consumer-restriction": mapping(
+        {"whitelist": needed(listed(IDENTITY), "name the consumer whose tokens are good here.")},
+        {"type": fixed("consumer_name", "the gateway has no other names."), "rejected_code": fixed(403, "so it is.")},
+    ),
+    "error-page": mapping({}),
+    "exit-transformer": mapping({"functions": CHUNKS}),
+    "jwt-auth": JWT_AUTH,
+    "limit-conn": LIMIT_CONN,
+    "limit-count": LIMIT_COUNT,
+    "limit-req": LIMIT_REQ,
+    "prometheus": mapping({}, {"prefer_name": PREFER_NAME}),
+    "proxy-buffering": mapping({"disable_proxy_buffering": YES_OR_NO}),
+    "request-id": REQUEST_ID,
+    "response-rewrite": RESPONSE_REWRITE,
+    "serverless-post-function": mapping(
+        {"phase": fixed("body_filter", "it gives nginx's errors their request id."), "functions": CHUNKS}
+    ),
+    "serverless-pre-function": mapping(
+        {"phase": needed(one_of("rewrite", "access"), "APISIX's default is access; say which."), "functions": CHUNKS}
+    ),
+}
+"""By plugin, for routes and global rules alike. What only one of the two may have is a rule of its own."""
+
+for _shape in PLUGINS.values():
+    _shape["properties"]["_meta"] = META
+
+ON_ROUTES = mapping({}, PLUGINS, kind="plugin", refused=REFUSED_PLUGINS)
+ON_CREDENTIALS = mapping({"jwt-auth": JWT_CONSUMER}, kind="plugin", refused=REFUSED_PLUGINS)
+
+_PAGE = mapping(
+    {
+        "body": text(),
+        "content_type": fixed("application/problem+json", "every error is a problem document."),
+    }
+)
+PAGE_CODES = (413, 500, 502, 503, 504)
+ERROR_PAGES_NEEDED: Mapping[str, Shape] = {
+    "enable": fixed(True, "it is off by default."),
+    **{f"error_{code}": needed(_PAGE, f"else callers get nginx's own page for {code}.") for code in PAGE_CODES},
+}
+ERROR_PAGES_OPTIONAL: Mapping[str, Shape] = {f"error_{code}": _PAGE for code in (404, 408, 429, 499)}

@@ -1,0 +1,23 @@
+"""What is wrong with the gateway's files: where, which rule, and what to do about it. Rows: D3."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CONFIG, ROUTES = "config.yaml", "apisix.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """
+    One thing that is wrong. It never has a value of the file in it: that may be a secret, and what is said here ends
+    up in logs.
+    """
+
+    file: str  # CONFIG or ROUTES
+    where: str  # a path, such as routes[api].plugins.jwt-auth.query; a line if there is no path yet
+    message: str
+
+    def __str__(self) -> str:
+        """Word it as one line."""
+        return f"{self.file}: {self.where}: {self.message}" if self.where else f"{self.file}: {self.message}"
