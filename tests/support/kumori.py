@@ -19,6 +19,7 @@ from typing import Any, cast
 
 from mayfly import settings
 from mayfly.ops import bundle
+from mayfly.ops.nats_config import Node
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KUMORI = ROOT / "deploy/kumori"
@@ -28,6 +29,15 @@ PACKAGES = ("api", "bootstrap", "gateway", "nats", "worker")
 
 OURS = ("api", "worker", "bootstrap")
 """The roles that run `mayfly`."""
+
+STORE = Node("nats", ()).store
+"""Where nats-server has its data."""
+
+SECRET = re.compile("PASSWORD|SECRET|TOKEN|KEY")
+"""What is in the name of a variable that holds a secret, unless it ends in _FILE or _DIR."""
+
+PLATFORM_GRACE_S = 30.0
+"""What Kubernetes, beneath the platform, gives a container to end in; Kumori has no field for it."""
 
 ADDRESS = re.compile(r"(?<![\w.])(set\.)?0\.([a-z]\w*):(\d+)")
 """What a channel's name resolves to: one instance by turns, or with `set.` all of them."""
@@ -99,9 +109,13 @@ def faults(deployment: Tree) -> list[str]:
     service = deployment["artifact"]["description"]
     return [
         *_topology(service),
+        *_ways_in(service),
         *(sentence for name, role in components(deployment).items() for sentence in _component(name, role)),
+        *_resources(deployment),
         *_numbers(deployment),
+        *_queue(deployment),
         *_stores(deployment),
+        *_stopping(deployment),
     ]
 
 
@@ -119,6 +133,18 @@ def environment(component: Tree) -> dict[str, str]:
         for name, source in container["mapping"]["env"].items():
             found[name] = source.get("value") or values.get(source.get("parameter")) or source.get("secret", "")
     return found
+
+
+def parts(deployment: Tree, component: str) -> dict[str, Tree]:
+    """Return the roles that are made of a component, by their names: three of `nats`, one of every other."""
+    roles = deployment["artifact"]["description"]["role"]
+    ours = components(deployment)
+    return {name: ours[name] for name in ours if roles[name]["artifact"]["ref"]["name"] == component}
+
+
+def instances(deployment: Tree, role: str) -> int:
+    """Return how many of a role the deployment starts."""
+    return int(deployment["config"]["scale"]["detail"].get(role, {}).get("hsize", 0))
 
 
 def sizes(deployment: Tree) -> tuple[int, int]:
@@ -183,27 +209,56 @@ def _topology(service: Tree) -> Iterator[str]:
                 yield f"{role}.{channel} leads nowhere"
 
 
+def _ways_in(service: Tree) -> Iterator[str]:
+    """Only the gateway is reached from outside, by an inbound that ends TLS."""
+    builtin = [name for name, role in service["role"].items() if _is_builtin(role)]
+    for name in builtin:
+        if service["role"][name]["config"]["parameter"]["type"] != "https":
+            yield f"{name}: calls would come in without TLS"
+    for name, connector in service["connect"].items():
+        if set(builtin) & connector["from"].keys() and connector["to"].keys() != {"gateway"}:
+            yield f"connector {name}: leads from outside to {', '.join(sorted(connector['to']))}, past the gateway"
+    yield from (f"the service has the channel {name} of its own" for kind in service["srv"].values() for name in kind)
+
+
 def _component(name: str, component: Tree) -> Iterator[str]:
     """Look into one component: what its containers refer to is declared, and its ports are open."""
-    parameters, resources = component["config"]["parameter"], component["config"]["resource"]
-    ports = {channel["port"] for kind in ("server", "duplex") for channel in component["srv"][kind].values()}
+    resources = component["config"]["resource"]
     used = set()
     for label, container in component["code"].items():
-        named = [("hub", container["image"]["hub"]["secret"])] if container["image"]["hub"]["secret"] else []
-        for variable, source in container["mapping"]["env"].items():
-            if "parameter" in source and not isinstance(parameters.get(source["parameter"]), str):
-                yield f"{name}.{label}: {variable} takes the parameter {source['parameter']}, which is no string there"
-            if "secret" in source:
-                named.append((variable, source["secret"]))
-        named += [(p, f["volume"]) for p, f in container["mapping"]["filesystem"].items() if "volume" in f]
-        used |= {resource for _, resource in named}
-        for what, resource in named:
+        yield from _variables(name, label, container["mapping"]["env"], component["config"]["parameter"])
+        for what, resource in _resources_of(container):
+            used.add(resource)
             if resource not in resources:
                 yield f"{name}.{label}: {what} takes the resource {resource}, which is not declared"
-        for variable in sorted(container["mapping"]["env"]):
-            if variable.startswith("MAYFLY_") and variable not in known_variables(name):
-                yield f"{name}.{label}: {variable} is no setting"
     yield from (f"{name}: the resource {resource} is used by no container" for resource in resources.keys() - used)
+    ports = {channel["port"] for kind in ("server", "duplex") for channel in component["srv"][kind].values()}
+    yield from _probes(name, component, ports)
+    yield from _addresses(name, component, ports)
+
+
+def _variables(name: str, label: str, variables: Tree, parameters: Tree) -> Iterator[str]:
+    """Check each variable of a container: it means something, what it takes is there, and no secret is in the open."""
+    for variable, source in variables.items():
+        if "parameter" in source and not isinstance(parameters.get(source["parameter"]), str):
+            yield f"{name}.{label}: {variable} takes the parameter {source['parameter']}, which is no string there"
+        if "secret" not in source and SECRET.search(variable) and not variable.endswith(("_FILE", "_DIR")):
+            yield f"{name}.{label}: {variable} is a secret, and so is given as one"
+        if variable.startswith("MAYFLY_") and variable not in known_variables(name):
+            yield f"{name}.{label}: {variable} is no setting"
+
+
+def _resources_of(container: Tree) -> Iterator[tuple[str, str]]:
+    """Return what of a container takes a resource, and which."""
+    if container["image"]["hub"]["secret"]:
+        yield "hub", container["image"]["hub"]["secret"]
+    mapping = container["mapping"]
+    yield from ((variable, source["secret"]) for variable, source in mapping["env"].items() if "secret" in source)
+    yield from ((path, file["volume"]) for path, file in mapping["filesystem"].items() if "volume" in file)
+
+
+def _probes(name: str, component: Tree, ports: set[int]) -> Iterator[str]:
+    """Check that each probe asks a container that there is, on a port that is open."""
     for label, probes in component["probe"].items():
         if label not in component["code"]:
             yield f"{name}: a probe of {label}, which is no container"
@@ -211,7 +266,6 @@ def _component(name: str, component: Tree) -> Iterator[str]:
             port = probe["protocol"]["http"]["port"]
             if port not in ports:
                 yield f"{name}.{label}: {kind} asks port {port}, which is no server channel"
-    yield from _addresses(name, component, ports)
 
 
 def _addresses(name: str, component: Tree, ports: set[int]) -> Iterator[str]:
@@ -243,12 +297,57 @@ def _numbers(deployment: Tree) -> Iterator[str]:
             yield f"scale: {name} has no entry"
             continue
         hpa = roles[name].get("meta", {}).get("hpa")
-        if hpa and not hpa["minReplicas"] <= counts[name]["hsize"] <= hpa["maxReplicas"]:
+        if hpa and hpa["minReplicas"] > hpa["maxReplicas"]:
+            yield f"scale: {name} has {hpa['minReplicas']} at least and {hpa['maxReplicas']} at most"
+        elif hpa and not hpa["minReplicas"] <= counts[name]["hsize"] <= hpa["maxReplicas"]:
             yield f"scale: {name} starts with {counts[name]['hsize']}, outside of its bounds"
+    survived = deployment["config"]["resilience"]
+    for name in ("gateway", "api", "worker"):
+        if name in counts and counts[name]["hsize"] <= survived:
+            yield f"scale: {counts[name]['hsize']} of {name} do not survive {survived} failures"
+
+
+def _resources(deployment: Tree) -> Iterator[str]:
+    """Check that all parameters and resources get to a role, and that no two roles have one secret."""
+    service = deployment["artifact"]["description"]
+    passed_on = {name for role in service["role"].values() for name in role["config"]["parameter"]}
+    yield from (
+        f"the parameter {name} is that of no role" for name in deployment["config"]["parameter"].keys() - passed_on
+    )
+    held: dict[str, list[str]] = {}
+    for name, role in service["role"].items():
+        for resource in role["config"]["resource"].values():
+            held.setdefault(json.dumps(resource), []).append(name)
+    for label, resource in deployment["config"]["resource"].items():
+        holders = held.get(json.dumps(resource), [])
+        if not holders:
+            yield f"the resource {label} is that of no role"
+        elif len(holders) > 1 and "secret" in resource:
+            yield f"the secret {resource['secret']} is that of {' and of '.join(holders)}"
+
+
+def _queue(deployment: Tree) -> Iterator[str]:
+    """Check that there are as many nats-servers as streams have copies, and an odd number of them."""
+    servers = sum(instances(deployment, name) for name in parts(deployment, "nats"))
+    copies = environment(components(deployment)["bootstrap"]).get("MAYFLY_NATS_REPLICAS", "1")
+    if str(servers) != copies:
+        yield f"scale: there are {servers} nats-servers, and streams of {copies} copies"
+
+
+def _stopping(deployment: Tree) -> Iterator[str]:
+    """Check that a worker itself ends what it runs, on an engine that would not notice its death."""
+    default = str(settings.WorkerSettings.model_fields["stop_grace_s"].default)
+    grace_s = float(environment(components(deployment)["worker"]).get("MAYFLY_STOP_GRACE_S", default))
+    if grace_s + 2 > PLATFORM_GRACE_S:
+        yield f"worker: it would take {grace_s:g} s to stop, and is killed after {PLATFORM_GRACE_S:g} s"
 
 
 def _stores(deployment: Tree) -> Iterator[str]:
     """Check that what must last does, and that no two instances write to one volume."""
+    for name, component in parts(deployment, "nats").items():
+        files = component["code"]["nats"]["mapping"]["filesystem"]
+        if "volume" not in files.get(STORE, {}):
+            yield f"{name}: {STORE} is no volume, so all of the system's state is lost with the instance"
     seen: dict[str, str] = {}
     for name, component in components(deployment).items():
         for label, resource in component["config"]["resource"].items():
@@ -261,5 +360,5 @@ def _stores(deployment: Tree) -> Iterator[str]:
             if volume in seen:
                 yield f"{name}: the volume {volume} is that of {seen[volume]}"
             seen[volume] = name
-            if deployment["config"]["scale"]["detail"].get(name, {}).get("hsize") != 1:
+            if instances(deployment, name) > 1:
                 yield f"{name}: several instances would share the name and the store of one nats-server"
