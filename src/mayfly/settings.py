@@ -13,6 +13,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
@@ -39,6 +40,12 @@ HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_commas)]
 
 S = TypeVar("S", bound="Settings")
+
+
+def _is_host(text: str) -> bool:
+    with suppress(ValueError):
+        return bool(ipaddress.ip_address(text))
+    return HOST.fullmatch(text) is not None
 
 
 def _is_host_and_port(text: str) -> bool:
@@ -336,7 +343,7 @@ class GatewaySettings(AdmissionSettings):
     @classmethod
     def _plain_names(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         names = (value,) if isinstance(value, str) else value
-        if not all(HOST.fullmatch(name) or name == "" for name in names):
+        if not all(name == "" or _is_host(name) for name in names):
             raise ValueError("must be host names or addresses, without a port")
         return value
 

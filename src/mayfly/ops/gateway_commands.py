@@ -36,7 +36,7 @@ def render(
 
     Example: mayfly gateway render --secrets ./secrets/gateway --out ./secrets/gateway
     """
-    from mayfly.ops.gateway.install import PUBLIC_MODE, SECRET_MODE, install, put
+    from mayfly.ops.gateway.install import install, put
     from mayfly.ops.gateway.material import AUTHORITY, PLACEHOLDERS, read_material
     from mayfly.ops.gateway.render import render as written
     from mayfly.settings import GatewaySettings, load
@@ -44,8 +44,7 @@ def render(
     with _told():
         settings = load(GatewaySettings)
         material = read_material(secrets) if secrets else PLACEHOLDERS
-        mode = SECRET_MODE if secrets else PUBLIC_MODE
-        done = install(written(settings, material), out, settings=settings, mode=mode)
+        done = install(written(settings, material), out, settings=settings, template=secrets is None)
         if secrets and put(out / AUTHORITY, (secrets / AUTHORITY).read_bytes()):
             done.append(f"wrote {out / AUTHORITY}")
     _say(done)
@@ -55,27 +54,26 @@ def render(
 def check(
     directory: Annotated[Path, typer.Argument(help="Where config.yaml and apisix.yaml are.")],
     *,
-    settings: Annotated[
-        bool, typer.Option(help="Compare with this environment's settings as well, not with themselves only.")
-    ] = True,
+    template: Annotated[bool, typer.Option(help="Placeholders may stand in place of secrets.")] = False,
 ) -> None:
     """
-    Find mistakes in the gateway's files that APISIX would not speak of: misspelt keys, open routes, second tries.
+    Find what is wrong with the gateway's files, also against the settings: a misspelt key, an open route, a second try.
 
-    Example: mayfly gateway check deploy/apisix
+    APISIX itself would take most such files, and say nothing.
+
+    Example: mayfly gateway check /run/secrets/mayfly
     """
-    from mayfly.ops.gateway.check import problems
-    from mayfly.ops.gateway.install import read_files
+    from mayfly.ops.gateway.check import problems_of_files
+    from mayfly.ops.gateway.render import CONFIG, ROUTES
     from mayfly.settings import GatewaySettings, load
 
     with _told():
-        files = read_files(directory)
-        given = load(GatewaySettings) if settings else None
-    found = problems(files.config, files.routes, settings=given)
+        settings = load(GatewaySettings)
+    found = problems_of_files(directory / CONFIG, directory / ROUTES, settings=settings, template=template)
     for problem in found:
         typer.echo(str(problem), err=True)
     if found:
-        _fail(f"{len(found)} mistakes in {directory}. A gateway that runs keeps its old files.", EXIT_USAGE)
+        _fail(f"{len(found)} {'mistake' if len(found) == 1 else 'mistakes'} in {directory}.", EXIT_USAGE)
     typer.echo(f"{directory}: both files are good.")
 
 

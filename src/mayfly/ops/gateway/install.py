@@ -51,20 +51,22 @@ def install(
     directory: Path,
     *,
     settings: GatewaySettings | None = None,
-    mode: int = SECRET_MODE,
+    template: bool = False,
     clock: Clock | None = None,
 ) -> list[str]:
     """
     Put *files* into *directory*, and return what was done, one sentence each.
 
-    Compared with *settings*, if given. At most one write a second of each file: it waits if need be.
+    They are compared with *settings*, the defaults if none are given. A *template* has placeholders for secrets,
+    and may be read by everybody. At most one write a second of each file: it waits if need be.
 
     Raises: FilesRefused, with every mistake; OSError. In both cases the old files are as they were.
     """
-    if found := problems(files.config, files.routes, settings=settings):
+    if found := problems(files.config, files.routes, settings=settings, template=template):
         listed = "\n".join(f"  {problem}" for problem in found)
         raise FilesRefused(f"nothing was written, since the gateway's files have mistakes:\n{listed}")
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.mkdir(mode=0o755 if template else 0o700, parents=True, exist_ok=True)
+    mode = PUBLIC_MODE if template else SECRET_MODE
     done = []
     for name, text, remark in ((ROUTES, files.routes, ""), (CONFIG, files.config, ": read when the gateway starts")):
         if put(directory / name, text.encode(), mode=mode, clock=clock or Clock()):

@@ -7,6 +7,8 @@ Rows: A1, D3.
 
 from __future__ import annotations
 
+import ipaddress
+from contextlib import suppress
 from typing import Any
 
 from mayfly.ops.gateway.bounds import (
@@ -96,7 +98,13 @@ def _apisix(settings: GatewaySettings) -> dict[str, Any]:
 
 def server_names(settings: GatewaySettings) -> list[str]:
     """Return the names a client can say in its handshake: no address ever is."""
-    return [name for name in settings.gateway_hosts if not name.replace(".", "").isdecimal()]
+    return [name for name in settings.gateway_hosts if not _is_address(name)]
+
+
+def _is_address(name: str) -> bool:
+    with suppress(ValueError):
+        return bool(ipaddress.ip_address(name))
+    return False
 
 
 def _nginx(settings: GatewaySettings, bounds: Bounds) -> dict[str, Any]:
