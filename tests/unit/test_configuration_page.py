@@ -103,6 +103,17 @@ def test_every_stream_and_bucket_is_on_the_page() -> None:
     assert [name for name in names if f"| `{name}` |" not in described] == []
 
 
+def test_the_gateways_routes_and_limits_are_on_the_page() -> None:
+    """Each object of apisix.yaml stands there by its id, and no private key or secret does."""
+    described = part(PAGE.read_text(), "The gateway")
+    tree = yaml.safe_load((DEPLOY / "apisix/apisix.yaml").read_text())
+    ids = [each["id"] for objects in tree.values() for each in objects if "id" in each]
+
+    assert len(ids) >= 3
+    assert [name for name in ids if f"[{name}]" not in described] == []
+    assert "PRIVATE KEY" not in described
+
+
 @pytest.mark.parametrize(
     ("file", "before", "planted", "row"),
     [
