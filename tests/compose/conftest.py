@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.compose.terminal import Terminal
 from tests.e2e.conftest import Shell, image, registry, shell
 from tests.support.compose import settled
 from tests.support.need import need
@@ -35,3 +36,9 @@ async def whole(up: Up, shell: Shell) -> AsyncIterator[Shell]:
     await settled()
     yield shell
     await settled()
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, up: Up) -> Terminal:
+    """Where the commands are typed."""
+    return Terminal(tmp_path, up)

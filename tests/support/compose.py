@@ -117,3 +117,11 @@ async def started_again(killed: Container, *, within_s: float = 90) -> None:
             if now.pid not in (0, killed.pid) and now.is_settled:
                 return
             await asyncio.sleep(0.3)
+
+
+def nats_leader(stream: str) -> str:
+    """Say which server leads *stream*, by asking one on its own loopback, where alone its monitoring listens."""
+    asked = "exec 3<>/dev/tcp/127.0.0.1/8222; printf 'GET /jsz?acc=MAYFLY&streams=1 HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
+    answer = docker("exec", containers("nats-1")[0].id, "bash", "-euc", asked)
+    account = json.loads(answer[answer.index("{") :])["account_details"][0]
+    return str(next(each["cluster"]["leader"] for each in account["stream_detail"] if each["name"] == stream))

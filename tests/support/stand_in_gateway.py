@@ -97,10 +97,12 @@ class Balancer:
 class StandInGateway:
     """The application."""
 
-    def __init__(self, *, api: list[str], keys: Mapping[str, str], secret: str | None, tls: ssl.SSLContext) -> None:
-        """Proxy to the *api* servers (host:port, trusted as *tls* says); *keys* are public ones by kid."""
-        self._keys = keys
-        self._secret = secret
+    def __init__(self, *, api: list[str], secrets: Path, tls: ssl.SSLContext) -> None:
+        """Proxy to the *api* servers (host:port, trusted as *tls* says), with what is in the directory *secrets*."""
+        self._secrets = secrets
+        self._keys: Mapping[str, str] = {}
+        self._secret: str | None = None
+        self._read_secrets()
         limits = httpx.Limits(max_connections=None, keepalive_expiry=30)
         timeout = httpx.Timeout(READ_S, connect=3)
         client = httpx.AsyncClient(verify=tls, limits=limits, timeout=timeout, trust_env=False)
@@ -113,11 +115,25 @@ class StandInGateway:
     @asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
         checking = asyncio.create_task(self._balancer.check_for_ever(), name="check-nodes")
+        reading = asyncio.create_task(self._read_for_ever(), name="read-secrets")
         try:
             yield
         finally:
             checking.cancel()
+            reading.cancel()
             await self._balancer.client.aclose()
+
+    async def _read_for_ever(self) -> None:
+        """See what is rotated, as APISIX sees that its file has changed."""
+        while True:
+            await asyncio.sleep(CHECK_EVERY_S)
+            with suppress(FileNotFoundError):  # a key that went while we looked
+                self._read_secrets()
+
+    def _read_secrets(self) -> None:
+        self._keys = {path.stem: path.read_text() for path in (self._secrets / "token-keys").glob("*.pem")}
+        secret = self._secrets / "gateway.secret"
+        self._secret = secret.read_text().split()[-1] if secret.exists() else None
 
     async def _answer(self, request: Request) -> Response:
         given = request.headers.get("x-request-id", "")
@@ -234,12 +250,7 @@ def _problem(refusal: Refusal, request_id: str) -> Response:
 
 def stand_in(secrets: Path, api: list[str]) -> StandInGateway:
     """Make one from a gateway's directory of secrets."""
-    return StandInGateway(
-        api=api,
-        keys={path.stem: path.read_text() for path in (secrets / "token-keys").glob("*.pem")},
-        secret=(secrets / "gateway.secret").read_text().split()[-1] if (secrets / "gateway.secret").exists() else None,
-        tls=ssl.create_default_context(cafile=secrets / "ca.crt"),
-    )
+    return StandInGateway(api=api, secrets=secrets, tls=ssl.create_default_context(cafile=secrets / "ca.crt"))
 
 
 def main() -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from mayfly.api.server import GRACE_S
 from mayfly.containers.seccomp import DENY
 from mayfly.domain.limits import TIMEOUT_MAX_S
 from mayfly.settings import ROLES
+from tests.support.need import need
 
 pytestmark = pytest.mark.D4
 
@@ -25,6 +29,7 @@ SERVICES: dict[str, dict[str, Any]] = FILE["services"]
 ALWAYS = {name for name, service in SERVICES.items() if "profiles" not in service}
 ONE_SHOTS = {"secrets", "bootstrap"}
 VARIANTS = {path.name: yaml.safe_load(path.read_text()) for path in COMPOSE.glob("compose.*.yaml")}
+README = (COMPOSE / "README.md").read_text(encoding="utf-8")
 DOCKERFILE = (DEPLOY / "images" / "Dockerfile").read_text(encoding="utf-8")
 STAGES = {
     re.match(r".* AS (\w+)", stage)[1]: stage  # type: ignore[index]
@@ -248,3 +253,51 @@ def test_the_docker_variant_is_a_runtime_and_a_socket() -> None:
     assert worker["environment"]["MAYFLY_RUNTIME"] == "docker"
     socket = worker["environment"]["MAYFLY_DOCKER_HOST"].removeprefix("unix://")
     assert [plain(volume) for volume in worker["volumes"]] == [f"{socket}:{socket}"]
+
+
+@pytest.mark.parametrize("profiles", ["", "monitoring,registry"])
+@pytest.mark.parametrize("variant", [None, *VARIANTS])
+def test_compose_takes_the_files(profiles: str, variant: str | None) -> None:
+    """docker-compose reads them, with and without the profiles, alone and with each variant, and knows every key."""
+    need(shutil.which("docker-compose"), "docker-compose")
+    files = ["compose.yaml", *([variant] if variant else [])]
+    done = subprocess.run(
+        ["docker-compose", "config", "--quiet"],
+        cwd=COMPOSE,
+        env={"PATH": os.environ["PATH"], "COMPOSE_FILE": ":".join(files), "COMPOSE_PROFILES": profiles},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_readme_names_every_variable_and_its_default() -> None:
+    """And no other: what `${...}` says in any of the files."""
+    text = "".join(path.read_text(encoding="utf-8") for path in COMPOSE.glob("compose*.yaml"))
+    in_files = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", text))
+    table = README.split("## Settings\n", 1)[1].split("\n## ", 1)[0]
+    in_table = dict(re.findall(r"^\| `(\w+)` \| (?:`([^`]*)`)? ?\|", table, re.MULTILINE))
+    assert in_table == in_files
+    assert not re.findall(r"\$\{\w+\}", text)  # each has a default
+
+
+def test_the_readme_says_what_each_part_may_do() -> None:
+    """Its table of users, capabilities and networks is the file's."""
+    table = README.split("## What each part may do\n", 1)[1].split("\n## ", 1)[0]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines() if row.startswith("| ")]
+    assert len(rows) == 7  # the head and six parts
+    for part, user, capabilities, networks, _memory in rows[1:]:
+        service = SERVICES[{"nats-1, -2, -3": "nats-1"}.get(part, part.partition(",")[0])]
+        assert service.get("user", "0:0").partition(":")[0] == user, part
+        assert service.get("cap_add", ["none"]) == capabilities.split(), part
+        assert service.get("networks", ["none at all"]) == networks.split(", "), part
+
+
+def test_the_readme_names_what_is_published() -> None:
+    """Its ports are the files', and what it links to is there."""
+    published = {plain(port).split(":")[-2] for service in SERVICES.values() for port in service.get("ports", ())}
+    table = README.split("## What is published\n", 1)[1].split("\n## ", 1)[0]
+    assert set(re.findall(r"^\| (\d+) on ", table, re.MULTILINE)) == published
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (COMPOSE / link).exists() or link.startswith("http"), link
