@@ -17,7 +17,7 @@ from mayfly import __version__
 from mayfly.api.server import GRACE_S
 from mayfly.containers.seccomp import DENY
 from mayfly.domain.limits import TIMEOUT_MAX_S
-from mayfly.settings import ROLES
+from mayfly.settings import ROLES, GatewaySettings
 from tests.support.need import need
 
 pytestmark = pytest.mark.D4
@@ -151,6 +151,14 @@ def test_nothing_secret_is_in_the_environment() -> None:
                     assert value.startswith("/run/secrets/mayfly/"), (name, variable)
 
 
+def test_the_gateways_files_are_made_by_its_settings() -> None:
+    """Of the variables of `secrets`, those of ours are the gateway's."""
+    variables = {name: plain(value) for name, value in SERVICES["secrets"]["environment"].items()}
+    ours = {name for name in variables if name.startswith("MAYFLY_")}
+    assert ours <= {f"MAYFLY_{field.upper()}" for field in GatewaySettings.model_fields}
+    assert GatewaySettings.model_validate({name.removeprefix("MAYFLY_").lower(): variables[name] for name in ours})
+
+
 @pytest.mark.parametrize(("service", "role"), ROLE_OF.items())
 def test_every_variable_is_a_setting_of_its_role(service: str, role: str) -> None:
     """And its value, with the file's defaults, is one that the role takes."""
@@ -160,10 +168,12 @@ def test_every_variable_is_a_setting_of_its_role(service: str, role: str) -> Non
     assert ROLES[role].model_validate(fields)
 
 
-def test_limits_are_the_same_for_api_and_bootstrap() -> None:
-    """The API says what the limits are; bootstrap puts them in force."""
+def test_limits_are_the_same_for_everybody() -> None:
+    """The API says what the limits are; bootstrap puts them in force, and the gateway's must be above."""
     for name in ("MAYFLY_MAX_ACTIVATIONS", "MAYFLY_MAX_ACTIVATIONS_PER_USER"):
         assert len({SERVICES[service]["environment"][name] for service in ("api-1", "api-2", "bootstrap")}) == 1
+    per_user = "MAYFLY_MAX_ACTIVATIONS_PER_USER"  # the gateway's flood limits come from it
+    assert SERVICES["secrets"]["environment"][per_user] == SERVICES["api-1"]["environment"][per_user]
 
 
 @pytest.mark.F11
