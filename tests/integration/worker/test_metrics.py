@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 
 import pytest
 from prometheus_client import generate_latest
@@ -24,14 +21,10 @@ from mayfly.services.settle import settle_lost
 from mayfly.worker.loop import Worker
 from mayfly.worker.metrics import WorkerMetrics
 from mayfly.worker.run import Tools
+from tests.integration.worker.conftest import Installation
 from tests.integration.worker.test_worker import World, _move, _queued
 from tests.support.bus import installation
-from tests.support.images import build_and_push
-from tests.support.nats import free_port
-from tests.support.need import need
-from tests.support.registry import Registry
-from tests.support.scrape import Scrape, scrape
-from tests.support.up import Up, running_up
+from tests.support.scrape import Scrape
 
 pytestmark = [pytest.mark.A5, pytest.mark.D4]
 
@@ -188,35 +181,6 @@ async def test_the_janitor_tells_what_it_has_put_right(world: Counted) -> None:
             await janitor.sweep()
             await asyncio.sleep(0.1)
     assert told == {"slot-returned": 2, "timed-out": 1, "worker-lost": 1}
-
-
-@dataclass
-class Installation:
-    """A running `mayfly up`, its image, and where its two roles are scraped."""
-
-    up: Up
-    image: str
-    api_port: int
-
-    async def scrape(self) -> tuple[Scrape, Scrape]:
-        """Scrape the API server and the worker."""
-        return await scrape(self.api_port), await scrape(self.api_port + 1)
-
-
-@pytest.fixture(scope="module")
-def installed() -> Iterator[Installation]:
-    """One with two slots."""
-    need(os.geteuid() == 0, "root")
-    need(shutil.which("docker-registry") and shutil.which("crun"), "docker-registry and crun")
-    registry, port = Registry(), free_port()
-    with asyncio.Runner() as runner:
-        runner.run(registry.start())
-        try:
-            image = runner.run(build_and_push(registry.url, "busybox", "1", cmd=["/bin/sh"]))
-            with running_up(registry.url, slots=2, metrics_listen=f"127.0.0.1:{port}") as up:
-                yield Installation(up, image, port)
-        finally:
-            runner.run(registry.__aexit__(None, None, None))
 
 
 @pytest.mark.root
