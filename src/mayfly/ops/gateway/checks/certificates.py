@@ -33,7 +33,9 @@ def callers_without_a_name_served(gateway: Gateway) -> Found:
     name = gateway.config["apisix"]["ssl"].get("fallback_sni")
     if name is None:
         yield "apisix.ssl.fallback_sni", "is missing: https://ADDRESS would fail in the handshake. Name a host."
-    elif not any(_covers(pattern, name) for one in gateway.routes["ssls"] for pattern in _names(one)):
+        return
+    patterns = [pattern for one in gateway.routes["ssls"] for pattern in _names(one)]
+    if patterns and not any(_covers(pattern, name) for pattern in patterns):
         yield "apisix.ssl.fallback_sni", "is a name that no certificate in apisix.yaml is for."
 
 

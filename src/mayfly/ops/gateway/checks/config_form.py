@@ -36,7 +36,7 @@ TLS_LISTENER = mapping(
         "listen": listed(
             mapping({"port": PORT}, {"ip": ADDRESS, "enable_http3": fixed(False, "only TCP is published.")})
         ),
-        "ssl_protocols": needed(text(), "name TLSv1.2 and TLSv1.3."),
+        "ssl_protocols": needed(one_of("TLSv1.2 TLSv1.3", "TLSv1.3"), "older versions are broken."),
         "ssl_trusted_certificate": needed(
             text(r"/[A-Za-z0-9._/-]+", form="an absolute path"),
             "name the internal certificate authority's file, so that API servers can be told from impostors.",

@@ -70,23 +70,15 @@ def stripped_before_anything(gateway: Gateway) -> Found:
 
 
 @routes_rule
-def identity_headers_stripped(gateway: Gateway) -> Found:
-    """The global rule's chunk takes away each header that names a user (`set_header(ctx, NAME, nil)`): on routes
-    without a token APISIX passes the caller's own."""
+def callers_words_stripped(gateway: Gateway) -> Found:
+    """The global rule's chunk takes away each header that names a user (`set_header(ctx, NAME, nil)`), since on routes
+    without a token APISIX passes the caller's own; and X-Forwarded-For, to which APISIX only appends, unless
+    MAYFLY_GATEWAY_TRUSTED_PROXIES names who sends it."""
     removed = removed_headers(_chunk(gateway))
-    missing = [name for name in IDENTITY_HEADERS if name.lower() not in removed]
+    theirs = (*IDENTITY_HEADERS, *(() if gateway.settings.gateway_trusted_proxies else ("X-Forwarded-For",)))
+    missing = [name for name in theirs if name.lower() not in removed]
     if missing and _chunk(gateway):
         yield _at(gateway), f"does not take away {', '.join(missing)}: callers could name themselves who they like."
-
-
-@routes_rule
-def forwarded_for_stripped(gateway: Gateway) -> Found:
-    """While no load balancer stands in front (MAYFLY_GATEWAY_TRUSTED_PROXIES), X-Forwarded-For is taken away: APISIX
-    only appends to it."""
-    if not _chunk(gateway) or gateway.settings.gateway_trusted_proxies:
-        return
-    if "x-forwarded-for" not in removed_headers(_chunk(gateway)):
-        yield _at(gateway), "does not take away X-Forwarded-For: callers choose the address that is logged."
 
 
 @routes_rule
@@ -155,4 +147,4 @@ def _chunk(gateway: Gateway) -> str:
 
 
 def _at(gateway: Gateway) -> str:
-    return f"{gateway.global_at}.{PRE_FUNCTION}.functions"
+    return f"{gateway.global_at}.{PRE_FUNCTION}.functions[0]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mayfly.domain.limits import PARAMETER_MAX_BYTES
+from mayfly.ops.gateway.checks.routes import is_public
 from mayfly.ops.gateway.checks.rule import Found, Gateway, config_rule, routes_rule
 
 
@@ -35,7 +36,7 @@ def nginx_takes_the_largest_body(gateway: Gateway) -> Found:
 def public_routes_limited(gateway: Gateway) -> Found:
     """A route without a token counts callers by their address: there is nothing else to count them by."""
     for route in gateway.routes["routes"]:
-        if "jwt-auth" in route["plugins"]:
+        if not is_public(route):
             continue
         counted = {name: conf["key"] for name, conf in route["plugins"].items() if name.startswith("limit-")}
         where = f"routes[{route['id']}].plugins"

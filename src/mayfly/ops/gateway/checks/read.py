@@ -66,13 +66,12 @@ def parse(text: str, name: str, *, template: bool = False) -> dict[str, Any]:
         raise Unreadable(_too_large(name))
     problems = [*_end_mark(text, name), *_placeholders(text, name, template=template)]
     filled = PLACEHOLDER.sub(lambda found: found[1] if found[2] is None else found[2], text)
-    tree, content = _load(filled, name)
-    problems += _keys(tree, name, "")
+    content, more = _load(filled, name)
+    if problems or more:
+        raise Unreadable(*problems, *more)
     if not isinstance(content, dict):
-        problems.append(Problem(name, "", "must be a mapping of names to values at the top."))
-    if problems:
-        raise Unreadable(*problems)
-    return dict(content)
+        raise Unreadable(Problem(name, "", "must be a mapping of names to values at the top."))
+    return content
 
 
 def _too_large(name: str) -> Problem:
@@ -101,17 +100,16 @@ def _placeholders(text: str, name: str, *, template: bool) -> Iterator[Problem]:
                 yield Problem(name, f"line {number}", why)
 
 
-def _load(text: str, name: str) -> tuple[yaml.Node | None, Any]:
-    """Read the events first: only there can depth and number be bounded, whatever the rest does with them."""
+def _load(text: str, name: str) -> tuple[Any, list[Problem]]:
     try:
-        _bound(text, name)
-        loader = yaml.SafeLoader(text)
+        loader = _Bounded(text)
         tree = loader.get_single_node()
-        return tree, loader.construct_document(tree) if tree is not None else None
+        problems = list(_keys(tree, name, ""))
+        return None if problems or tree is None else loader.construct_document(tree), problems
+    except _TooMuch as error:
+        raise Unreadable(Problem(name, error.where, str(error))) from None
     except yaml.MarkedYAMLError as error:
-        raise Unreadable(
-            Problem(name, _line(error.problem_mark), f"is not YAML: {_without_content(error.problem)}.")
-        ) from None
+        raise Unreadable(Problem(name, _line(error.problem_mark), _not_yaml(error.problem))) from None
     except yaml.reader.ReaderError as error:
         why = f"is not YAML: character {error.position} of the file may not be there."
         raise Unreadable(Problem(name, "", why)) from None
@@ -120,21 +118,31 @@ def _load(text: str, name: str) -> tuple[yaml.Node | None, Any]:
         raise Unreadable(Problem(name, "", why)) from None
 
 
-def _bound(text: str, name: str) -> None:
-    depth = 0
-    for number, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
-        line = _line(event.start_mark)
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        if depth > DEPTH_MAX or number > NODES_MAX:
+class _TooMuch(Exception):
+    def __init__(self, message: str, mark: Any) -> None:
+        super().__init__(message)
+        self.where = _line(mark)
+
+
+class _Bounded(yaml.SafeLoader):
+    """Looks at each event before anything is made of it: only there can depth and number be bounded."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = self._number = 0
+
+    def get_event(self) -> Any:
+        event = super().get_event()
+        self._number += 1
+        self._depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if self._depth > DEPTH_MAX or self._number > NODES_MAX:
             why = f"is nested deeper than {DEPTH_MAX} levels or has more than {NODES_MAX:,} values; render it again."
-            raise Unreadable(Problem(name, line, why))
+            raise _TooMuch(why, event.start_mark)
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise Unreadable(Problem(name, line, "has an anchor or an alias; write the value where it is needed."))
+            raise _TooMuch("has an anchor or an alias; write the value where it is needed.", event.start_mark)
         if getattr(event, "tag", None):
-            raise Unreadable(Problem(name, line, "has a YAML tag (!...); write the plain value."))
+            raise _TooMuch("has a YAML tag (!...); write the plain value.", event.start_mark)
+        return event
 
 
 def _keys(node: yaml.Node | None, name: str, where: str) -> Iterator[Problem]:
@@ -161,6 +169,6 @@ def _line(mark: Any) -> str:
     return f"line {mark.line + 1}" if mark else ""
 
 
-def _without_content(problem: str | None) -> str:
-    """Shorten what stands in quotes: it can be a piece of a secret."""
-    return re.sub(r"'[^']{2,}'", "'...'", problem or "it cannot be read")
+def _not_yaml(problem: str | None) -> str:
+    """Word it without what stands in quotes: that can be a piece of a secret."""
+    return "is not YAML: " + re.sub(r"'[^']{2,}'", "'...'", problem or "it cannot be read") + "."

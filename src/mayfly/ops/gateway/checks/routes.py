@@ -18,13 +18,8 @@ def token_unless_public(gateway: Gateway) -> Found:
     """Each route asks for a token (jwt-auth), but for the methods and paths that the API itself answers without one,
     named one by one: a pattern opens all below it, and what is added to the API later."""
     for route in gateway.routes["routes"]:
-        if "jwt-auth" in route["plugins"]:
-            continue
-        where = f"routes[{route['id']}]"
-        if any("*" in path or ":" in path for path in _paths(route)):
-            yield where, "has no jwt-auth, and a pattern opens all below it; add jwt-auth or name the public paths."
-        elif secret := next((one for one in _operations(route) if not _is_public(*one)), None):
-            yield where, f"has no jwt-auth, and {' '.join(secret)} needs a token; add jwt-auth, or take that out."
+        if "jwt-auth" not in route["plugins"] and not is_public(route):
+            yield f"routes[{route['id']}]", _opened(route)
 
 
 @routes_rule
@@ -74,7 +69,23 @@ def sub_looked_at(gateway: Gateway) -> Found:
                 yield f"{where}.{name}.key", "is no variable that the route's chunk sets (ctx.var.NAME = ...)."
 
 
-def _is_public(method: str, path: str) -> bool:
+def is_public(route: dict[str, Any]) -> bool:
+    """Whether all that a route passes on is answered without a token by the API itself."""
+    return not _patterns(route) and all(_answers_anybody(*operation) for operation in _operations(route))
+
+
+def _opened(route: dict[str, Any]) -> str:
+    if _patterns(route):
+        return "has no jwt-auth, and a pattern opens all below it; add jwt-auth or name the public paths."
+    secret = next(operation for operation in _operations(route) if not _answers_anybody(*operation))
+    return f"has no jwt-auth, and {' '.join(secret)} needs a token; add jwt-auth, or take that out."
+
+
+def _patterns(route: dict[str, Any]) -> bool:
+    return any("*" in path or ":" in path for path in _paths(route))
+
+
+def _answers_anybody(method: str, path: str) -> bool:
     """Outside of /v1/ the API has nothing but what is public; within, a method is a secret of its own."""
     if path.startswith("/v1/"):
         return (method, path) in PUBLIC

@@ -15,6 +15,7 @@ from mayfly.ops.gateway.checks.shape import (
     mapping,
     needed,
     number,
+    objects,
     one_of,
     text,
 )
@@ -130,16 +131,16 @@ METADATA = mapping(
 
 ROUTES_FORM: Shape = mapping(
     {
-        "routes": listed(ROUTE),
-        "upstreams": needed(listed(UPSTREAM), "it has the API servers."),
-        "consumers": needed(listed(CONSUMER), "without one, no token is good."),
-        "ssls": needed(listed(SSL), "without a certificate no handshake succeeds."),
+        "routes": objects(ROUTE),
+        "upstreams": needed(objects(UPSTREAM), "it has the API servers."),
+        "consumers": needed(objects(CONSUMER), "without one, no token is good."),
+        "ssls": needed(objects(SSL), "without a certificate no handshake succeeds."),
         "global_rules": needed(
-            listed(mapping({"id": ID, "plugins": ON_ROUTES})),
+            objects(mapping({"id": ID, "plugins": ON_ROUTES})),
             "without it callers name themselves who they like, and API servers refuse what the gateway sends.",
         ),
         "plugin_metadata": needed(
-            listed(METADATA), "it has the pages for errors that nginx makes, under the id error-page."
+            objects(METADATA), "it has the pages for errors that nginx makes, under the id error-page."
         ),
     },
     refused={

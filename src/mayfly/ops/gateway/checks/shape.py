@@ -44,9 +44,14 @@ def needed(shape: Shape, reason: str) -> Shape:
     return {**shape, "description": reason}
 
 
-def listed(items: Shape, *, at_least: int = 1) -> Shape:
+def listed(items: Shape) -> Shape:
     """Demand a list without repetitions."""
-    return {"type": "array", "items": items, "minItems": at_least, "uniqueItems": True}
+    return {**objects(items), "uniqueItems": True}
+
+
+def objects(items: Shape) -> Shape:
+    """Demand a list of objects with ids, for whose repetitions there is a rule."""
+    return {"type": "array", "items": items, "minItems": 1}
 
 
 def integer(low: int = 0, high: int = 1_000_000_000) -> Shape:
@@ -61,8 +66,9 @@ def number(low: float = 0, high: float = 1_000_000_000) -> Shape:
 
 def text(pattern: str = "", *, longest: int = 1024, form: str = "") -> Shape:
     """Demand a text; *form* says in words what *pattern* does in signs."""
-    shape: Shape = {"type": "string", "minLength": 1, "maxLength": longest}
-    return {**shape, "pattern": rf"\A(?:{pattern})\Z", "x-form": form} if pattern else shape
+    if pattern:
+        return {"type": "string", "pattern": rf"\A(?:{pattern})\Z", "x-form": form}
+    return {"type": "string", "minLength": 1, "maxLength": longest}
 
 
 def one_of(*values: object) -> Shape:
