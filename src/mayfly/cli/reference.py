@@ -12,7 +12,7 @@ from mayfly.cli.terminal import PANEL
 
 HEAD = """# The command line
 
-<!-- made by scripts/docs-cli from src/mayfly/cli and src/mayfly/ops/commands.py -->
+<!-- made by scripts/docs-cli from src/mayfly/cli and src/mayfly/ops/*commands.py -->
 
 stdout is data, stderr is talk. The result of `mayfly invoke` and of `mayfly activations result`, and logs, are written
 byte for byte. With `--json` each user's command writes one JSON document to stdout, and errors as one JSON object to
@@ -56,7 +56,7 @@ def _section(name: str, command: Any) -> str:
     prose = [" ".join(each.split("\n")) for each in paragraphs if not each.startswith("Example: ")]
     examples = [each.removeprefix("Example: ") for each in paragraphs if each.startswith("Example: ")]
     usage = " ".join([name, *command.collect_usage_pieces(typer.Context(command))])
-    own = [each for each in command.params if not _is_common(each)]
+    own = [each for each in command.params if not _is_common(each) and not getattr(each, "hidden", False)]
     options = [_option(each) for each in own if each.param_type_name == "option"]
     arguments = [f"- `{each.metavar or each.name.upper()}`: {each.help}" for each in own if each not in _options(own)]
     lines = [f"## {name}", "", f"`{usage}`", "", "\n\n".join(prose), ""]

@@ -120,7 +120,14 @@ def bundle_(
 def unpack(
     command: Annotated[list[str], typer.Argument(help="What to run then, after `--`.")],
     to: Annotated[Path, typer.Option(help="Where the files are written.")] = Path("/run/secrets/mayfly"),
-    bundle: Annotated[str, typer.Option(envvar="MAYFLY_SECRETS_BUNDLE", hidden=True)] = "",
+    bundle: Annotated[
+        str,
+        typer.Option(
+            envvar="MAYFLY_SECRETS_BUNDLE",
+            hidden=True,  # only by the variable: other users see command lines
+            help="The bundle.",
+        ),
+    ] = "",
 ) -> None:
     """
     Write the files of the variable MAYFLY_SECRETS_BUNDLE, remove it, and become the command.
