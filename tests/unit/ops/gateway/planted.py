@@ -168,6 +168,7 @@ RULE = "global_rules[base].plugins"
 GUARD = f"{RULE}.serverless-pre-function.functions[0]"
 REFUSE = f"{RULE}.exit-transformer.functions[0]"
 PAGE = f"{RULE}.serverless-post-function.functions[0]"
+PROBE = "upstreams[api].checks.active"
 CONSUMER = "consumers[mayfly-user/credentials/k1]"
 KEY = f"{CONSUMER}.plugins.jwt-auth"
 HTTP = "nginx_config.http_configuration_snippet"
@@ -211,7 +212,7 @@ FORM = [
     wrong("secret-of-hs256", f"{KEY}.secret", "s3cr3t", "must not be there"),
     wrong("private-key-field", f"{KEY}.private_key", "s3cr3t", "rotate the key"),
     wrong("key-by-another-claim", f"{API}.jwt-auth.key_claim_name", "iss", "kid"),
-    wrong("expiry-not-checked", f"{API}.jwt-auth.claims_to_verify", [], "['exp']"),
+    wrong("expiry-not-checked", f"{API}.jwt-auth.claims_to_verify", [], "be [exp]"),
     lost("token-in-the-url", f"{API}.jwt-auth.query", "is missing", "_nojwt", "logs"),
     wrong("token-in-a-cookie", f"{API}.jwt-auth.cookie", "jwt", "must be a name", "_nojwt"),
     wrong("anonymous-callers", f"{API}.jwt-auth.anonymous_consumer", "x", "let in"),
@@ -265,6 +266,7 @@ FORM = [
 "Found by the form."
 
 BETWEEN_VALUES = [
+    wrong("draining-unseen", f"{PROBE}.unhealthy.http_statuses", [500], "lacks 503", "about to stop"),
     Mistake("no-token-asked", drop(f"{API}.jwt-auth"), "routes[api]", ("has no jwt-auth", "pattern")),
     Mistake("public-pattern", put(f"{READ}.uris[0]", "/docs*"), READ, ("pattern opens all below",)),
     Mistake("public-method", add(f"{WRITE}.methods", "GET"), WRITE, ("GET /v1/tokens needs a token",)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from mayfly.ops.certificates import ensure_certificates
 from mayfly.ops.gateway.check import FORMS, RULES, problems, problems_of_files
+from mayfly.ops.gateway.checks.plugin_forms import PLUGINS
 from mayfly.ops.gateway.checks.problem import CONFIG, ROUTES, Problem
 from mayfly.ops.gateway.checks.read import SIZE_MAX_BYTES, parse
 from mayfly.ops.gateway.checks.rule import Gateway
@@ -18,6 +21,7 @@ from mayfly.ops.gateway.checks.shape import Shape, demands
 from mayfly.ops.gateway.checks.words import form_problems
 from mayfly.ops.gateway.material import Material
 from mayfly.ops.gateway.render import Rendered, render
+from mayfly.ops.gateway.static import PLUGINS as LOADED
 from mayfly.settings import GatewaySettings
 from tests.unit.ops.gateway.planted import BETWEEN_VALUES, FORM, MISTAKES, Files, Mistake, public_key
 
@@ -175,6 +179,20 @@ def test_reasons_are_sentences() -> None:
     for name, form in FORMS.items():
         for where, shape in demands(form):
             assert shape["description"].endswith("."), (name, where)
+
+
+def test_the_plugins_are_those_that_are_loaded() -> None:
+    """The form knows exactly the plugins that the gateway's config.yaml names."""
+    assert set(PLUGINS) == set(LOADED)
+
+
+def test_the_reference_page_is_made_from_the_checks() -> None:
+    """docs/reference/gateway-checks.md has each rule and each demand, as the code has them."""
+    check = subprocess.run(
+        [sys.executable, "scripts/docs-gateway", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert check.returncode == 0, check.stderr
 
 
 # Files that cannot be read
