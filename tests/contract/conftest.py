@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,11 +35,19 @@ def rootfs(prepared_host: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="session")
 def docker_daemon(prepared_host: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dockerd_bare.Daemon]:
-    """One daemon for the whole run, where the drivers of this process and of those it starts look for it."""
+    """
+    One daemon for the whole run, where the drivers of this process and of those it starts look for it. When all is over
+    it has no container, volume, network or mount more than at the start, and no layer but those of images.
+    """
     need(dockerd_bare.PROGRAM, "dockerd")
     with pytest.MonkeyPatch.context() as patch, dockerd_bare.dockerd() as daemon:
         patch.setenv(DOCKER_HOST, daemon.unix.host)
+        before = daemon.everything()
         yield daemon
+        after = daemon.everything()
+        for kind in ("containers", "volumes", "networks", "mounts"):
+            assert after[kind] == before[kind]
+        assert len(after["layers"]) - len(before["layers"]) <= len(after["images"])
 
 
 @pytest.fixture(params=DRIVERS)
@@ -56,8 +65,31 @@ def driver(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def state_dir() -> Iterator[Path]:
-    """A place for a worker's state that everybody may search, unlike `tmp_path`."""
+def state_dir(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """
+    A place for a worker's state that everybody may search, unlike `tmp_path`. With docker one for the whole run, as a
+    daemon's images are a place's own, and bringing one takes half a second.
+    """
+    callspec = getattr(request.node, "callspec", None)
+    if callspec is not None and callspec.params.get("driver") == "docker":
+        directory: Path = request.getfixturevalue("docker_state_dir")
+        yield directory
+        (directory / "containers.lock").unlink(missing_ok=True)
+        assert not list(directory.iterdir())
+        return
+    with _searchable_directory() as directory:
+        yield directory
+
+
+@pytest.fixture(scope="session")
+def docker_state_dir() -> Iterator[Path]:
+    """The place of docker's workers."""
+    with _searchable_directory() as directory:
+        yield directory
+
+
+@contextmanager
+def _searchable_directory() -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="mayfly-test-"))
     directory.chmod(0o711)
     yield directory

@@ -1,37 +1,29 @@
-"""What only the docker driver does: TLS, roots brought to a daemon, containers that outlive a worker's view of them."""
+"""What only the docker driver does: roots brought to a daemon, and what its functions and images try against it."""
 
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
-import json
-from collections.abc import AsyncIterator, Iterator
+import os
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from mayfly.containers.choose import DockerAddress, choose_runtime
+from mayfly.containers import bundle
+from mayfly.containers.docker import rootfs as rootfs_of
 from mayfly.containers.docker.config import container_name
 from mayfly.containers.docker.rootfs import Roots
 from mayfly.containers.docker.runtime import DockerRuntime
 from mayfly.containers.runtime import Call, EndReason
 from mayfly.domain.errors import RuntimeFailed
-from mayfly.domain.limits import PARAMETER_MAX_BYTES
+from mayfly.domain.image import ProcessConfig
+from mayfly.domain.limits import PARAMETER_MAX_BYTES, STDERR_MAX_BYTES
 from tests.contract.exceptions import EXCEPTIONS
 from tests.support import dockerd_bare
-from tests.support.containers import SCALE, World, make_rootfs, open_runtime, spoken
-from tests.support.need import need
+from tests.support.containers import SCALE, SHIFT, World, make_rootfs, open_runtime
 
 pytestmark = [pytest.mark.root, pytest.mark.F9]
 
 ROOT = Path(__file__).parent.parent.parent
-SOON = datetime.timedelta(hours=1)
 
 
 @pytest.fixture(params=["docker"])
@@ -43,125 +35,6 @@ def driver(request: pytest.FixtureRequest, docker_daemon: dockerd_bare.Daemon) -
 def images(daemon: dockerd_bare.Daemon) -> set[str]:
     """The tags that the daemon has."""
     return {tag for each in daemon.ask("GET", "/images/json").json() for tag in each["RepoTags"] or []}
-
-
-# --- TLS ----------------------------------------------------------------------------------------------------------
-
-
-class Authority:
-    """A certificate authority that makes what `docker --tlsverify` takes."""
-
-    def __init__(self, directory: Path) -> None:
-        """Make its own certificate."""
-        self.directory = directory
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-        basic = x509.BasicConstraints(ca=True, path_length=0)
-        self.certificate = self._builder(self.name, self.key).add_extension(basic, critical=True)
-        usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-        signed = self.certificate.add_extension(usage, critical=True).sign(self.key, hashes.SHA256())
-        (directory / "ca.pem").write_bytes(signed.public_bytes(Encoding.PEM))
-
-    def make(self, stem: str, usage: x509.ObjectIdentifier, *, prefix: str = "") -> None:
-        """Make a certificate for 127.0.0.1 and its key."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, stem)])
-        where = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        builder = self._builder(subject, key).add_extension(where, critical=False)
-        signed = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False).sign(self.key, hashes.SHA256())
-        (self.directory / f"{prefix}cert.pem").write_bytes(signed.public_bytes(Encoding.PEM))
-        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        (self.directory / f"{prefix}key.pem").write_bytes(private)
-
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.UTC)
-        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self.name).public_key(key.public_key())
-        builder = builder.serial_number(x509.random_serial_number())
-        return builder.not_valid_before(now - SOON).not_valid_after(now + SOON)
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ca.pem, cert.pem and key.pem of a client, server-cert.pem and server-key.pem of the daemon."""
-    directory = tmp_path_factory.mktemp("tls")
-    authority = Authority(directory)
-    authority.make("client", ExtendedKeyUsageOID.CLIENT_AUTH)
-    authority.make("server", ExtendedKeyUsageOID.SERVER_AUTH, prefix="server-")
-    return directory
-
-
-@pytest.fixture(scope="module")
-def tls_daemon(prepared_host: None, certificates: Path) -> Iterator[dockerd_bare.Daemon]:
-    """A daemon that listens with TLS as well."""
-    need(dockerd_bare.PROGRAM, "dockerd")
-    with dockerd_bare.dockerd(certificates) as daemon:
-        yield daemon
-
-
-@pytest.fixture
-async def remote(
-    tls_daemon: dockerd_bare.Daemon, certificates: Path, rootfs: Path, state_dir: Path
-) -> AsyncIterator[World]:
-    """The driver at a daemon that is reached by TLS."""
-    address = DockerAddress(host=tls_daemon.tcp, tls_dir=certificates)
-    runtime = choose_runtime("docker", state_dir=state_dir, docker=address)
-    assert isinstance(runtime, DockerRuntime)
-    try:
-        yield World(runtime, rootfs)
-        assert json.loads(tls_daemon.ask("GET", "/containers/json?all=1").text) == []
-    finally:
-        await runtime.close()
-
-
-async def test_the_largest_parameter_comes_back_by_tls(remote: World) -> None:
-    """TLS cannot close one half of a connection, and 1 MiB goes in and out all the same."""
-    parameter = bytes(range(256)) * (PARAMETER_MAX_BYTES // 256)
-    ending = await remote.run("cat", stdin=parameter)
-    assert (ending.reason, ending.exit_code, ending.stdout) == (EndReason.EXITED, 0, parameter)
-
-
-async def test_endings_are_told_by_tls(remote: World) -> None:
-    """Exit code, log, time limit, memory limit and flood, as by the socket."""
-    ending = await remote.shell("echo log >&2; exit 3")
-    assert (ending.exit_code, ending.stdout, ending.stderr) == (3, b"", b"log\n")
-    assert (await remote.run("escape_death", timeout_s=0.5)).reason is EndReason.TIMED_OUT
-    eating = await remote.run("eat_memory", spec=remote.spec(memory_mib=48))
-    assert eating.reason is EndReason.OUT_OF_MEMORY
-    assert (await remote.run("yes")).reason is EndReason.RESULT_TOO_LARGE
-
-
-async def test_twenty_calls_at_eight_at_once_by_tls(remote: World) -> None:
-    """Answers are not mixed up on shared connections."""
-    gate = asyncio.Semaphore(8)
-
-    async def one(number: int) -> bytes:
-        async with gate:
-            return (await remote.run("cat", stdin=b"%d" % number)).stdout
-
-    assert await asyncio.gather(*(one(number) for number in range(20))) == [b"%d" % number for number in range(20)]
-
-
-async def test_a_lost_connection_ends_the_container(remote: World, tls_daemon: dockerd_bare.Daemon) -> None:
-    """When the connection goes, the function dies at once, and nobody says how far it came."""
-    container = await remote.create()
-    running = asyncio.create_task(container.run(Call(argv=("escape_death",)), timeout_s=60))
-    await spoken(container)
-    container._attached.writer.transport.abort()  # type: ignore[union-attr]
-    with pytest.raises(RuntimeFailed) as caught:
-        await asyncio.wait_for(running, 20 * SCALE)
-    assert caught.value.ran == "unknown"
-    state = tls_daemon.ask("GET", f"/containers/{container_name(container.id)}/json").json()["State"]
-    assert state["Running"] is False
-    await container.remove()
-
-
-def test_a_daemon_of_another_authority_is_refused(
-    tls_daemon: dockerd_bare.Daemon, state_dir: Path, tmp_path: Path
-) -> None:
-    """A server that the given ca.pem does not vouch for gets nothing."""
-    Authority(tmp_path).make("client", ExtendedKeyUsageOID.CLIENT_AUTH)
-    with pytest.raises(RuntimeFailed, match="No Docker daemon answers"):
-        choose_runtime("docker", state_dir=state_dir, docker=DockerAddress(host=tls_daemon.tcp, tls_dir=tmp_path))
 
 
 # --- roots --------------------------------------------------------------------------------------------------------
@@ -215,6 +88,37 @@ async def test_a_root_that_cannot_be_read_to_its_end_is_no_image(
     assert (await own.run("echo", "well")).stdout == b"well\n"
 
 
+async def test_a_root_at_an_odd_path_is_kept(world: World, tmp_path: Path, docker_daemon: dockerd_bare.Daemon) -> None:
+    """Nothing in a path means anything to the daemon: the root is found again, and not taken for evicted."""
+    before = images(docker_daemon)
+    own = World(world.runtime, make_rootfs(tmp_path / 'a $HOME "b" \\ü'))
+    assert (await own.run("echo", "x")).stdout == b"x\n"
+    imported = images(docker_daemon) - before
+    assert isinstance(world.runtime, DockerRuntime)
+    await world.runtime.roots.sweep()
+    assert images(docker_daemon) - before == imported != set()
+
+
+async def test_roots_of_workers_that_are_gone_go_after_a_day(
+    world: World, docker_daemon: dockerd_bare.Daemon, state_dir: Path, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker whose name never comes again leaves its images; one that lives brings its own anew, unharmed."""
+    other = World(open_runtime(driver, state_dir=state_dir / "other"), world.rootfs)
+    await world.run("true")
+    before = images(docker_daemon)
+    await other.run("true")
+    assert isinstance(world.runtime, DockerRuntime)
+    await world.runtime.roots.sweep()
+    assert len(images(docker_daemon) - before) == 1
+    monkeypatch.setattr(rootfs_of, "OLD_S", -1.0)
+    await world.runtime.roots.sweep()
+    assert images(docker_daemon) <= before
+    assert (await other.run("echo", "anew")).stdout == b"anew\n"
+    await other.runtime.close()
+    (state_dir / "other" / "containers.lock").unlink()
+    (state_dir / "other").rmdir()
+
+
 async def test_a_deleted_init_is_only_that_containers(world: World) -> None:
     """A function that removes or overwrites the init gets its answer, and so does the next one."""
     script = f"rm -f {world.init_path}; echo x > {world.init_path}; echo done"
@@ -230,6 +134,134 @@ async def test_a_function_cannot_write_its_own_ending(world: World) -> None:
     script = "head -c 48 /dev/zero >&2; exit 4"
     ending = await world.shell(script)
     assert (ending.reason, ending.exit_code, ending.stderr) == (EndReason.EXITED, 4, b"\0" * 48)
+
+
+async def test_a_function_cannot_keep_the_init_from_speaking(world: World) -> None:
+    """A shared stderr that is small, full and non-blocking does not lose the ending, ten times out of ten."""
+    for _ in range(10):
+        ending = await world.run("stop_blocking")
+        assert (ending.reason, ending.exit_code, ending.stdout) == (EndReason.EXITED, 7, b"")
+
+
+async def test_a_hundred_megabytes_are_read_and_dropped(world: World) -> None:
+    """On stdout they end the call; on stderr its end is kept, and the result is whole."""
+    assert (await world.shell("yes | head -c 100000000")).reason is EndReason.RESULT_TOO_LARGE
+    ending = await world.shell("yes | head -c 100000000 >&2; echo END >&2; echo result", timeout_s=60)
+    assert (ending.reason, ending.stdout, ending.stderr_truncated) == (EndReason.EXITED, b"result\n", True)
+    assert ending.stderr.endswith(b"END\n")
+    assert len(ending.stderr) <= STDERR_MAX_BYTES
+
+
+async def test_a_parameter_that_is_never_read_holds_nothing_up(world: World) -> None:
+    """1 MiB that nobody reads: the call ends when its command does, and at its time limit."""
+    parameter = b"x" * PARAMETER_MAX_BYTES
+    assert (await world.shell("sleep 0.2; echo done", stdin=parameter)).stdout == b"done\n"
+    assert (await world.run("sleep", "60", stdin=parameter, timeout_s=0.5)).reason is EndReason.TIMED_OUT
+
+
+async def test_137_by_its_own_hand_is_no_lack_of_memory(world: World) -> None:
+    """SIGKILL by the function itself is an exit code, by the kernel for memory OUT_OF_MEMORY, by us neither."""
+    own = await world.shell("kill -9 $$")
+    assert (own.reason, own.exit_code) == (EndReason.EXITED, 137)
+    child = await world.shell("sleep 9 & kill -9 $!; wait $!; exit $?")
+    assert (child.reason, child.exit_code) == (EndReason.EXITED, 137)
+    eaten = await world.run("eat_memory", spec=world.spec(memory_mib=48))
+    assert (eaten.reason, eaten.exit_code) == (EndReason.OUT_OF_MEMORY, None)
+
+
+async def test_neither_socket_nor_daemon_is_within_reach(world: World, docker_daemon: dockerd_bare.Daemon) -> None:
+    """No socket in any directory, none in a mount, no file of the daemon's, no environment but the call's."""
+    config = ProcessConfig(env=(("LANG", "C"),))
+    ending = await world.shell(
+        "find / -xdev -type s; find /run /var /tmp /dev -name '*docker*' -o -name 'containerd*'; cat /proc/mounts; env",
+        env=(("OWN", "1"),),
+        spec=world.spec(config),
+    )
+    text = ending.stdout.decode()
+    assert "sock" not in text
+    environment = {line.split("=")[0] for line in text.splitlines() if "=" in line.split(" ")[0]}
+    assert environment <= {"PATH", "HOME", "LANG", "OWN", "PWD", "SHLVL"}
+    assert str(docker_daemon.socket) not in text
+    reached = await world.shell(f"ls -A /var/run {docker_daemon.root} 2>&1; nc -w 1 127.0.0.1 2375 </dev/null; echo $?")
+    assert reached.stdout.endswith(b"1\n")
+
+
+async def test_a_working_directory_in_proc_leads_nowhere(world: World) -> None:
+    """An image whose WORKDIR is a descriptor that a runtime may have left open is refused, or sees its own root."""
+
+    async def leads(descriptor: int) -> bytes:
+        spec = world.spec(ProcessConfig(cwd=f"/proc/self/fd/{descriptor}"))
+        try:
+            return (await world.shell("cat ../../../../../../etc/shadow; ls ../../../../..", spec=spec)).stdout
+        except RuntimeFailed as error:
+            return f"{error.ran}: {error.detail}".encode()
+
+    outcomes = await asyncio.gather(*(leads(descriptor) for descriptor in range(3, 10)))
+    for outcome in outcomes:
+        assert outcome.startswith(b"no: docker could not start the container:") or b"opt" in outcome
+        assert b"root:" not in outcome
+
+
+HOSTILE = {
+    "a link as the init": lambda root: (root / "mayfly-init").symlink_to("/bin/sh"),
+    "a directory as the init": lambda root: (root / "mayfly-init").mkdir(),
+    "no /tmp": lambda root: (root / "tmp").rmdir(),
+    "a link as /tmp": lambda root: ((root / "tmp").rmdir(), (root / "tmp").symlink_to("/etc")),
+    "a link as /dev": lambda root: (root / "dev").symlink_to("../../../dev"),
+    "links as /proc and /sys": lambda root: [(root / name).symlink_to("/etc") for name in ("proc", "sys")],
+    "links as what a daemon mounts": lambda root: [
+        (root / "etc" / name).symlink_to("../../../../tmp/mayfly-probe")
+        for name in ("hosts", "hostname", "resolv.conf")
+    ],
+}
+
+
+@pytest.mark.parametrize("trick", HOSTILE)
+async def test_a_hostile_root_harms_nobody(world: World, tmp_path: Path, trick: str) -> None:
+    """Whatever stands where the daemon mounts or the init goes: the call runs, in its own container."""
+    root = make_rootfs(tmp_path / "hostile")
+    HOSTILE[trick](root)  # type: ignore[no-untyped-call]
+    for path in root.rglob("*"):
+        os.chown(path, SHIFT, SHIFT, follow_symlinks=False)
+    shadow = Path("/etc/shadow").stat().st_mtime_ns
+    ending = await World(world.runtime, root).shell("echo ran; cat /proc/1/comm")
+    assert ending.stdout == b"ran\nmayfly-init\n"
+    assert Path("/etc/shadow").stat().st_mtime_ns == shadow
+    assert not Path("/tmp/mayfly-probe").exists()
+
+
+async def test_an_image_with_nothing_in_it_says_so(world: World, tmp_path: Path) -> None:
+    """Neither a shell nor an entry point: the init is static, and tells that the command is missing."""
+    (tmp_path / "empty").mkdir()
+    os.chown(tmp_path / "empty", SHIFT, SHIFT)
+    ending = await World(world.runtime, tmp_path / "empty").run("/entrypoint")
+    assert (ending.exit_code, ending.stdout) == (127, b"")
+    assert b"cannot run '/entrypoint': No such file" in ending.stderr
+
+
+async def test_nothing_of_forty_calls_is_left_at_the_daemon(world: World, docker_daemon: dockerd_bare.Daemon) -> None:
+    """Whatever became of them: no container, volume, network, mount, image or layer more than before."""
+    await world.run("true")
+    before = docker_daemon.everything()
+    gate = asyncio.Semaphore(8)
+
+    async def one(number: int) -> None:
+        async with gate:
+            match number % 5:
+                case 0:
+                    assert (await world.run("cat", stdin=b"%d" % number)).stdout == b"%d" % number
+                case 1:
+                    assert (await world.shell("echo x > /written; exit 3")).exit_code == 3
+                case 2:
+                    async with world.held():
+                        pass
+                case 3:
+                    assert (await world.run("sleep", "60", timeout_s=0.1)).reason is EndReason.TIMED_OUT
+                case 4:
+                    assert (await world.run("yes")).reason is EndReason.RESULT_TOO_LARGE
+
+    await asyncio.gather(*(one(number) for number in range(40)))
+    assert docker_daemon.everything() == before
 
 
 async def test_reap_removes_what_runs_and_what_is_held(rootfs: Path, state_dir: Path, driver: str) -> None:
@@ -258,6 +290,16 @@ async def test_what_is_asked_of_the_daemon_is_in_force(world: World, docker_daem
     assert host["NetworkMode"] == "none"
     assert (host["CapDrop"], host["CapAdd"], host["Privileged"]) == (["ALL"], None, False)
     assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert (host["PidsLimit"], host["CpuQuota"], host["CpuPeriod"]) == (65, 100_000, 100_000)
+    assert (host["IpcMode"], host["CgroupnsMode"], host["PidMode"], host["Devices"] or []) == (
+        "private",
+        "private",
+        "",
+        [],
+    )
+    assert set(bundle.MASKED) <= set(host["MaskedPaths"])
+    assert set(bundle.READ_ONLY) <= set(host["ReadonlyPaths"])
+    assert [each["Destination"] for each in seen["Mounts"]] == []
     assert host["Memory"] == host["MemorySwap"] == 64 << 20
     assert (host["RestartPolicy"]["Name"], host["AutoRemove"], host["LogConfig"]["Type"]) == ("no", False, "none")
     assert host["Binds"] is None

@@ -53,6 +53,18 @@ class Daemon:
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.socket)), base_url="http://docker") as client:
             return client.request(method, path, timeout=60)
 
+    def everything(self) -> dict[str, list[str]]:
+        """All that it keeps, by its own word and on its disk, by kind."""
+        volumes = self.ask("GET", "/volumes").json()["Volumes"] or []
+        return {
+            "containers": sorted(each["Id"] for each in self.ask("GET", "/containers/json?all=1").json()),
+            "networks": sorted(each["Id"] for each in self.ask("GET", "/networks").json()),
+            "volumes": sorted(each["Name"] for each in volumes),
+            "images": sorted(each["Id"] for each in self.ask("GET", "/images/json?all=1").json()),
+            "layers": sorted(path.name for path in (self.root / "data" / "overlay2").glob("*")),
+            "mounts": [line for line in Path("/proc/mounts").read_text().splitlines() if str(self.root) in line],
+        }
+
     def start(self) -> None:
         """Start it, also after `stop` or `kill`, with what it had; return when it answers."""
         command = ["dockerd", "--host", f"unix://{self.socket}"]

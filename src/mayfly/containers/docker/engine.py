@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import platform
 import socket
 import ssl
@@ -133,11 +132,19 @@ def find_version(address: Address) -> Version:
 def _require_usable(path: str) -> None:
     if not Path(path).is_socket():
         raise RuntimeFailed(f"There is no Docker socket at {path}. Is MAYFLY_DOCKER_HOST right, and is it mounted?")
-    if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(CONNECT_TIMEOUT_S)
+            probe.connect(path)
+    except PermissionError as error:
         raise RuntimeFailed(
             f"This worker may not use the Docker socket at {path} (MAYFLY_DOCKER_HOST). Run it as root, or in the "
             "group that owns the socket."
-        )
+        ) from error
+    except OSError as error:
+        raise RuntimeFailed(
+            f"No Docker daemon answers at {path} ({error}). Is MAYFLY_DOCKER_HOST right, and does the daemon run?"
+        ) from error
 
 
 def require_limits(info: dict[str, Any]) -> None:

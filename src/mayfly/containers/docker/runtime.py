@@ -7,7 +7,8 @@ of the container is dead; `remove` deletes it and looks whether it is gone.
 
 Guarantees:
 - A container ends when its connection does: the daemon closes its stdin, and the init takes everything along. So the
-  death of a worker, by `kill -9` or of its machine, ends its containers; their remains are reaped by the next one.
+  death of a worker, by `kill -9` or of its machine, ends its containers; their remains are reaped by the next one. The
+  crash of a daemon is not seen inside: then a function ends at its time limit, by the init's own clock.
 - An ending is the init's own word, behind a secret that the function cannot know.
 - No daemon holds a worker up: one that is away, frozen or cut off ends a call with `ran="unknown"`, at the latest some
   `DEATH_TIMEOUT_S` after the call's deadline; what it kept of the container is removed when it is back.
@@ -42,6 +43,7 @@ from mayfly.domain.errors import RuntimeFailed
 CREATE_TIMEOUT_S = 30.0
 KILL_AFTER_S = 1.0  # from asking the init to end everything, to asking the daemon
 DEATH_TIMEOUT_S = 15.0
+ALONE_S = 5.0  # beyond a call's time limit its init ends it by itself, for there may be no daemon any more
 RETRY_S = 5.0  # until the next attempt to remove what could not be removed
 REMOVE_DELAYS_S = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 OLD_S = 3600.0
@@ -68,7 +70,8 @@ class DockerRuntime:
         self.owner = owner_name(state_dir)
         self.engine = Engine(address, version)
         self.roots = Roots(self.engine, owner=self.owner, init=init)
-        self._left: set[str] = set()
+        self._left: dict[str, int] = {}
+        """Containers to be removed, with how often they must still be found gone."""
         self._clearing: asyncio.Task[None] | None = None
         self._lock = _lock(state_dir / "containers.lock")
 
@@ -96,8 +99,11 @@ class DockerRuntime:
         return len(mine)
 
     def leave(self, container: str) -> None:
-        """Take over a container that could not be removed: it is tried again until it is gone."""
-        self._left.add(container)
+        """
+        Take over a container that could not be removed: it is tried again until it has been gone twice. Once proves
+        nothing, where the daemon may still be about to answer an older request, to create it.
+        """
+        self._left[container] = 2
         if self._clearing is None or self._clearing.done():
             self._clearing = asyncio.create_task(self._clear(), name="clear")
 
@@ -107,7 +113,8 @@ class DockerRuntime:
             for container in tuple(self._left):
                 with contextlib.suppress(RuntimeFailed):
                     await delete(self.engine, container)
-                    self._left.discard(container)
+                    self._left[container] -= 1
+            self._left = {container: times for container, times in self._left.items() if times}
 
     async def close(self) -> None:
         if self._clearing is not None:
@@ -145,6 +152,7 @@ class DockerContainer:
         self._result = Result(lambda: self._stop(EndReason.RESULT_TOO_LARGE))
         self._tail = Tail()
         self._withheld = stream.Withheld(self._tail)
+        self._words: stream.LastWords | None = None
         self._secret = secrets.token_bytes(stream.SECRET_BYTES)
         self._first_byte_at: float | None = None
         self._reason: EndReason | None = None
@@ -230,7 +238,7 @@ class DockerContainer:
 
     async def run(self, call: Call, *, timeout_s: float) -> Ending:
         program, image_env = self._runtime.seccomp_program, self._spec.config.env
-        message = stream.encode(call, program, image_env=image_env, secret=self._secret)
+        message = stream.encode(call, program, image_env=image_env, secret=self._secret, limit_s=timeout_s + ALONE_S)
         if self._attached is None or self._is_used or self._is_killed or self._ended.done():
             raise RuntimeFailed("The container has been used or has ended already.")
         self._is_used = True
@@ -248,8 +256,7 @@ class DockerContainer:
             await self._until_dead()
         finally:
             deadline.cancel()
-        ended_at = self._loop.time()
-        words = self._withheld.end(self._secret)
+        ended_at, words = self._loop.time(), self._words
         if words is None and times_away != self._engine.times_away:
             raise RuntimeFailed("The Docker daemon was away during the call, and ended its container.", ran="unknown")
         return await self._ending(words, started_at=started_at, ended_at=ended_at)
@@ -266,11 +273,15 @@ class DockerContainer:
 
     async def _death(self) -> None:
         """
-        The end of the output comes first; then the daemon has still to see that the container is dead.
+        The end of the output comes first. With last words all is known: the init said them as the last one alive, and
+        the connection ended because it ended. Without, the daemon has to say that the container is dead.
 
         Raises: RuntimeFailed when it does not.
         """
         await asyncio.wait({self._ended})
+        self._words = self._withheld.end(self._secret)
+        if self._words is not None and self._words.oom_kills is not None:
+            return
         if self._is_overdue:
             raise RuntimeFailed(
                 f"The Docker daemon has not ended the container within {DEATH_TIMEOUT_S:.0f} s.", ran="unknown"
@@ -412,6 +423,7 @@ async def uninterrupted(request: Coroutine[Any, Any, R]) -> R:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait({task})
+        task.exception()  # nobody else asks for it
         raise
 
 

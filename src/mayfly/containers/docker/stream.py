@@ -21,22 +21,24 @@ UNKNOWN = (1 << 64) - 1
 STDOUT, STDERR = 1, 2
 KILL = b"K"
 
-_PRELUDE = struct.Struct(f"={SECRET_BYTES}sI")
+_PRELUDE = struct.Struct(f"={SECRET_BYTES}s2I")
 _LAST_WORDS = struct.Struct(f"={SECRET_BYTES}s2I3Q")
 _FRAME = struct.Struct(">B3xI")
 FRAME_BYTES = _FRAME.size
 
 
-def encode(call: Call, seccomp_program: bytes, *, image_env: tuple[tuple[str, str], ...], secret: bytes) -> bytes:
+def encode(
+    call: Call, seccomp_program: bytes, *, image_env: tuple[tuple[str, str], ...], secret: bytes, limit_s: float
+) -> bytes:
     """
     Write all that a held init of this driver is given: prelude, frame with the whole environment (what a daemon adds
-    to a container's is not the function's), and the function's own input.
+    to a container's is not the function's), and the function's own input. After *limit_s* the init ends all by itself.
 
     Raises: RuntimeFailed as `frame.encode`.
     """
     env = (("PATH", bundle.DEFAULT_PATH), *image_env, *call.env)
     whole = frame.encode(Call(argv=call.argv, env=env), seccomp_program)
-    return _PRELUDE.pack(secret, len(call.stdin)) + whole + call.stdin
+    return _PRELUDE.pack(secret, len(call.stdin), round(limit_s * 1000)) + whole + call.stdin
 
 
 def decode_frame(header: bytes) -> tuple[int, int]:

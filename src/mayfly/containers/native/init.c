@@ -13,7 +13,8 @@
  *
  * With the argument `stdio` there is no control socket, only what a Docker daemon passes on: standard input carries a
  * `struct prelude`, the frame and the function's own input, and then one byte if the function is to be killed; its end
- * means that the worker is gone, and we go too. The ready byte goes to stdout before anything of the image has run. The
+ * means that the worker is gone, and we go too; so does the time limit in the prelude, for a daemon that is gone as well
+ * leaves standard input open. The ready byte goes to stdout before anything of the image has run. The
  * report goes to stderr when every other process is dead: behind a secret from the prelude, so that no function can
  * have written it, and with the figures of our cgroup, which nobody outside can read once a Docker container has ended.
  */
@@ -34,6 +35,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { CONTROL = 3, PROTOCOL = 1 };
@@ -46,7 +48,7 @@ enum { REPORT_EXITED = 1, REPORT_SIGNALLED = 2, REPORT_REFUSED = 3, REPORT_KILLE
 /* value: exit code, signal, errno, nothing (killed because the worker said so) */
 
 /* What goes before the frame, and what the report is part of, where standard input and error are all there is. */
-struct prelude { unsigned char secret[16]; uint32_t input_bytes; };
+struct prelude { unsigned char secret[16]; uint32_t input_bytes, limit_ms; };
 struct figures { uint64_t cpu_us, memory_peak_bytes, oom_kills; };
 struct last_words { unsigned char secret[16]; struct report report; struct figures figures; };
 enum { MAX_INPUT_BYTES = 2 << 20, NOFILE_SOFT = 1024, NOFILE_HARD = 65536 };
@@ -345,16 +347,29 @@ static size_t feed(int pipe_end, const char **at, size_t left)
     return left - written;
 }
 
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
+}
+
 static void serve_until_end_of(pid_t function, int pipe_end, const char *input, size_t left, int children)
 {
     struct pollfd all[] = {{CONTROL, POLLIN, 0}, {children, POLLIN, 0}, {pipe_end, POLLOUT, 0}};
+    int64_t end_at = now_ms() + prelude.limit_ms;
     int status = 0;
     for (;;) {
         if (!left && all[2].fd >= 0) {
             close(all[2].fd);
             all[2].fd = -1;
         }
-        if (poll(all, 3, -1) < 0)
+        int64_t time_left = end_at - now_ms();
+        if (time_left <= 0) { /* long past the worker's own limit: nobody watches any more */
+            kill_all_but_us(function, status);
+            _exit(REFUSED);
+        }
+        if (poll(all, 3, time_left > INT32_MAX ? INT32_MAX : (int)time_left) <= 0)
             continue;
         if (all[1].revents) {
             struct signalfd_siginfo ignored;
