@@ -7,6 +7,7 @@ A planted mistake is made in a copy of the files, one each, so every test goes t
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cryptography import x509
 
 from tests.support.kubernetes import (
     KUBERNETES,
@@ -39,7 +41,10 @@ README = (KUBERNETES / "README.md").read_text(encoding="utf-8")
 KUSTOMIZE_SINCE = 5
 
 
-COMMAND = re.compile(r"^mayfly secrets create (?:.*\\\n)*.*$", re.MULTILINE)
+COMMAND = re.compile(
+    r"^(?:MAYFLY_GATEWAY_.*\\\n *)?mayfly (?:secrets create|gateway render) (?:.*\\\n)*.*$", re.MULTILINE
+)
+GATEWAY_SETTING = re.compile(r"\b(MAYFLY_GATEWAY_\w+)=(\S+)")
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +52,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of deploy/kubernetes with the secrets that the README's commands make, a Docker daemon's included."""
     place = tmp_path_factory.mktemp("deploy") / "kubernetes"
     shutil.copytree(KUBERNETES, place, ignore=shutil.ignore_patterns("secrets"))
-    for command in COMMAND.findall(README.partition("## First call")[0]):
+    commands = README.partition("## First call")[0]
+    for command in COMMAND.findall(commands):
         words = shlex.split(command.replace("\\\n", " ").replace("deploy/kubernetes", str(place)))
-        subprocess.run([sys.executable, "-m", *words], check=True, capture_output=True)
-    (place / "secrets/rendered").mkdir()
-    for name in ("config.yaml", "apisix.yaml"):  # what is in them is the business of `mayfly gateway check`
-        (place / "secrets/rendered" / name).write_text("{}")
+        settings = dict(GATEWAY_SETTING.findall(command))
+        program = [sys.executable, "-m", *words[len(settings) :]]
+        subprocess.run(program, check=True, capture_output=True, env=os.environ | settings)
     subprocess.run([place / "list-secrets"], check=True, capture_output=True)
     return place
 
@@ -145,6 +150,27 @@ def test_the_gateway_reads_its_files_where_it_looks_for_them(autoscaled: Cluster
     assert mounts["/usr/local/apisix/conf"]["subPath"] == gateway.pod["initContainers"][0]["volumeMounts"][0]["subPath"]
 
 
+@pytest.mark.D3
+def test_the_gateway_finds_the_api_servers_and_trusts_them(autoscaled: Cluster, prepared: Path) -> None:
+    """By the Service's own name, which is in their certificates, and by the authority's, which is mounted there."""
+    files = files_of(autoscaled, autoscaled.workload("gateway"), "gateway")
+    config, routes = (
+        yaml.safe_load((prepared / "secrets/rendered" / name).read_text()) for name in ("config.yaml", "apisix.yaml")
+    )
+    [api] = routes["upstreams"]
+    [service] = [each for each in autoscaled.objects if (each["kind"], each["metadata"]["name"]) == ("Service", "api")]
+    names = x509.load_pem_x509_certificate((prepared / "secrets/api/api.crt").read_bytes()).extensions
+
+    assert config["apisix"]["ssl"]["ssl_trusted_certificate"] in files
+    assert api["service_name"] == f"api.mayfly.svc.cluster.local:{service['spec']['ports'][0]['port']}"
+    assert api["upstream_host"] in names.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(
+        x509.DNSName
+    )
+    said = GATEWAY_SETTING.findall(README)
+    assert set(said) == {("MAYFLY_GATEWAY_API", api["service_name"]), ("MAYFLY_GATEWAY_API_DISCOVERY", "dns")}
+    assert len(said) == 2 * README.count("mayfly gateway render --secrets")
+
+
 def test_no_secret_is_in_the_repository() -> None:
     """The committed files have no Secret and no key, and git ignores the directory that has."""
     for path in KUBERNETES.rglob("*.yaml"):
@@ -161,8 +187,10 @@ def test_each_role_gets_its_own_secrets_only(autoscaled: Cluster) -> None:
             if b"PRIVATE KEY" in content or path.endswith("nats.password"):
                 holders.setdefault(f"{workload.namespace}:{content.decode()}", set()).add(workload.name)
 
-    assert len(holders) == 6  # api's certificate, token key and password; worker's, admin's; nats-0's certificate
+    # The gateway's routes; api's certificate, token key and password; worker's, admin's; nats-0's certificate.
+    assert len(holders) == 7
     assert {frozenset(names) for names in holders.values()} == {
+        frozenset({"gateway"}),
         frozenset({"api"}),
         frozenset({"worker"}),
         frozenset({"bootstrap", "operator"}),
