@@ -10,12 +10,16 @@ import copy
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from mayfly.ops.certificates import new_token_key, public_pem
+from mayfly.ops.certificates import new_token_key, private_pem, public_pem
 from mayfly.settings import GatewaySettings
 
 Edit = Callable[["Files"], None]
@@ -168,6 +172,7 @@ RULE = "global_rules[base].plugins"
 GUARD = f"{RULE}.serverless-pre-function.functions[0]"
 REFUSE = f"{RULE}.exit-transformer.functions[0]"
 PAGE = f"{RULE}.serverless-post-function.functions[0]"
+SUBJECT = f"{API}.serverless-pre-function.functions[0]"
 PROBE = "upstreams[api].checks.active"
 CONSUMER = "consumers[mayfly-user/credentials/k1]"
 KEY = f"{CONSUMER}.plugins.jwt-auth"
@@ -175,6 +180,33 @@ HTTP = "nginx_config.http_configuration_snippet"
 SERVER = "nginx_config.http_server_configuration_snippet"
 LOCATION = "nginx_config.http_server_location_configuration_snippet"
 PAGE_502 = "plugin_metadata[error-page].error_502.body"
+
+
+def certificate_of_days(first: int, last: int) -> Edit:
+    """Put a self-signed certificate in place that holds from one day to another, counted from today."""
+
+    def edit(files: Files) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        name, now = x509.Name([]), datetime.now(UTC)
+        builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        builder = builder.not_valid_before(now + timedelta(first)).not_valid_after(now + timedelta(last))
+        certificate = builder.sign(key, hashes.SHA256())
+        files.put("ssls[main].cert", certificate.public_bytes(serialization.Encoding.PEM).decode())
+        files.put("ssls[main].key", private_pem(key).decode())
+
+    return edit
+
+
+def key_of_another_curve(files: Files) -> None:
+    """Take a public key that ES256 cannot use."""
+    files.put(f"{KEY}.public_key", public_pem(private_pem(ec.generate_private_key(ec.SECP384R1()))).decode())
+
+
+def looked_up_by_nobody(files: Files) -> None:
+    """Have the API servers looked up, and say not how."""
+    files.put("upstreams[api].nodes", DELETED)
+    files.put("upstreams[api].discovery_type", "dns")
+    files.put("upstreams[api].service_name", "api:8443")
 
 
 def moved_key(files: Files) -> None:
@@ -266,6 +298,13 @@ FORM = [
 "Found by the form."
 
 BETWEEN_VALUES = [
+    Mistake("certificate-ended", certificate_of_days(-30, -1), "ssls[main].cert", ("has ended on", "secrets create")),
+    Mistake("certificate-of-tomorrow", certificate_of_days(1, 30), "ssls[main].cert", ("begins on", "clock")),
+    Mistake("key-of-another-curve", key_of_another_curve, f"{KEY}.public_key", ("P-256", "ES256")),
+    Mistake("no-discovery", looked_up_by_nobody, "discovery", ("is missing", "discovery.dns")),
+    wrong("chunk-too-large", SUBJECT, "return function() end" + " " * 33_000, "does not compile: has more than 32,768"),
+    wrong("chunk-of-bytes", SUBJECT, "\x1bLJ\x02", "does not compile: is not Lua source"),
+    wrong("chunk-that-jumps", SUBJECT, "goto s3cr3t; local a; ::s3cr3t:: return a", "line 1: is not Lua."),
     wrong("draining-unseen", f"{PROBE}.unhealthy.http_statuses", [500], "lacks 503", "about to stop"),
     Mistake("no-token-asked", drop(f"{API}.jwt-auth"), "routes[api]", ("has no jwt-auth", "pattern")),
     Mistake("public-pattern", put(f"{READ}.uris[0]", "/docs*"), READ, ("pattern opens all below",)),
@@ -383,7 +422,7 @@ BETWEEN_VALUES = [
     wrong("sub-too-early", f"{API}.serverless-pre-function.phase", "rewrite", "must be access"),
     other(
         "lua-syntax",
-        f"{API}.serverless-pre-function.functions[0]",
+        SUBJECT,
         "ctx.var.mayfly_sub = subject",
         "ctx.var.mayfly_sub = subject s3cr3t",
         "does not compile",
@@ -399,7 +438,7 @@ BETWEEN_VALUES = [
     ),
     other(
         "chunk-that-runs",
-        f"{API}.serverless-pre-function.functions[0]",
+        SUBJECT,
         "return function(conf, ctx)",
         "os.exit()\nreturn function(conf, ctx)",
         "nothing but",

@@ -179,6 +179,7 @@ def test_reasons_are_sentences() -> None:
     for name, form in FORMS.items():
         for where, shape in demands(form):
             assert shape["description"].endswith("."), (name, where)
+    assert [rule.name for rule in RULES if not rule.promise.endswith(".")] == []
 
 
 def test_the_plugins_are_those_that_are_loaded() -> None:
@@ -217,7 +218,7 @@ UNREADABLE = [
     ("bomb", lambda text: BOMB + "#END\n", "line 1", "anchor"),
     ("huge", lambda text: "#" * (SIZE_MAX_BYTES + 1), "", "the most that is read"),
     ("huge-in-bytes", lambda text: "#" + "ü" * (SIZE_MAX_BYTES // 2) + "\n#END\n", "", "the most that is read"),
-    ("many", lambda text: "routes: [" + "x," * 30_000 + "]\n#END\n", "line 1", "more than 20,000 values"),
+    ("many", lambda text: "routes: [" + "x," * 30_000 + "]\n#END\n", "line 1", "more than 10,000 values"),
     ("deep", lambda text: "routes: " + "[" * 100_000 + "\n#END\n", "line 1", "deeper than 24 levels"),
     ("python", lambda text: "routes: !!python/object/apply:os.system [s3cr3t]\n#END\n", "line 1", "YAML tag"),
     ("binary", lambda text: "routes: !!binary AAAA\n#END\n", "line 1", "YAML tag"),
@@ -238,11 +239,11 @@ UNREADABLE = [
 def test_an_unreadable_file_is_refused(
     name: str, edit: Callable[[str], str], where: str | None, words: str, good: Rendered, material: Material
 ) -> None:
-    """One problem, within two seconds, and without what is in the file."""
-    begin = time.monotonic()
+    """One problem, within two seconds of one core, and without what is in the file."""
+    begin = time.process_time()
     found = problems(good.config, edit(good.routes))
 
-    assert time.monotonic() - begin < 2.0
+    assert time.process_time() - begin < 2.0
     assert [words in problem.message for problem in found] == [True], found
     assert where is None or found[0].where == where
     assert not shows_a_secret(found, material)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from mayfly.api.door import SECRET_MIN_BYTES
-from mayfly.ops.gateway.checks.lua import header_set_to, removed_headers, without_comments
+from mayfly.ops.gateway.checks.lua import fault_of, header_set_to, removed_headers, without_comments
 from mayfly.ops.gateway.checks.rule import Found, Gateway, routes_rule
 
 IDENTITY_HEADERS = (
@@ -142,8 +142,9 @@ def browsers_stay_on_https(gateway: Gateway) -> Found:
 
 
 def _chunk(gateway: Gateway) -> str:
-    """Return the chunks of the global rule's pre-function; empty if it has none."""
-    return "\n".join(gateway.global_plugins.get(PRE_FUNCTION, {}).get("functions", ()))
+    """Return the chunks of the global rule's pre-function; empty if it has none that compiles."""
+    functions = gateway.global_plugins.get(PRE_FUNCTION, {}).get("functions", ())
+    return "\n".join(chunk for chunk in functions if not fault_of(chunk))
 
 
 def _at(gateway: Gateway) -> str:

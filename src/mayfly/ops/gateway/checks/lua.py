@@ -28,15 +28,16 @@ _LOOP = re.compile(
 )
 _SINGLE = re.compile(_REMOVAL.format(name=r"""["'](?P<name>[\w-]+)["']"""))
 _QUOTED = re.compile(r"""["']([\w-]+)["']""")
-_WORDS_OF_LUA = frozenset({"do", "end", "in", "then", "until", "function", "if", "for", "repeat", "while"}) | {
-    "<eof>",
-    "<name>",
-}
+_SAID_BY_LUA = re.compile(
+    r"'(?:\W{1,3}|<\w+>|do|end|in|then|until|function)' expected|unexpected symbol|malformed number"
+    r"|unfinished (?:long )?(?:string|comment)|chunk has too many syntax levels"
+)
+"""The beginnings of Lua's messages that have nothing of the chunk in them."""
 
 
 def fault_of(chunk: str) -> str | None:
     """
-    Say why a chunk does not compile, or None if it does. Nothing of the chunk is in what is said but a line's number.
+    Say why a chunk does not compile, or None if it does. Nothing of the chunk is in what is said.
     """
     if len(chunk.encode(errors="replace")) > CHUNK_MAX_BYTES:
         return f"has more than {CHUNK_MAX_BYTES:,} bytes"
@@ -54,16 +55,11 @@ def _load() -> Any:
 
 
 def _sentence(message: bytes) -> str:
-    found = re.match(rb"chunk:(\d+): (.*?)(?: near .*)?\Z", message, re.DOTALL)
+    found = re.match(rb"chunk:(\d+): (.*)", message, re.DOTALL)
     if not found:
         return "is not Lua source"
-    said = re.sub(r"'(\w{2,}|<\w+>)'", _own_words, found[2].decode(errors="replace"))
-    return f"line {int(found[1])}: {said}"
-
-
-def _own_words(found: re.Match[str]) -> str:
-    """Keep what Lua expected, in quotes; a name of the chunk's own is not told."""
-    return found[0] if found[1] in _WORDS_OF_LUA else "'...'"
+    said = _SAID_BY_LUA.match(found[2].decode(errors="replace"))
+    return f"line {int(found[1])}: {said[0] if said else 'is not Lua'}"
 
 
 def without_comments(chunk: str) -> str:

@@ -33,6 +33,7 @@ REFUSED_PLUGINS = {
     "grpc-transcode": "the API is plain HTTP.",
     "batch-requests": "it calls the gateway from inside, past its own limits.",
     "public-api": "it publishes what APISIX keeps to itself.",
+    "limit-count": "a rate is limited by limit-req, which has no end of a window to wait for.",
     "inspect": "it runs Lua from a file.",
 }
 
@@ -100,11 +101,6 @@ LIMIT_CONN = mapping(
     {"only_use_default_delay": YES_OR_NO, **LOCAL},
 )
 
-LIMIT_COUNT = mapping(
-    {"count": integer(1), "time_window": integer(1), **COUNTED_BY},
-    {"window_type": one_of("fixed", "sliding"), "group": IDENTITY, "show_limit_quota_header": YES_OR_NO, **LOCAL},
-)
-
 REQUEST_ID = mapping(
     {},
     {
@@ -136,16 +132,17 @@ PLUGINS: Mapping[str, Shape] = {
     "client-control": mapping({"max_body_size": integer(1)}),
     "consumer-restriction": mapping(
         {"whitelist": needed(listed(IDENTITY), "name the consumer whose tokens are good here.")},
-        {"type": fixed("consumer_name", "the gateway has no other names."), "rejected_code": fixed(403, "so it is.")},
+        {
+            "type": fixed("consumer_name", "the gateway has no other names."),
+            "rejected_code": fixed(403, "its token is genuine, and of another kind."),
+        },
     ),
     "error-page": mapping({}),
     "exit-transformer": mapping({"functions": CHUNKS}),
     "jwt-auth": JWT_AUTH,
     "limit-conn": LIMIT_CONN,
-    "limit-count": LIMIT_COUNT,
     "limit-req": LIMIT_REQ,
     "prometheus": mapping({}, {"prefer_name": PREFER_NAME}),
-    "proxy-buffering": mapping({"disable_proxy_buffering": YES_OR_NO}),
     "request-id": REQUEST_ID,
     "response-rewrite": RESPONSE_REWRITE,
     "serverless-post-function": mapping(
@@ -161,7 +158,7 @@ for _shape in PLUGINS.values():
     _shape["properties"]["_meta"] = META
 
 ON_ROUTES = mapping({}, PLUGINS, kind="plugin", refused=REFUSED_PLUGINS)
-ON_CREDENTIALS = mapping({"jwt-auth": JWT_CONSUMER}, kind="plugin", refused=REFUSED_PLUGINS)
+ON_CREDENTIALS = mapping({"jwt-auth": JWT_CONSUMER}, kind="plugin")
 
 _PAGE = mapping(
     {
@@ -170,8 +167,7 @@ _PAGE = mapping(
     }
 )
 PAGE_CODES = (413, 500, 502, 503, 504)
-ERROR_PAGES_NEEDED: Mapping[str, Shape] = {
+ERROR_PAGES: Mapping[str, Shape] = {
     "enable": fixed(True, "it is off by default."),
     **{f"error_{code}": needed(_PAGE, f"else callers get nginx's own page for {code}.") for code in PAGE_CODES},
 }
-ERROR_PAGES_OPTIONAL: Mapping[str, Shape] = {f"error_{code}": _PAGE for code in (404, 408, 429, 499)}

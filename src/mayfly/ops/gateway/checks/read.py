@@ -19,7 +19,7 @@ from mayfly.ops.gateway.checks.problem import ROUTES, Problem
 
 SIZE_MAX_BYTES = 256 * 1024
 DEPTH_MAX = 24
-NODES_MAX = 20_000
+NODES_MAX = 10_000
 
 TEXT_TAG, MERGE_TAG = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
 PLACEHOLDER = re.compile(r"\$\{\{\s*(\w+)\s*(?::=(.*?))?\}\}")
@@ -132,7 +132,7 @@ class _Bounded(yaml.SafeLoader):
         self._depth = self._number = 0
 
     def get_event(self) -> Any:
-        event = super().get_event()
+        event = super().get_event()  # type: ignore[no-untyped-call]
         self._number += 1
         self._depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if self._depth > DEPTH_MAX or self._number > NODES_MAX:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mayfly.api.auth import PUBLIC
-from mayfly.ops.gateway.checks.lua import without_comments
+from mayfly.ops.gateway.checks.lua import fault_of, without_comments
 from mayfly.ops.gateway.checks.rule import Found, Gateway, routes_rule
 
 EVERY_METHOD = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -63,7 +63,10 @@ def sub_looked_at(gateway: Gateway) -> Found:
         if "jwt-auth" not in route["plugins"]:
             continue
         where = f"routes[{route['id']}].plugins"
-        code = " ".join(map(without_comments, route["plugins"].get("serverless-pre-function", {}).get("functions", ())))
+        chunks = route["plugins"].get("serverless-pre-function", {}).get("functions", ())
+        if any(map(fault_of, chunks)):
+            continue
+        code = " ".join(map(without_comments, chunks))
         for name, conf in route["plugins"].items():
             if name.startswith("limit-") and f"ctx.var.{conf['key']} =" not in code:
                 yield f"{where}.{name}.key", "is no variable that the route's chunk sets (ctx.var.NAME = ...)."

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from mayfly.ops.gateway.checks.plugin_forms import ERROR_PAGES_NEEDED, ERROR_PAGES_OPTIONAL, ON_CREDENTIALS, ON_ROUTES
+from mayfly.ops.gateway.checks.plugin_forms import ERROR_PAGES, ON_CREDENTIALS, ON_ROUTES
 from mayfly.ops.gateway.checks.shape import (
     ADDRESS,
     IDENTITY,
     PORT,
-    YES_OR_NO,
     Shape,
     fixed,
     integer,
@@ -66,7 +65,7 @@ ACTIVE = mapping(
         "host": ADDRESS,
         "port": PORT,
         "http_method": fixed("GET", "/readyz knows it."),
-        "https_verify_certificate": YES_OR_NO,
+        "https_verify_certificate": fixed(True, "an impostor would look well."),
         "req_headers": listed(text()),
     },
 )
@@ -125,9 +124,7 @@ SSL = mapping(
     },
 )
 
-METADATA = mapping(
-    {"id": fixed("error-page", "the gateway uses no other."), **ERROR_PAGES_NEEDED}, ERROR_PAGES_OPTIONAL
-)
+METADATA = mapping({"id": fixed("error-page", "the gateway uses no other."), **ERROR_PAGES})
 
 ROUTES_FORM: Shape = mapping(
     {

@@ -93,3 +93,13 @@ def demands(shape: Shape, where: str = "") -> Iterator[tuple[str, Shape]]:
         yield from demands(inner, f"{where}.{key}" if where else key)
     if "items" in shape:
         yield from demands(shape["items"], f"{where}[]")
+
+
+def refusals(shape: Shape, where: str = "") -> Iterator[tuple[str, str]]:
+    """Go through a form and yield the path of each key that is refused by name, and the reason."""
+    for key, reason in shape.get("x-refused", {}).items():
+        yield f"{where}.{key}" if where else key, reason
+    for key, inner in shape.get("properties", {}).items():
+        yield from refusals(inner, f"{where}.{key}" if where else key)
+    if "items" in shape:
+        yield from refusals(shape["items"], f"{where}[]")

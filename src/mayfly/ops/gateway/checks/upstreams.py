@@ -38,6 +38,15 @@ def pool_ends_first(gateway: Gateway) -> Found:
 
 
 @routes_rule
+def draining_seen(gateway: Gateway) -> Found:
+    """An API server whose /readyz says 503 counts as gone: so it says while it drains, before it stops."""
+    for one in gateway.routes["upstreams"]:
+        if 503 not in one["checks"]["active"]["unhealthy"].get("http_statuses", (503,)):
+            where = f"upstreams[{one['id']}].checks.active.unhealthy.http_statuses"
+            yield where, "lacks 503, which an API server says that is about to stop; it would go on to get calls."
+
+
+@routes_rule
 def servers_named_one_way(gateway: Gateway) -> Found:
     """An upstream names its API servers by `nodes`, or has them looked up by `service_name` and `discovery_type`."""
     for one in gateway.routes["upstreams"]:

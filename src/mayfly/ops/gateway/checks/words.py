@@ -46,6 +46,13 @@ def path_of(content: Any, steps: list[str | int]) -> str:
     return where
 
 
+def demanded(shape: Shape) -> str:
+    """Say of a value that is demanded for a reason what it must be."""
+    if "const" in shape:
+        return _plain(shape["const"])
+    return f"one of {', '.join(map(_plain, shape['enum']))}" if "enum" in shape else "there"
+
+
 def _unknown_keys(error: ValidationError, where: str, name: str) -> Iterator[Problem]:
     shape, given = _shape(error), cast("dict[str, Any]", error.instance)
     for key in sorted(set(given) - set(shape["properties"])):
@@ -93,4 +100,6 @@ def _shape(error: ValidationError) -> Shape:
 def _plain(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return "an empty list" if value == [] else str(value)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_plain, value))}]"
+    return str(value)
