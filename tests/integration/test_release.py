@@ -127,7 +127,7 @@ def test_one_commit_makes_one_archive(checkout: Path, archive: Path, tmp_path: P
 
 @pytest.mark.D7
 def test_the_documents_are_beside_the_repository(unpacked: Path) -> None:
-    """Each document is there as HTML, and each of its links leads to a file of the archive."""
+    """Each document is there as HTML; its links and pictures lead to files of the archive, and to headings there."""
     documents = unpacked.parent / f"{unpacked.name}-documents"
     pages = list(documents.rglob("*.html"))
 
@@ -135,8 +135,11 @@ def test_the_documents_are_beside_the_repository(unpacked: Path) -> None:
         page.relative_to(documents).as_posix() for page in pages
     }
     for page in pages:
-        for target in re.findall(r'<a href="([^":#]+)[^":]*">', page.read_text()):
+        for target in re.findall(r'(?:href|src)="([^":#]+)[^":]*"', page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+        for target, anchor in re.findall(r'href="([^":#]*)#([^"]+)"', page.read_text()):
+            there = (page.parent / target) if target else page
+            assert there.suffix != ".html" or f' id="{anchor}"' in there.read_text(), f"{page.name}: {target}#{anchor}"
 
 
 @pytest.mark.D7
