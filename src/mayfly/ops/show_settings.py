@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from mayfly.containers.choose import DockerAddress, explain_runtime
+from mayfly.domain.errors import RuntimeFailed
 from mayfly.settings import PREFIX, ROLES, Settings, SettingsError, UpSettings, WorkerSettings, load
 
 SECRET = {"token"}
@@ -27,7 +28,8 @@ def show_settings(role: str, *, as_json: bool = False) -> str:
     width = max(len(row["name"]) for row in rows)
     lines = [f"{row['name']:<{width}}  {row['value']}  ({row['from']})" for row in rows]
     if runtime:
-        lines += ["", f"runtime in use: {runtime['name']} {runtime['version']}: {runtime['reason']}"]
+        named = f"{runtime['name']} {runtime['version']}".rstrip()
+        lines += ["", f"runtime in use: {named}: {runtime['reason']}"]
     return "\n".join(lines)
 
 
@@ -50,5 +52,8 @@ def _runtime(settings: Settings) -> dict[str, str] | None:
     docker = DockerAddress()
     if isinstance(settings, WorkerSettings):
         docker = DockerAddress(host=settings.docker_host, tls_dir=settings.docker_tls_dir)
-    name, version, reason = explain_runtime(settings.runtime, docker=docker)
+    try:
+        name, version, reason = explain_runtime(settings.runtime, docker=docker)
+    except RuntimeFailed as error:  # who looks for the reason wants to see the settings all the more
+        name, version, reason = "none", "", error.detail
     return {"name": name, "version": version, "reason": reason}

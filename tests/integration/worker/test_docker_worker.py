@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from tests.support.registry import Registry
 pytestmark = [pytest.mark.root, pytest.mark.A5, pytest.mark.F9]
 
 STOP_S = 30.0
+NOBODY = 65_534
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +150,72 @@ async def test_a_call_is_answered_by_a_container_of_docker(scene: Scene) -> None
         await scene.until_containers(0)
     tags = [tag for each in scene.daemon.ask("GET", "/images/json").json() for tag in each["RepoTags"] or []]
     assert len([tag for tag in tags if tag.startswith("mayfly/rootfs:")]) == 1
+
+
+def mayfly(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line with docker for a runtime."""
+    environment = {"PATH": os.environ["PATH"], "MAYFLY_RUNTIME": "docker", **settings}
+    command = [sys.executable, "-m", "mayfly", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_settings_say_which_daemon_answers(daemon: dockerd_bare.Daemon) -> None:
+    """Its version, whose wish it is, where it is, and the version of the API."""
+    version = daemon.ask("GET", "/version").json()["Version"]
+    shown = mayfly("settings", "worker", MAYFLY_DOCKER_HOST=daemon.unix.host).stdout.splitlines()[-1]
+    assert shown.startswith(f"runtime in use: docker {version}: set by the operator; {daemon.unix.host}, API 1.4")
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("unix:///nowhere", "There is no Docker socket at /nowhere. Is MAYFLY_DOCKER_HOST right, and is it mounted?"),
+        ("tcp://127.0.0.1:2375", "MAYFLY_DOCKER_HOST is a tcp address without MAYFLY_DOCKER_TLS_DIR"),
+        ("127.0.0.1:2375", "it takes unix:///path, or tcp://host:2376 with MAYFLY_DOCKER_TLS_DIR."),
+    ],
+)
+def test_a_daemon_that_cannot_be_asked_is_said_in_a_sentence(host: str, words: str) -> None:
+    """By the worker, which does not start, and beside all the settings by `mayfly settings`."""
+    ended = mayfly("worker", MAYFLY_DOCKER_HOST=host, MAYFLY_NATS_URL="nats://127.0.0.1:1")
+    assert ended.returncode == 6
+    assert words in ended.stderr
+    assert "Traceback" not in ended.stderr
+    shown = mayfly("settings", "worker", MAYFLY_DOCKER_HOST=host)
+    assert shown.returncode == 0
+    assert "MAYFLY_SLOTS" in shown.stdout
+    assert shown.stdout.splitlines()[-1].startswith("runtime in use: none: ")
+    assert words in shown.stdout.splitlines()[-1]
+
+
+def test_a_socket_for_others_is_said_in_a_sentence(daemon: dockerd_bare.Daemon) -> None:
+    """With the remedy."""
+    script = f"""
+        import os
+        from mayfly.containers.choose import DockerAddress, explain_runtime
+        from mayfly.domain.errors import RuntimeFailed
+        os.setuid({NOBODY})
+        try:
+            explain_runtime("docker", docker=DockerAddress(host="{daemon.unix.host}"))
+        except RuntimeFailed as error:
+            print(error)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "may not use the Docker socket" in said
+    assert "(MAYFLY_DOCKER_HOST). Run it as root, or in the group that owns the socket." in said
+
+
+async def test_a_call_during_a_restart_of_the_daemon_waits_for_it(scene: Scene) -> None:
+    """The worker lives on, and so does the call: nothing of it has run before the daemon is back."""
+    image = await build_and_push(scene.registry, "cat", cmd=("/bin/cat",))
+    function = await scene.world.function(image)
+    async with scene.worker():
+        assert await scene.world.invoke(function, b"before") == b"before"
+        await asyncio.to_thread(scene.daemon.stop)
+        calling = asyncio.create_task(scene.world.invoke(function, b"meanwhile"))
+        await asyncio.to_thread(scene.daemon.start)
+        assert await calling == b"meanwhile"
+        await scene.until_containers(0)
 
 
 async def test_a_call_that_takes_too_long_is_ended(scene: Scene) -> None:

@@ -130,12 +130,14 @@ def find_version(address: Address) -> Version:
 
 
 def _require_usable(path: str) -> None:
-    if not Path(path).is_socket():
-        raise RuntimeFailed(f"There is no Docker socket at {path}. Is MAYFLY_DOCKER_HOST right, and is it mounted?")
     try:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(CONNECT_TIMEOUT_S)
             probe.connect(path)
+    except FileNotFoundError as error:
+        raise RuntimeFailed(
+            f"There is no Docker socket at {path}. Is MAYFLY_DOCKER_HOST right, and is it mounted?"
+        ) from error
     except PermissionError as error:
         raise RuntimeFailed(
             f"This worker may not use the Docker socket at {path} (MAYFLY_DOCKER_HOST). Run it as root, or in the "
