@@ -6,11 +6,15 @@ import importlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from mayfly.__main__ import compose
+from mayfly.cli.reference import commands
 from mayfly.domain.activation import TRANSITIONS
+from mayfly.settings import READ_ELSEWHERE, known_names
 
 ROOT = Path(__file__).parent.parent.parent
 LIFE = (ROOT / "docs/explanation/life-of-an-activation.md").read_text()
@@ -29,7 +33,7 @@ def test_a_call_is_followed_in_under_ten_hops() -> None:
 
 
 def test_every_name_of_the_code_in_the_docs_exists() -> None:
-    """What the pages call by its full name can be imported; a domain of Kubernetes (`mayfly.svc...`) is no such name."""
+    """What the pages call by its full name can be imported; a domain of Kubernetes (`mayfly.svc...`) is no name."""
     for page in PAGES:
         for name in re.findall(r"`(mayfly(?!\.svc\.)(?:\.\w+){2,})`", page.read_text()):
             resolve(name)
@@ -78,6 +82,39 @@ def anchors(page: Path) -> set[str]:
     """What a page's headings are called in a link."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_command_in_the_pages_exists() -> None:
+    """Each `mayfly ...` that a page names or has a reader type is a command, with the options that it has."""
+    known = dict(commands(compose()))
+    seen = 0
+    for page in PAGES:
+        for line in typed(page.read_text()):
+            seen += 1
+            name = next((name for name in known if f"{line} ".startswith(f"{name} ")), None)
+            assert name, f"{page.relative_to(ROOT)}: {line}"
+            given = re.findall(r"(?<=\s)--[a-z][a-z-]*", line.partition(" -- ")[0])
+            options = {option for each in known[name].params for option in (*each.opts, *each.secondary_opts)}
+            assert set(given) <= options | {"--help"}, f"{page.relative_to(ROOT)}: {line}"
+    assert seen > 100
+
+
+def test_every_variable_in_the_pages_exists() -> None:
+    """Each MAYFLY_... that a page names is a setting, a variable that a function gets, or one that carries secrets."""
+    functions = {f"MAYFLY_{name}" for name in ("FUNCTION", "ACTIVATION_ID", "DEADLINE", "TRACEPARENT", "PARAMETER")}
+    known = known_names() | READ_ELSEWHERE | functions | {"MAYFLY_SECRETS_BUNDLE", "MAYFLY_SECRETS_ARCHIVE"}
+    for page in PAGES:
+        found = set(re.findall(r"\bMAYFLY_[A-Z0-9_]*[A-Z0-9]\b(?!\.\.\.|_)", page.read_text()))
+        assert found <= known, page
+
+
+def typed(text: str) -> Iterator[str]:
+    """The command lines of `mayfly` in a page, in blocks and within sentences."""
+    blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
+    for line in [*blocks.splitlines(), *re.findall(r"`([^`\n]+)`", text)]:
+        command = re.match(r"\s*(?:\$ )?(?:sudo )?(?:[A-Z_]+=\S+ +)*(?:\.venv/bin/)?(mayfly [a-z].*)", line)
+        if command:
+            yield command[1]
 
 
 def test_the_settings_page_is_made_from_the_code() -> None:
