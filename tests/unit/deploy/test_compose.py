@@ -108,7 +108,7 @@ def test_least_privilege(name: str) -> None:
     assert service["mem_limit"]
     assert service["pids_limit"]
     assert service["logging"]["options"] == {"max-size": "10m", "max-file": "3"}
-    assert service["restart"] == ("no" if name in ONE_SHOTS else "unless-stopped")
+    assert service["restart"] == {"secrets": "no", "bootstrap": "on-failure:10"}.get(name, "unless-stopped")
 
 
 def test_users() -> None:
