@@ -15,7 +15,7 @@ from http import HTTPStatus
 from starlette.responses import Response
 
 from mayfly.domain import errors as domain
-from mayfly.domain.errors import MayflyError, RequestError
+from mayfly.domain.errors import MayflyError, PlatformError, RequestError
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -49,6 +49,41 @@ class HeadTooLarge(RequestError):
 
     code = "head-too-large"
 
+
+class GatewayRateLimit(RequestError):
+    """
+    More requests arrive from this address or user than the gateway lets through. Nothing was passed on. This is not the
+    limit of activations in flight.
+    """
+
+    code = "gateway-rate-limit"
+
+
+class BadGateway(PlatformError):
+    """
+    No API server answered the gateway, or the connection to it broke; then nobody knows how far a call came. It was
+    not sent again.
+    """
+
+    code = "bad-gateway"
+    default_ran = "unknown"
+
+
+class GatewayUnavailable(PlatformError):
+    """The gateway knows of no API server at the moment. Nothing was passed on."""
+
+    code = "gateway-unavailable"
+
+
+class GatewayTimeout(PlatformError):
+    """The API server was silent for longer than the longest call takes. The call may still be running."""
+
+    code = "gateway-timeout"
+    default_ran = "unknown"
+
+
+OF_THE_GATEWAY = frozenset({GatewayRateLimit, BadGateway, GatewayUnavailable, GatewayTimeout})
+"""Never made here: the gateway says them, and this table explains them."""
 
 TITLES = {413: "Content Too Large", 422: "Unprocessable Content", 499: "Client Closed Request"}
 """As RFC 9110 has them; Python's own table changed its words with 3.13, and does not know 499."""
@@ -150,6 +185,12 @@ MEANINGS: dict[type[MayflyError], Meaning] = {
     domain.TooManyAttempts: Meaning(
         429, "More logins and registrations arrive than can be checked.", "Try again after Retry-After."
     ),
+    GatewayRateLimit: Meaning(
+        429,
+        "The gateway got more requests from your address, or with your tokens, than it lets through. It is made by the "
+        "gateway, and has nothing to do with the limit of activations in flight, which is `concurrency-limit`.",
+        "Send fewer requests a second, after Retry-After.",
+    ),
     HeadTooLarge: Meaning(431, "The request line and headers are larger than 64 KiB in all.", "Send less."),
     domain.Cancelled: Meaning(499, "The activation was cancelled by its owner.", "None is needed."),
     domain.InternalError: Meaning(
@@ -181,19 +222,32 @@ MEANINGS: dict[type[MayflyError], Meaning] = {
     domain.RuntimeFailed: Meaning(
         502, "The container could not be started or removed.", "Try again; tell the operator if it stays."
     ),
+    BadGateway: Meaning(
+        502,
+        "Made by the gateway: no API server answered, or its connection broke in the middle of a call.",
+        "Try again if running twice does no harm, or if you sent an Idempotency-Key.",
+    ),
     domain.QueueUnavailable: Meaning(
         503,
         "The queue or the database does not answer.",
         "Try again after Retry-After. `ran` says whether the function may have run.",
     ),
     domain.NoWorkers: Meaning(503, "There is no worker that could be asked.", "Try again after Retry-After."),
+    GatewayUnavailable: Meaning(
+        503, "Made by the gateway: it knows of no API server at the moment.", "Try again after Retry-After."
+    ),
     domain.TimedOut: Meaning(
         504,
         "The activation's time ran out: waiting in the queue, preparing the image, or running, as `clock` says.",
         "Raise `limits.timeout_s` (queue, image and run are all within it), or have the function do less.",
     ),
+    GatewayTimeout: Meaning(
+        504,
+        "Made by the gateway: the API server said nothing for 30 seconds longer than any call may take.",
+        "See by GET /v1/activations what became of the call.",
+    ),
 }
-"""Each error that can leave the API. In order of status, which is the order of the reference."""
+"""Each error that can leave the API, or the gateway before it. In order of status, as the reference is."""
 
 
 def meaning_of(error: type[MayflyError]) -> Meaning:

@@ -26,6 +26,7 @@ BY_CODE = {
     "parameter-not-text": 2,
     "concurrency-limit": 3,
     "too-many-attempts": 3,
+    "gateway-rate-limit": 3,
     "head-too-large": 2,
     "cancelled": 1,
     "internal-error": 6,
@@ -35,9 +36,12 @@ BY_CODE = {
     "out-of-memory": 1,
     "worker-lost": 6,
     "runtime-failed": 6,
+    "bad-gateway": 6,
     "queue-unavailable": 6,
     "no-workers": 6,
+    "gateway-unavailable": 6,
     "timed-out": 1,
+    "gateway-timeout": 6,
 }
 
 

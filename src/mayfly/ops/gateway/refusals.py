@@ -1,17 +1,25 @@
 """
 What the gateway answers by itself: problems with the members that the API's own have.
 
-Where the API has the error too, code, title, `fault` and words are the API's. The JSON is written here, all but the
-request id, so that no Lua has to; `PAGES` of the Lua chunks are these texts. Rows: A1, D3.
+Codes, titles, `fault`, `ran` and most words are those of the API's own table of errors. The JSON is written here, all
+but the request id, so that no Lua has to; `PAGES` of the Lua chunks are these texts. Rows: A1, D3.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from http import HTTPStatus
 
-from mayfly.api.errors import TITLES, BodyTooLarge, HeadTooLarge, MethodNotAllowed, meaning_of
+from mayfly.api.errors import (
+    BadGateway,
+    BodyTooLarge,
+    GatewayRateLimit,
+    GatewayTimeout,
+    GatewayUnavailable,
+    HeadTooLarge,
+    MethodNotAllowed,
+    meaning_of,
+)
 from mayfly.domain import errors
 from mayfly.domain.errors import Fault, MayflyError, Ran
 
@@ -24,10 +32,11 @@ class Refusal:
     """One answer of the gateway."""
 
     status: int
+    title: str
     code: str
     detail: str
-    fault: Fault = "caller"
-    ran: Ran = "no"
+    fault: Fault
+    ran: Ran
     retry_after_s: int | None = None
 
     @property
@@ -35,7 +44,7 @@ class Refusal:
         """The problem as JSON up to its request id; `CLOSE` ends it."""
         members: dict[str, object] = {
             "type": f"/docs#{self.code}",
-            "title": TITLES.get(self.status) or HTTPStatus(self.status).phrase,
+            "title": self.title,
             "status": self.status,
             "detail": self.detail,
             "code": self.code,
@@ -47,74 +56,50 @@ class Refusal:
         return json.dumps({**members, "request_id": ""}, ensure_ascii=True).removesuffix(CLOSE)
 
 
-def _as_the_api(error: type[MayflyError], detail: str = "") -> Refusal:
+def _refusal(error: type[MayflyError], detail: str = "", *, retry_after_s: int | None = None) -> Refusal:
     return Refusal(
         status=meaning_of(error).status,
+        title=meaning_of(error).title,
         code=error.code,
-        detail=detail or (error.__doc__ or "").strip(),
+        detail=detail or " ".join((error.__doc__ or "").split()),
         fault=error.fault,
         ran=error.default_ran,
+        retry_after_s=retry_after_s,
     )
 
 
-RATE_LIMIT = Refusal(
-    429,
-    "gateway-rate-limit",
-    "More requests arrive from this address or user than the gateway lets through. Nothing was passed on. "
-    "This is not the limit of activations in flight.",
-    retry_after_s=1,
-)
-NOT_NORMAL = _as_the_api(
+RATE_LIMIT = _refusal(GatewayRateLimit, retry_after_s=1)
+NOT_NORMAL = _refusal(
     errors.InvalidRequest,
     "The path must be in normal form: no empty segment, no dot segment, no backslash, and none of them encoded.",
 )
-NOT_HTTP = _as_the_api(
+NOT_HTTP = _refusal(
     errors.InvalidRequest, "This is not a request of HTTP/1.1 over TLS, or it tells its length in two ways."
 )
-NOT_FOUND = _as_the_api(errors.NotFound, "There is nothing under this path. /docs lists what there is.")
-PARAMETER_TOO_LARGE = _as_the_api(
+PARAMETER_TOO_LARGE = _refusal(
     errors.ParameterTooLarge, "The parameter is larger than any function takes. Nothing was queued."
 )
 
 INSIDE = (
     NOT_NORMAL,
-    _as_the_api(errors.NotAuthenticated),
-    _as_the_api(errors.NotAllowed),
-    NOT_FOUND,
-    _as_the_api(MethodNotAllowed),
-    _as_the_api(BodyTooLarge),
+    _refusal(errors.NotAuthenticated),
+    _refusal(errors.NotAllowed),
+    _refusal(errors.NotFound, "There is nothing under this path. /docs lists what there is."),
+    _refusal(MethodNotAllowed),
+    _refusal(BodyTooLarge),
     RATE_LIMIT,
-    _as_the_api(errors.InternalError),
-    Refusal(
-        502,
-        "bad-gateway",
-        "No API server answered, or the connection to it broke. If it broke during a call, nobody knows how far that "
-        "came. The request was not sent again.",
-        fault="platform",
-        ran="unknown",
-    ),
-    Refusal(
-        503,
-        "gateway-unavailable",
-        "The gateway knows of no API server at the moment. Nothing was passed on.",
-        fault="platform",
-        retry_after_s=1,
-    ),
-    Refusal(
-        504,
-        "gateway-timeout",
-        "The API server was silent for longer than the longest call takes. The call may still be running.",
-        fault="platform",
-        ran="unknown",
-    ),
+    _refusal(errors.InternalError),
+    _refusal(BadGateway),
+    _refusal(GatewayUnavailable, retry_after_s=1),
+    _refusal(GatewayTimeout),
 )
 """Once a request has reached APISIX: refused by a plugin, or nginx failed to pass it on."""
 
 EARLY = (
     NOT_HTTP,
-    _as_the_api(MethodNotAllowed),
+    _refusal(MethodNotAllowed),
     RATE_LIMIT,
-    _as_the_api(HeadTooLarge, "A line of the request's head is longer than 8 KiB, or all of them than 64 KiB."),
+    _refusal(HeadTooLarge, "A line of the request's head is longer than 8 KiB, or all of them than 64 KiB."),
 )
 """Made by nginx before APISIX sees the request."""
 

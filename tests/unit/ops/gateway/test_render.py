@@ -23,10 +23,12 @@ from mayfly.ops.gateway.bounds import METRICS_PATH, bounds_of
 from mayfly.ops.gateway.check import problems
 from mayfly.ops.gateway.material import PLACEHOLDER_NAMES, MaterialUnusable, placeholder, read_material
 from mayfly.ops.gateway.render import Rendered, render
+from mayfly.ops.gateway.routes import OF_THE_CALLER
 from mayfly.ops.secrets import Owners
 from mayfly.ops.secrets_rotation import rotate
 from mayfly.services.functions import PREPARE_TIMEOUT_S
 from mayfly.settings import GatewaySettings
+from tests.support import stand_in_gateway
 
 pytestmark = [pytest.mark.D3, pytest.mark.A1]
 
@@ -174,6 +176,15 @@ def test_nothing_is_sent_twice_and_only_to_verified_api_servers() -> None:
     )
     assert api["checks"]["active"]["https_verify_certificate"] is True
     assert config["apisix"]["ssl"]["ssl_trusted_certificate"] == "/run/secrets/mayfly/ca.crt"
+
+
+def test_the_stand_in_keeps_the_same_contract() -> None:
+    """What stands in for APISIX in tests takes the same bodies, waits as long, and believes callers as little."""
+    bounds = bounds_of(GatewaySettings())
+
+    assert bounds.body_bytes == stand_in_gateway.BODY_MAX_BYTES
+    assert bounds.read_s == stand_in_gateway.READ_S
+    assert all(stand_in_gateway.OF_THE_CALLER.fullmatch(name.lower().encode()) for name in OF_THE_CALLER)
 
 
 def test_api_servers_by_name_or_by_dns() -> None:
