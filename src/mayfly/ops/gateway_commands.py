@@ -29,24 +29,27 @@ def render(
     secrets: Annotated[
         Path | None, typer.Option(help="DIR/gateway of `mayfly secrets create`. Without it placeholders are written.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="The directory to write config.yaml and apisix.yaml to.")] = Path(),
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write them; else beside the secrets, or here if there are none.")
+    ] = None,
 ) -> None:
     """
     Write config.yaml and apisix.yaml from the MAYFLY_GATEWAY_ settings, checked; files that say the same stay.
 
-    Example: mayfly gateway render --secrets ./secrets/gateway --out ./secrets/gateway
+    Example: mayfly gateway render --secrets ./secrets/gateway --out ./new
     """
     from mayfly.ops.gateway.install import install, put
     from mayfly.ops.gateway.material import AUTHORITY, PLACEHOLDERS, read_material
     from mayfly.ops.gateway.render import render as written
     from mayfly.settings import GatewaySettings, load
 
+    target = out or secrets or Path()
     with _told():
         settings = load(GatewaySettings)
         material = read_material(secrets) if secrets else PLACEHOLDERS
-        done = install(written(settings, material), out, settings=settings, template=secrets is None)
-        if secrets and put(out / AUTHORITY, (secrets / AUTHORITY).read_bytes()):
-            done.append(f"wrote {out / AUTHORITY}")
+        done = install(written(settings, material), target, settings=settings, template=secrets is None)
+        if secrets and put(target / AUTHORITY, (secrets / AUTHORITY).read_bytes()):
+            done.append(f"wrote {target / AUTHORITY}")
     _say(done)
 
 

@@ -10,10 +10,12 @@ what APISIX might read meanwhile has no end. No content of a file is ever in an 
 from __future__ import annotations
 
 import errno
+import fcntl
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +62,8 @@ def install(
     They are compared with *settings*, the defaults if none are given. A *template* has placeholders for secrets,
     and may be read by everybody. At most one write a second of each file: it waits if need be.
 
-    Raises: FilesRefused, with every mistake; OSError. In both cases the old files are as they were.
+    Raises: FilesRefused, with every mistake; then nothing was written. OSError, when a file cannot be; what was not
+    written is as it was.
     """
     if found := problems(files.config, files.routes, settings=settings, template=template):
         listed = "\n".join(f"  {problem}" for problem in found)
@@ -68,10 +71,25 @@ def install(
     directory.mkdir(mode=0o755 if template else 0o700, parents=True, exist_ok=True)
     mode = PUBLIC_MODE if template else SECRET_MODE
     done = []
-    for name, text, remark in ((ROUTES, files.routes, ""), (CONFIG, files.config, ": read when the gateway starts")):
-        if put(directory / name, text.encode(), mode=mode, clock=clock or Clock()):
-            done.append(f"wrote {directory / name}{remark}")
+    with _alone(directory):
+        for name, text, remark in (
+            (ROUTES, files.routes, ""),
+            (CONFIG, files.config, ": read when the gateway starts"),
+        ):
+            if put(directory / name, text.encode(), mode=mode, clock=clock or Clock()):
+                done.append(f"wrote {directory / name}{remark}")
     return done
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Keep two installations from writing at once; the second waits."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def put(path: Path, content: bytes, *, mode: int = SECRET_MODE, clock: Clock | None = None) -> bool:
@@ -108,10 +126,10 @@ def _write(path: Path, content: bytes, *, mode: int, owner: os.stat_result, stam
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.flush()
-        if os.geteuid() == 0:
-            os.fchown(descriptor, owner.st_uid, owner.st_gid)
         os.fchmod(descriptor, mode)
         os.utime(descriptor, (stamp, stamp))
+        if os.geteuid() == 0:
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
         os.fsync(descriptor)
 
 

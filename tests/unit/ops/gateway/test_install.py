@@ -16,7 +16,7 @@ import typer
 import yaml
 from typer.testing import CliRunner, Result
 
-from mayfly.ops.gateway.install import Clock, FilesRefused, install, put
+from mayfly.ops.gateway.install import Clock, FilesRefused, install, put, read_files
 from mayfly.ops.gateway.material import read_material
 from mayfly.ops.gateway.render import Rendered, render
 from mayfly.ops.gateway_commands import register
@@ -151,6 +151,23 @@ def test_nobody_ever_reads_half_a_file(tmp_path: Path) -> None:
     stop.set()
     reader.join()
     assert seen <= set(contents)
+
+
+def test_two_installations_at_once_take_turns(files: Rendered, secrets: Path, tmp_path: Path) -> None:
+    """Each is whole, and the files of one are together in the end."""
+    settings = GatewaySettings(gateway_workers=3, gateway_api=("api-9:8443",))
+    others = render(settings, read_material(secrets / "gateway"))
+    first = threading.Thread(target=install, args=(files, tmp_path / "in-force"), kwargs={"clock": Hands().clock})
+    second = threading.Thread(
+        target=install, args=(others, tmp_path / "in-force"), kwargs={"settings": settings, "clock": Hands().clock}
+    )
+    for each in (first, second):
+        each.start()
+    for each in (first, second):
+        each.join()
+
+    assert (read_files(tmp_path / "in-force")) in (files, others)
+    assert sorted(path.name for path in (tmp_path / "in-force").iterdir()) == sorted(NAMES)
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
