@@ -209,6 +209,17 @@ def looked_up_by_nobody(files: Files) -> None:
     files.put("upstreams[api].service_name", "api:8443")
 
 
+def without_last_braces(files: Files) -> None:
+    """Leave a block of Lua open."""
+    files.put(SERVER, files.get(SERVER).rstrip().removesuffix("}").rstrip().removesuffix("}"))
+
+
+def no_limits(files: Files) -> None:
+    """Let users do as much as they like."""
+    files.put(f"{API}.limit-req", DELETED)
+    files.put(f"{API}.limit-conn", DELETED)
+
+
 def moved_key(files: Files) -> None:
     """Give a consumer itself the key of a credential."""
     again(f"{CONSUMER}.plugins", "consumers[mayfly-user].plugins")(files)
@@ -294,10 +305,24 @@ FORM = [
     lost("all-plugins", "plugins", "is missing", "eighty"),
     wrong("tcp-proxy", "apisix.stream_proxy", {"tcp": [9100]}, "ports that are not ours"),
     wrong("log-level", "nginx_config.error_log_level", "debug", "one of warn"),
+    lost("exit-transformer-gone", f"{RULE}.exit-transformer", "is missing", "problem"),
+    lost("pre-function-gone", f"{RULE}.serverless-pre-function", "is missing"),
+    lost("headers-gone", f"{RULE}.response-rewrite", "is missing"),
+    wrong("stripped-too-late", f"{RULE}.serverless-pre-function.phase", "access", "must be rewrite"),
+    wrong("sub-too-early", f"{API}.serverless-pre-function.phase", "rewrite", "must be access"),
+    lost("no-body-limit", f"{READ}.plugins.client-control", "is missing"),
+    wrong("route-with-the-rules", f"{API}.request-id", {}, "must not be there", "in the global rule"),
+    wrong("rule-with-the-routes", f"{RULE}.client-control", {"max_body_size": 1}, "must not be there", "a route's"),
+    wrong("plugin-switched-off", f"{API}.jwt-auth._meta", {"disable": True}, "is no key"),
 ]
-"Found by the form."
+"""Found by the form."""
 
 BETWEEN_VALUES = [
+    other("guard-syntax", GUARD, "local core =", "local core = =", "does not compile"),
+    wrong("braces", LOCATION, "limit_req zone=mayfly_client; if ($a) {", "has a brace too many"),
+    Mistake("lua-without-end", without_last_braces, SERVER, ("has a brace too many or too few",)),
+    other("verified-not-on-a-line", LOCATION, "nodelay;", "nodelay; proxy_ssl_verify off;", "proxy_ssl_verify again"),
+    Mistake("no-limit-by-user", no_limits, API, ("has no limit",)),
     Mistake("certificate-ended", certificate_of_days(-30, -1), "ssls[main].cert", ("has ended on", "secrets create")),
     Mistake("certificate-of-tomorrow", certificate_of_days(1, 30), "ssls[main].cert", ("begins on", "clock")),
     Mistake("key-of-another-curve", key_of_another_curve, f"{KEY}.public_key", ("P-256", "ES256")),
@@ -415,11 +440,6 @@ BETWEEN_VALUES = [
         "hsts-for-a-minute", f"{RULE}.response-rewrite.headers.set.Strict-Transport-Security", "max-age=60", "or more"
     ),
     lost("sniffing", f"{RULE}.response-rewrite.headers.set.X-Content-Type-Options", "nosniff"),
-    lost("exit-transformer-gone", f"{RULE}.exit-transformer", "is missing", "problem"),
-    lost("pre-function-gone", f"{RULE}.serverless-pre-function", "is missing"),
-    lost("headers-gone", f"{RULE}.response-rewrite", "is missing"),
-    wrong("stripped-too-late", f"{RULE}.serverless-pre-function.phase", "access", "must be rewrite"),
-    wrong("sub-too-early", f"{API}.serverless-pre-function.phase", "rewrite", "must be access"),
     other(
         "lua-syntax",
         SUBJECT,
@@ -498,7 +518,6 @@ BETWEEN_VALUES = [
         "ssls[main].key",
         ("does not belong",),
     ),
-    lost("no-body-limit", f"{READ}.plugins.client-control", "is missing"),
     wrong("parameters-refused", f"{API}.client-control.max_body_size", 1000000, "at least 1048576"),
     wrong("nginx-refuses-bodies", "nginx_config.http.client_max_body_size", 1048576, "at least 1114112"),
     Mistake("public-without-limit", drop(f"{READ}.plugins.limit-req"), f"{READ}.plugins", ("has no limit",)),
@@ -548,7 +567,7 @@ BETWEEN_VALUES = [
     Mistake("plugin-nobody-uses", add("plugins", "batch-requests"), "plugins[12]", ("past its own limits",)),
     Mistake("enabled-misspelt", add("plugins", "limit-con"), "plugins[12]", ("did you mean limit-conn?",)),
 ]
-"Found by a rule."
+"""Found by a rule."""
 
 MISTAKES = FORM + BETWEEN_VALUES
 

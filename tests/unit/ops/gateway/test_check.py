@@ -13,6 +13,7 @@ import pytest
 
 from mayfly.ops.certificates import ensure_certificates
 from mayfly.ops.gateway.check import FORMS, RULES, problems, problems_of_files
+from mayfly.ops.gateway.checks.nginx import lua_blocks
 from mayfly.ops.gateway.checks.plugin_forms import PLUGINS
 from mayfly.ops.gateway.checks.problem import CONFIG, ROUTES, Problem
 from mayfly.ops.gateway.checks.read import SIZE_MAX_BYTES, parse
@@ -129,6 +130,14 @@ def test_a_problem_is_one_line() -> None:
     assert str(Problem(CONFIG, "", "is empty.")) == "config.yaml: is empty."
 
 
+def test_a_problem_is_one_line_whatever_names_are() -> None:
+    """A key from a file can neither begin a line of a log nor fill it."""
+    said = str(Problem(CONFIG, "a\nERROR all is lost\x1b[2J" + "x" * 5000, "is no key."))
+    assert said.startswith("config.yaml: a?ERROR")
+    assert said.isprintable()
+    assert len(said) == 1000
+
+
 # Every fixed value, every needed key, every mapping
 
 
@@ -182,9 +191,15 @@ def test_reasons_are_sentences() -> None:
     assert [rule.name for rule in RULES if not rule.promise.endswith(".")] == []
 
 
+def test_lua_ends_at_its_own_brace() -> None:
+    """Braces in texts and comments of a snippet's Lua do not count, as for nginx."""
+    snippet = "location / { # it's Lua\n content_by_lua_block { local a = '{' --}\n return {} } }\n"
+    assert list(lua_blocks(snippet)) == [" local a = '{' --}\n return {} "]
+
+
 def test_the_plugins_are_those_that_are_loaded() -> None:
     """The form knows exactly the plugins that the gateway's config.yaml names."""
-    assert set(PLUGINS) == set(LOADED)
+    assert set(LOADED) == PLUGINS
 
 
 def test_the_reference_page_is_made_from_the_checks() -> None:

@@ -22,14 +22,6 @@ IDENTITY_HEADERS = (
 )
 """What APISIX's plugins tell API servers about a caller."""
 
-PARTS = {
-    "serverless-pre-function": "callers could name themselves who they like",
-    "request-id": "errors could not be found in logs",
-    "exit-transformer": "what plugins refuse would be no problem document",
-    "error-page": "502 and 504 would be nginx's HTML",
-    "response-rewrite": "answers would lack Strict-Transport-Security",
-    "prometheus": "there would be no metrics",
-}
 PRE_FUNCTION, PRE_FUNCTION_PRIORITY = "serverless-pre-function", 10_000
 DOOR = "X-Mayfly-Gateway"
 PATH_TRICKS = {"//": "//", r"\.{1,2}": "dot segments", "%2e": "%2e", "%2f": "%2f", "%5c": "%5c"}
@@ -41,32 +33,6 @@ def one_global_rule(gateway: Gateway) -> Found:
     """There is one global rule: of a plugin that is in two, APISIX runs neither."""
     if len(gateway.routes["global_rules"]) > 1:
         yield "global_rules", "has more than one rule: APISIX runs no plugin that is in two. Put all into one."
-
-
-@routes_rule
-def global_rule_whole(gateway: Gateway) -> Found:
-    """The global rule has all of its parts: headers stripped, request ids, problem documents, HSTS, metrics."""
-    for name, otherwise in PARTS.items():
-        if name not in gateway.global_plugins:
-            yield f"{gateway.global_at}.{name}", f"is missing: {otherwise}."
-
-
-@routes_rule
-def stripped_before_anything(gateway: Gateway) -> Found:
-    """The global rule's chunk runs in the phase `rewrite`, before every route's plugins; those of routes run in
-    `access`, after the token check."""
-    for where, name, conf in gateway.plugins():
-        wanted = "rewrite" if where.startswith("global_rules") else "access"
-        if name == PRE_FUNCTION and conf["phase"] != wanted:
-            yield (
-                f"{where}.phase",
-                f"must be {wanted}: "
-                + (
-                    "later, a route's plugins have seen what the caller forged."
-                    if wanted == "rewrite"
-                    else "earlier, the token has not been checked."
-                ),
-            )
 
 
 @routes_rule
@@ -117,12 +83,11 @@ def one_request_id(gateway: Gateway) -> Found:
     plugins, chunk = gateway.global_plugins, _chunk(gateway)
     if chunk and header_set_to(chunk, "X-Request-Id") is None:
         yield _at(gateway), "does not overwrite X-Request-Id: the caller's would pass as it is, twice if sent twice."
-    priority = plugins.get("request-id", {"_meta": {"priority": 0}}).get("_meta", {}).get("priority", 12_015)
+    priority = plugins["request-id"].get("_meta", {}).get("priority", 12_015)
     if priority >= PRE_FUNCTION_PRIORITY:
         where = f"{gateway.global_at}.request-id._meta.priority"
         yield where, f"must be less than {PRE_FUNCTION_PRIORITY}, that of {PRE_FUNCTION}, which looks at the id first."
-    headers = plugins.get("response-rewrite", {"headers": {"set": None}})["headers"]["set"]
-    if headers is not None and headers.get("X-Request-Id") != "$apisix_request_id":
+    if plugins["response-rewrite"]["headers"]["set"].get("X-Request-Id") != "$apisix_request_id":
         where = f"{gateway.global_at}.response-rewrite.headers.set.X-Request-Id"
         yield where, "must be $apisix_request_id: else an answer's id is not the one in the logs."
 
@@ -130,9 +95,7 @@ def one_request_id(gateway: Gateway) -> Found:
 @routes_rule
 def browsers_stay_on_https(gateway: Gateway) -> Found:
     """Answers say Strict-Transport-Security of a year or more, and nosniff."""
-    headers = gateway.global_plugins.get("response-rewrite", {}).get("headers", {}).get("set")
-    if headers is None:
-        return
+    headers = gateway.global_plugins["response-rewrite"]["headers"]["set"]
     where = f"{gateway.global_at}.response-rewrite.headers.set"
     age = re.match(r"max-age=(\d+)", headers.get("Strict-Transport-Security", ""))
     if not age or int(age[1]) < HSTS_MIN_S:
@@ -143,7 +106,7 @@ def browsers_stay_on_https(gateway: Gateway) -> Found:
 
 def _chunk(gateway: Gateway) -> str:
     """Return the chunks of the global rule's pre-function; empty if it has none that compiles."""
-    functions = gateway.global_plugins.get(PRE_FUNCTION, {}).get("functions", ())
+    functions = gateway.global_plugins[PRE_FUNCTION]["functions"]
     return "\n".join(chunk for chunk in functions if not fault_of(chunk))
 
 

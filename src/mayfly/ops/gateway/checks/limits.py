@@ -2,48 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mayfly.domain.limits import PARAMETER_MAX_BYTES
 from mayfly.ops.gateway.checks.routes import is_public
 from mayfly.ops.gateway.checks.rule import Found, Gateway, config_rule, routes_rule
 
 
 @routes_rule
-def bodies_limited(gateway: Gateway) -> Found:
-    """Each route limits the body (client-control); with a token, no narrower than the largest parameter."""
+def parameters_taken(gateway: Gateway) -> Found:
+    """A route that asks for a token takes bodies as large as the largest parameter."""
     for route in gateway.routes["routes"]:
-        where = f"routes[{route['id']}].plugins.client-control"
-        control = route["plugins"].get("client-control")
-        if control is None:
-            yield where, f"is missing: add max_body_size, {PARAMETER_MAX_BYTES} where calls pass."
-        elif "jwt-auth" in route["plugins"] and control["max_body_size"] < PARAMETER_MAX_BYTES:
-            yield (
-                f"{where}.max_body_size",
-                f"must be at least {PARAMETER_MAX_BYTES}: the API takes parameters so large.",
-            )
+        if "jwt-auth" in route["plugins"] and _body(route) < PARAMETER_MAX_BYTES:
+            where = f"routes[{route['id']}].plugins.client-control.max_body_size"
+            yield where, f"must be at least {PARAMETER_MAX_BYTES}: the API takes parameters so large."
 
 
 @config_rule
 def nginx_takes_the_largest_body(gateway: Gateway) -> Found:
     """nginx's own limit of bodies is no narrower than that of any route."""
-    largest = max(
-        (route["plugins"].get("client-control", {}).get("max_body_size", 0) for route in gateway.routes["routes"]),
-    )
+    largest = max(map(_body, gateway.routes["routes"]))
     if gateway.nginx["http"]["client_max_body_size"] < largest:
         yield "nginx_config.http.client_max_body_size", f"must be at least {largest} bytes, the largest of the routes'."
 
 
 @routes_rule
-def public_routes_limited(gateway: Gateway) -> Found:
-    """A route without a token counts callers by their address: there is nothing else to count them by."""
+def every_route_limited(gateway: Gateway) -> Found:
+    """Each route has a limit, and without a token it counts callers by their address: there is nothing else to count
+    them by."""
     for route in gateway.routes["routes"]:
-        if not is_public(route):
-            continue
-        counted = {name: conf["key"] for name, conf in route["plugins"].items() if name.startswith("limit-")}
         where = f"routes[{route['id']}].plugins"
+        counted = {name: conf["key"] for name, conf in route["plugins"].items() if name.startswith("limit-")}
         if not counted:
-            yield where, "has no limit: add limit-req with key remote_addr."
+            yield where, "has no limit: add limit-req."
         for name, key in counted.items():
-            if key != "remote_addr":
+            if is_public(route) and key != "remote_addr":
                 yield f"{where}.{name}.key", "must be remote_addr: callers of a public route have no other name."
 
 
@@ -58,3 +51,7 @@ def wider_than_the_limit_of_users(gateway: Gateway) -> Found:
         if conn is not None and "jwt-auth" in route["plugins"] and conn["conn"] <= most:
             where = f"routes[{route['id']}].plugins.limit-conn.conn"
             yield where, f"must be more than {most}, what the API lets a user have in flight: it refuses exactly."
+
+
+def _body(route: dict[str, Any]) -> int:
+    return int(route["plugins"]["client-control"]["max_body_size"])

@@ -72,6 +72,11 @@ def skeleton(chunk: str) -> str:
     return _COMMENTS_AND_TEXTS.sub(lambda found: " " if found["comment"] else '""', chunk)
 
 
+def masked(text: str) -> str:
+    """Return a text of the same length with blanks in place of Lua's comments and texts."""
+    return _COMMENTS_AND_TEXTS.sub(lambda found: " " * len(found[0]), text)
+
+
 def constant(chunk: str, name: str) -> str | None:
     """Return the expression of `local NAME = ...`, as far as its line goes; None if there is none."""
     found = re.search(rf"^\s*local\s+{re.escape(name)}\s*=\s*(.+?)\s*$", without_comments(chunk), re.MULTILINE)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from mayfly.api.server import GRACE_S
-from mayfly.ops.gateway.checks.lua import fault_of
+from mayfly.ops.gateway.checks.lua import fault_of, masked
 from mayfly.ops.gateway.checks.rule import Found, Gateway, config_rule
 
 HTTP, SERVER, LOCATION = (
@@ -20,6 +20,7 @@ HTTP, SERVER, LOCATION = (
 BEFORE_A_ROUTE = ("400", "405", "414", "494", "497", "501")
 """What nginx refuses before APISIX sees it. 494 and 497 are its own: too large a head, and clear text on a TLS port."""
 
+_COMMENT = re.compile(r"(?:(?<=[\s;{}])|\A)#[^\n]*")
 _LUA_BLOCK = re.compile(r"\w+_by_lua_block\s*\{")
 
 
@@ -27,7 +28,7 @@ _LUA_BLOCK = re.compile(r"\w+_by_lua_block\s*\{")
 def sent_once_by_nginx(gateway: Gateway) -> Found:
     """nginx passes a request on once (`proxy_next_upstream off`), the second belt beside `retries: 0`: a call that is
     sent again may run twice."""
-    if "off" not in _values(gateway.nginx[HTTP], "proxy_next_upstream"):
+    if _values(gateway.nginx[HTTP], "proxy_next_upstream") != ["off"]:
         yield f"nginx_config.{HTTP}", "`proxy_next_upstream off;` is missing: a call that is sent again may run twice."
     for name in (SERVER, LOCATION):
         if _values(gateway.nginx[name], "proxy_next_upstream"):
@@ -91,11 +92,16 @@ def stopping_waits_for_calls(gateway: Gateway) -> Found:
 
 @config_rule
 def snippets_compile(gateway: Gateway) -> Found:
-    """The Lua in nginx's snippets compiles: else nginx does not start."""
+    """The Lua in nginx's snippets compiles, and braces fit: else nginx does not start."""
     for name in (HTTP, SERVER, LOCATION):
-        for block in lua_blocks(gateway.nginx[name]):
+        rest = gateway.nginx[name]
+        for block in lua_blocks(rest):
+            rest = rest.replace(block, "", 1)
             if fault := fault_of(block):
                 yield f"nginx_config.{name}", f"its Lua does not compile: {fault}."
+        rest = _COMMENT.sub("", rest)
+        if rest.count("{") != rest.count("}"):
+            yield f"nginx_config.{name}", "has a brace too many or too few; nginx would not start."
 
 
 @config_rule
@@ -122,15 +128,21 @@ _TRUSTED = "names an address that MAYFLY_GATEWAY_TRUSTED_PROXIES does not; whoev
 
 
 def lua_blocks(snippet: str) -> Iterator[str]:
-    """Find the Lua in a snippet of nginx's configuration: what stands between braces that fit."""
+    """Find the Lua in a snippet of nginx's configuration: what stands between braces that fit, in texts or not."""
     for start in _LUA_BLOCK.finditer(snippet):
-        depth, end = 1, start.end()
-        while depth and end < len(snippet):
-            depth += {"{": 1, "}": -1}.get(snippet[end], 0)
-            end += 1
-        yield snippet[start.end() : end - 1 if depth == 0 else end]
+        code = snippet[start.end() :]
+        yield code[: _closing(code)]
+
+
+def _closing(code: str) -> int:
+    depth = 1
+    for place, sign in enumerate(masked(code)):
+        depth += {"{": 1, "}": -1}.get(sign, 0)
+        if depth == 0:
+            return place
+    return len(code)
 
 
 def _values(snippet: str, directive: str) -> list[str]:
-    """Return what a directive is set to, each time it is; comments do not count, nor does Lua."""
-    return re.findall(rf"^\s*{directive}\s+([^;]+?)\s*;", snippet, re.MULTILINE)
+    """Return what a directive is set to, each time it is, wherever on a line; comments do not count."""
+    return re.findall(rf"(?<![\w$]){directive}\s+([^;{{}}]+);", _COMMENT.sub("", snippet))

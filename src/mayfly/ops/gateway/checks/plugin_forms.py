@@ -37,8 +37,6 @@ REFUSED_PLUGINS = {
     "inspect": "it runs Lua from a file.",
 }
 
-META = mapping({}, {"priority": integer(), "disable": fixed(False, "a plugin that is switched off protects nobody.")})
-
 TOO_MANY = fixed(429, "503, the default, would tell callers that the platform is down.")
 COUNTED_BY = {
     "key": needed(text(), "APISIX's default counts all callers as one or by address; name what is counted by."),
@@ -107,6 +105,7 @@ REQUEST_ID = mapping(
         "header_name": fixed("X-Request-Id", "API servers read and answer this one."),
         "include_in_response": YES_OR_NO,
         "algorithm": one_of("uuid", "uuidv7"),
+        "_meta": mapping({"priority": integer()}),
     },
 )
 
@@ -126,10 +125,15 @@ RESPONSE_REWRITE = mapping(
     },
 )
 
-PREFER_NAME = fixed(True, "a route's name stays when its place in the file changes.")
+A_RULES = "it is in the global rule; on a route as well, it would run twice or stand in for that."
+A_ROUTES = "it is a route's; in the global rule it would be for public routes, too."
 
-PLUGINS: Mapping[str, Shape] = {
-    "client-control": mapping({"max_body_size": integer(1)}),
+
+def _chunks(phase: str, reason: str) -> Shape:
+    return mapping({"phase": fixed(phase, reason), "functions": CHUNKS})
+
+
+ROUTE_PLUGINS: Mapping[str, Shape] = {
     "consumer-restriction": mapping(
         {"whitelist": needed(listed(IDENTITY), "name the consumer whose tokens are good here.")},
         {
@@ -137,27 +141,45 @@ PLUGINS: Mapping[str, Shape] = {
             "rejected_code": fixed(403, "its token is genuine, and of another kind."),
         },
     ),
-    "error-page": mapping({}),
-    "exit-transformer": mapping({"functions": CHUNKS}),
     "jwt-auth": JWT_AUTH,
     "limit-conn": LIMIT_CONN,
     "limit-req": LIMIT_REQ,
-    "prometheus": mapping({}, {"prefer_name": PREFER_NAME}),
-    "request-id": REQUEST_ID,
-    "response-rewrite": RESPONSE_REWRITE,
-    "serverless-post-function": mapping(
-        {"phase": fixed("body_filter", "it gives nginx's errors their request id."), "functions": CHUNKS}
+    "serverless-pre-function": _chunks("access", "earlier, the token has not been checked."),
+}
+ROUTE_NEEDS: Mapping[str, Shape] = {
+    "client-control": needed(mapping({"max_body_size": integer(1)}), "add max_body_size, else bodies have no limit.")
+}
+
+RULE_NEEDS: Mapping[str, Shape] = {
+    "error-page": needed(mapping({}), "502 and 504 would be nginx's HTML."),
+    "exit-transformer": needed(mapping({"functions": CHUNKS}), "what plugins refuse would be no problem document."),
+    "prometheus": needed(
+        mapping({}, {"prefer_name": fixed(True, "a route's name stays when its place in the file changes.")}),
+        "there would be no metrics.",
     ),
-    "serverless-pre-function": mapping(
-        {"phase": needed(one_of("rewrite", "access"), "APISIX's default is access; say which."), "functions": CHUNKS}
+    "request-id": needed(REQUEST_ID, "errors could not be found in logs."),
+    "response-rewrite": needed(RESPONSE_REWRITE, "answers would lack Strict-Transport-Security."),
+    "serverless-post-function": needed(
+        _chunks("body_filter", "earlier, there is no body."), "errors of nginx would have no request id."
+    ),
+    "serverless-pre-function": needed(
+        _chunks("rewrite", "later, a route's plugins have seen what the caller forged."),
+        "callers could name themselves who they like, and API servers would refuse what the gateway sends.",
     ),
 }
-"""By plugin, for routes and global rules alike. What only one of the two may have is a rule of its own."""
 
-for _shape in PLUGINS.values():
-    _shape["properties"]["_meta"] = META
+PLUGINS = frozenset({*ROUTE_PLUGINS, *ROUTE_NEEDS, *RULE_NEEDS})
+"""All that the gateway uses."""
 
-ON_ROUTES = mapping({}, PLUGINS, kind="plugin", refused=REFUSED_PLUGINS)
+
+def _elsewhere(here: Mapping[str, Shape], reason: str) -> dict[str, str]:
+    return REFUSED_PLUGINS | dict.fromkeys(sorted(PLUGINS - set(here)), reason)
+
+
+ON_ROUTES = mapping(
+    ROUTE_NEEDS, ROUTE_PLUGINS, kind="plugin", refused=_elsewhere({**ROUTE_NEEDS, **ROUTE_PLUGINS}, A_RULES)
+)
+ON_RULES = mapping(RULE_NEEDS, kind="plugin", refused=_elsewhere(RULE_NEEDS, A_ROUTES))
 ON_CREDENTIALS = mapping({"jwt-auth": JWT_CONSUMER}, kind="plugin")
 
 _PAGE = mapping(

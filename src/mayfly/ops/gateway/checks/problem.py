@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LINE_MAX = 1000
 CONFIG, ROUTES = "config.yaml", "apisix.yaml"
 
 
@@ -19,5 +20,6 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        """Word it as one line."""
-        return f"{self.file}: {self.where}: {self.message}" if self.where else f"{self.file}: {self.message}"
+        """Word it as one line, whatever the names in the file are."""
+        line = f"{self.file}: {self.where}: {self.message}" if self.where else f"{self.file}: {self.message}"
+        return "".join(sign if sign.isprintable() else "?" for sign in line[:LINE_MAX])

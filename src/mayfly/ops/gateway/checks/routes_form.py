@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mayfly.ops.gateway.checks.plugin_forms import ERROR_PAGES, ON_CREDENTIALS, ON_ROUTES
+from mayfly.ops.gateway.checks.plugin_forms import ERROR_PAGES, ON_CREDENTIALS, ON_ROUTES, ON_RULES
 from mayfly.ops.gateway.checks.shape import (
     ADDRESS,
     IDENTITY,
@@ -133,7 +133,7 @@ ROUTES_FORM: Shape = mapping(
         "consumers": needed(objects(CONSUMER), "without one, no token is good."),
         "ssls": needed(objects(SSL), "without a certificate no handshake succeeds."),
         "global_rules": needed(
-            objects(mapping({"id": ID, "plugins": ON_ROUTES})),
+            objects(mapping({"id": ID, "plugins": ON_RULES})),
             "without it callers name themselves who they like, and API servers refuse what the gateway sends.",
         ),
         "plugin_metadata": needed(
