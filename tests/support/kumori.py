@@ -114,6 +114,7 @@ def faults(deployment: Tree) -> list[str]:
         *_resources(deployment),
         *_numbers(deployment),
         *_queue(deployment),
+        *_ring(deployment),
         *_stores(deployment),
         *_stopping(deployment),
     ]
@@ -332,6 +333,25 @@ def _queue(deployment: Tree) -> Iterator[str]:
     copies = environment(components(deployment)["bootstrap"]).get("MAYFLY_NATS_REPLICAS", "1")
     if str(servers) != copies:
         yield f"scale: there are {servers} nats-servers, and streams of {copies} copies"
+
+
+def _ring(deployment: Tree) -> Iterator[str]:
+    """Check that each nats-server calls one other, by an address that leads to nobody else, and so all in turn."""
+    names = list(parts(deployment, "nats"))
+    called: dict[str, list[str]] = {name: [] for name in names}
+    for label, connector in deployment["artifact"]["description"]["connect"].items():
+        for name in (name for name in names if connector["from"].get(name) == "next"):
+            called[name] += connector["to"]
+            if connector["as"] != "full":
+                yield f"connector {label}: {name} calls set.0.next:6222, which asks for a full connector"
+    yield from (f"{name} would call itself, and then nobody else" for name in names if name in called[name])
+    reached, here = [], names[0]
+    while here not in reached:
+        reached.append(here)
+        here = next(iter(called[here]), here)
+    if set(reached) != set(names) or here != names[0] or any(len(others) != 1 for others in called.values()):
+        said = ", ".join(f"{name} calls {' and '.join(others) or 'nobody'}" for name, others in called.items())
+        yield f"the nats-servers are joined in no ring: {said}"
 
 
 def _stopping(deployment: Tree) -> Iterator[str]:

