@@ -55,7 +55,7 @@ def render(
 
 @gateway.command()
 def check(
-    directory: Annotated[Path, typer.Argument(help="Where config.yaml and apisix.yaml are.")],
+    files: Annotated[list[Path], typer.Argument(help="Their directory, or config.yaml and apisix.yaml themselves.")],
     *,
     template: Annotated[bool, typer.Option(help="Placeholders may stand in place of secrets.")] = False,
 ) -> None:
@@ -72,12 +72,16 @@ def check(
 
     with _told():
         settings = load(GatewaySettings)
-    found = problems_of_files(directory / CONFIG, directory / ROUTES, settings=settings, template=template)
+    if len(files) > 2:
+        _fail("check takes a directory, or two files: config.yaml and apisix.yaml.", EXIT_USAGE)
+    named = " and ".join(map(str, files))
+    config, routes = files if len(files) == 2 else (files[0] / CONFIG, files[0] / ROUTES)
+    found = problems_of_files(config, routes, settings=settings, template=template)
     for problem in found:
         typer.echo(str(problem), err=True)
     if found:
-        _fail(f"{len(found)} {'mistake' if len(found) == 1 else 'mistakes'} in {directory}.", EXIT_USAGE)
-    typer.echo(f"{directory}: both files are good.")
+        _fail(f"{len(found)} {'mistake' if len(found) == 1 else 'mistakes'} in {named}.", EXIT_USAGE)
+    typer.echo(f"{named}: good")
 
 
 @gateway.command()

@@ -229,6 +229,9 @@ def test_render_check_and_install_as_commands(secrets: Path, tmp_path: Path) -> 
     assert (tmp_path / "new/ca.crt").read_bytes() == (secrets / "gateway/ca.crt").read_bytes()
 
     assert run("check", tmp_path / "new").exit_code == 0
+    assert run("check", *(tmp_path / "new" / name for name in NAMES)).exit_code == 0
+    assert run("check", *(tmp_path / "new" / name for name in reversed(NAMES))).exit_code == 2
+    assert run("check", *(tmp_path / "new" / name for name in (*NAMES, "ca.crt"))).exit_code == 2
     installed = run("install", "--from", tmp_path / "new", "--to", tmp_path / "in-force")
     assert (installed.exit_code, installed.output.count("wrote")) == (0, 2), installed.output
     again = run("install", "--from", tmp_path / "new", "--to", tmp_path / "in-force")
