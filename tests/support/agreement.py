@@ -176,6 +176,19 @@ def _limits(found: Found, every: list[Part]) -> Iterator[str]:
         yield "compose: worker has less memory than its slots need by default"
 
 
+def _rendering(found: Found, every: list[Part]) -> Iterator[str]:
+    """What compose gives `mayfly gateway render` are settings of it, and U is what bootstrap puts in force."""
+    given = {name: plain(value) for name, value in found.compose["services"]["secrets"]["environment"].items()}
+    ours = {name.removeprefix("MAYFLY_").lower(): value for name, value in given.items() if name.startswith("MAYFLY_")}
+    yield from (
+        f"compose: secrets: {name} is no setting of gateway" for name in ours.keys() - GatewaySettings.model_fields
+    )
+    bootstrap = next(part for part in every if (part.platform, part.role) == ("compose", "bootstrap"))
+    wanted = str(bootstrap.settings().max_activations_per_user)
+    if ours.get("max_activations_per_user") != wanted:
+        yield f"compose: the gateway's files are made for {ours.get('max_activations_per_user')} a user, not {wanted}"
+
+
 def _times(found: Found, every: list[Part]) -> Iterator[str]:
     """Everybody waits longer than whom it waits for: the call, the API server, the gateway, who stops them."""
     upstream = found.routes["upstreams"][0]
@@ -297,6 +310,7 @@ CHECKS = (
     _settings,
     _logins,
     _limits,
+    _rendering,
     _times,
     _secrets,
     _numbers,

@@ -347,6 +347,20 @@ PLANTED = [
         ),
     ),
     Planted(
+        "another limit for the gateway's files",
+        "compose",
+        "services secrets environment MAYFLY_MAX_ACTIVATIONS_PER_USER",
+        "64",
+        ("compose: the gateway's files are made for 64 a user, not 32",),
+    ),
+    Planted(
+        "a setting that the gateway has not",
+        "compose",
+        "services secrets environment MAYFLY_GATEWAY_WORKER",
+        "4",
+        ("compose: secrets: gateway_worker is no setting of gateway",),
+    ),
+    Planted(
         "other slots for KEDA",
         "keda",
         "spec triggers 0 metadata lagThreshold",
