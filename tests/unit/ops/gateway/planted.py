@@ -220,6 +220,12 @@ def no_limits(files: Files) -> None:
     files.put(f"{API}.limit-conn", DELETED)
 
 
+def key_of_two_consumers(files: Files) -> None:
+    """Let two consumers have keys of the same name."""
+    files.get("consumers").append({"id": "guests", "username": "guests"})
+    copied(CONSUMER, id="guests/credentials/k1")(files)
+
+
 def moved_key(files: Files) -> None:
     """Give a consumer itself the key of a credential."""
     again(f"{CONSUMER}.plugins", "consumers[mayfly-user].plugins")(files)
@@ -233,12 +239,9 @@ FORM = [
     wrong("plugin-that-repeats", f"{API}.proxy-mirror", {}, "a second time"),
     Mistake(
         "plugin-key-misspelt",
-        moved(f"{API}.limit-req.nodelay", f"{API}.limit-req.no_delay"),
-        f"{API}.limit-req.no_delay",
-        (
-            "is no key",
-            "did you mean nodelay?",
-        ),
+        moved(f"{API}.jwt-auth.realm", f"{API}.jwt-auth.relm"),
+        f"{API}.jwt-auth.relm",
+        ("is no key", "did you mean realm?"),
     ),
     wrong("route-key-unknown", "routes[api].hots", ["a"], "is no key", "known here"),
     wrong("route-with-code", "routes[api].filter_func", "x", "serverless-pre"),
@@ -313,11 +316,18 @@ FORM = [
     lost("no-body-limit", f"{READ}.plugins.client-control", "is missing"),
     wrong("route-with-the-rules", f"{API}.request-id", {}, "must not be there", "in the global rule"),
     wrong("rule-with-the-routes", f"{RULE}.client-control", {"max_body_size": 1}, "must not be there", "a route's"),
+    lost("dns-held-for-long", "apisix.dns_resolver_valid", "is missing", "600 s"),
+    lost("held-back", f"{API}.limit-req.nodelay", "is missing", "held back"),
+    wrong("clocks-not-forgiven", f"{KEY}.lifetime_grace_period", 0, "must be 5"),
+    wrong("connects-for-ever", "upstreams[api].timeout.connect", 60, "at most 10"),
     wrong("plugin-switched-off", f"{API}.jwt-auth._meta", {"disable": True}, "is no key"),
 ]
 """Found by the form."""
 
 BETWEEN_VALUES = [
+    wrong("logins-refused", f"{WRITE}.plugins.client-control.max_body_size", 16384, "at least 524288"),
+    wrong("buckets-too-small", "plugin_attr.prometheus.default_buckets", [5, 60_000], "ascend to 300000 ms"),
+    wrong("key-of-another-name", f"{KEY}.key", "k9", "last part of the id"),
     other("guard-syntax", GUARD, "local core =", "local core = =", "does not compile"),
     wrong("braces", LOCATION, "limit_req zone=mayfly_client; if ($a) {", "has a brace too many"),
     Mistake("lua-without-end", without_last_braces, SERVER, ("has a brace too many or too few",)),
@@ -355,12 +365,9 @@ BETWEEN_VALUES = [
     Mistake("id-twice", copied("routes[api]"), "routes[api].id", ("is there twice", "lose the first")),
     Mistake(
         "key-id-twice",
-        copied(CONSUMER, id="mayfly-user/credentials/k3"),
-        "consumers[mayfly-user/credentials/k3].plugins.jwt-auth.key",
-        (
-            "twice",
-            "last",
-        ),
+        key_of_two_consumers,
+        "consumers[guests/credentials/k1].plugins.jwt-auth.key",
+        ("is there twice", "the last"),
     ),
     Mistake(
         "credential-of-nobody",

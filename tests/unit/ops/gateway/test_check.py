@@ -24,7 +24,7 @@ from mayfly.ops.gateway.material import Material
 from mayfly.ops.gateway.render import Rendered, render
 from mayfly.ops.gateway.static import PLUGINS as LOADED
 from mayfly.settings import GatewaySettings
-from tests.unit.ops.gateway.planted import BETWEEN_VALUES, FORM, MISTAKES, Files, Mistake, public_key
+from tests.unit.ops.gateway.planted import BETWEEN_VALUES, DELETED, FORM, MISTAKES, Files, Mistake, public_key
 
 pytestmark = [pytest.mark.A1, pytest.mark.D3]
 
@@ -109,7 +109,7 @@ def test_each_rule_finds_a_planted_mistake(good: Rendered) -> None:
 def test_the_form_comes_before_the_rules(good: Rendered) -> None:
     """With a wrong form rules are not asked: they may rely on what is there."""
     files = edited(FORM[0], good)
-    files.put("upstreams[api].timeout.read", 1)
+    files.put("upstreams[api].timeout.read", 60)
     assert [problem.where for problem in problems(*files.texts)] == [FORM[0].where]
 
 
@@ -181,6 +181,20 @@ def test_no_fixed_value_can_change(name: str, good: Rendered) -> None:
                 count += 1
                 assert [problem.message.endswith(inner["description"]) for problem in found] == [True], key
     assert count > 5
+
+
+def test_no_edit_is_too_much(good: Rendered) -> None:
+    """Whatever is deleted, or becomes another text, is either found or harmless, and never breaks the check."""
+    files, found = Files(good.config, good.routes), 0
+    for owner, key, value in [edge for tree in files.trees for edge in edges(tree)]:
+        for instead in (DELETED, "x"):
+            if instead is not DELETED:
+                owner[key] = instead
+            elif isinstance(owner, dict):
+                del owner[key]
+            found += not is_good(files)
+            owner[key] = value
+    assert found > 400, found
 
 
 def test_reasons_are_sentences() -> None:
@@ -320,6 +334,22 @@ def shaped(value: Any, shape: Shape, at: str = "") -> Iterator[tuple[str, Any, S
         for key, inner in list(value.items()):
             if key in shape.get("properties", {}):
                 yield from shaped(inner, shape["properties"][key], f"{at}.{key}" if at else key)
+
+
+def edges(value: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """Go through a tree: whatever has something, under which key, and what."""
+    for key, inner in list(value.items() if isinstance(value, dict) else enumerate(value)):
+        yield value, key, inner
+        if isinstance(inner, dict | list):
+            yield from edges(inner)
+
+
+def is_good(files: Files) -> bool:
+    """Whether forms and rules find nothing."""
+    for name, tree in zip((CONFIG, ROUTES), files.trees, strict=True):
+        if any(form_problems(tree, FORMS[name], name)):
+            return False
+    return not any(list(rule.find(Gateway(*files.trees, GatewaySettings()))) for rule in RULES)
 
 
 def shows_a_secret(found: list[Problem], material: Material) -> bool:

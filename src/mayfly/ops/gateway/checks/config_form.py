@@ -54,6 +54,7 @@ APISIX = mapping(
         "node_listen": listed(mapping({"ip": ADDRESS, "port": PORT})),
         "enable_http2": fixed(False, "our callers need none, and most of nginx's advisories are about it."),
         "enable_server_tokens": fixed(False, "callers need not know the gateway's version."),
+        "dns_resolver_valid": needed(integer(1, 60), "Docker's DNS says that its answers hold for 600 s; 5 will do."),
         "ssl": needed(TLS_LISTENER, "callers are served by HTTPS only; add ssl.listen with port 9443."),
         "control": needed(
             mapping({"ip": ADDRESS, "port": PORT}), "APISIX's default may change; put it on 127.0.0.1:9090."
@@ -67,7 +68,6 @@ APISIX = mapping(
         "enable_reuseport": YES_OR_NO,
         "show_upstream_status_in_response_header": YES_OR_NO,
         "dns_resolver": listed(ADDRESS),
-        "dns_resolver_valid": integer(1, 60),
         "resolver_timeout": integer(1, 30),
         "enable_resolv_search_opt": YES_OR_NO,
         "trusted_addresses": listed(text(r"[0-9a-fA-F.:/]+", form="an address or a CIDR")),

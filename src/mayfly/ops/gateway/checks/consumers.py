@@ -17,16 +17,18 @@ BETWEEN = "/credentials/"
 @routes_rule
 def credentials_belong(gateway: Gateway) -> Found:
     """A consumer has a `username`, which is its id; each of its keys is a credential, `NAME/credentials/KEY`, with
-    jwt-auth and nothing else."""
+    jwt-auth for tokens that say KEY as their kid."""
     known = {one["username"] for one in gateway.routes["consumers"] if "username" in one}
     for one in gateway.routes["consumers"]:
-        where, (owner, mark, _) = f"consumers[{one['id']}]", one["id"].partition(BETWEEN)
+        where, (owner, mark, key) = f"consumers[{one['id']}]", one["id"].partition(BETWEEN)
         if mark and owner not in known:
             yield where, f"belongs to no consumer; there is {', '.join(sorted(known)) or 'none'}."
         elif mark and ("username" in one or "plugins" not in one):
             yield where, "is a credential, and needs plugins with jwt-auth, and no username."
         elif not mark and one.get("username") != one["id"]:
             yield f"{where}.username", "must be there and equal the id."
+        elif mark and one["plugins"]["jwt-auth"]["key"] != key:
+            yield f"{where}.plugins.jwt-auth.key", "must be the last part of the id, the kid of tokens."
         elif not mark and "plugins" in one:
             yield f"{where}.plugins", f"must be in a credential, {one['id']}{BETWEEN}KEY, so that keys can change."
 

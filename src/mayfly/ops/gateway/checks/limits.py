@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from mayfly.api.bodies import JSON_MAX_BYTES
 from mayfly.domain.limits import PARAMETER_MAX_BYTES
 from mayfly.ops.gateway.checks.routes import is_public
 from mayfly.ops.gateway.checks.rule import Found, Gateway, config_rule, routes_rule
 
 
 @routes_rule
-def parameters_taken(gateway: Gateway) -> Found:
-    """A route that asks for a token takes bodies as large as the largest parameter."""
+def bodies_taken(gateway: Gateway) -> Found:
+    """A route takes bodies as large as the API does: with a token the largest parameter, else, if there are bodies at
+    all, the largest JSON."""
     for route in gateway.routes["routes"]:
-        if "jwt-auth" in route["plugins"] and _body(route) < PARAMETER_MAX_BYTES:
+        least = _largest_taken(route)
+        if _body(route) < least:
             where = f"routes[{route['id']}].plugins.client-control.max_body_size"
-            yield where, f"must be at least {PARAMETER_MAX_BYTES}: the API takes parameters so large."
+            yield (
+                where,
+                f"must be at least {least}: the API takes bodies so large.",
+            )
 
 
 @config_rule
@@ -55,3 +61,9 @@ def wider_than_the_limit_of_users(gateway: Gateway) -> Found:
 
 def _body(route: dict[str, Any]) -> int:
     return int(route["plugins"]["client-control"]["max_body_size"])
+
+
+def _largest_taken(route: dict[str, Any]) -> int:
+    if "jwt-auth" in route["plugins"]:
+        return PARAMETER_MAX_BYTES
+    return JSON_MAX_BYTES if "POST" in route.get("methods", ()) else 1

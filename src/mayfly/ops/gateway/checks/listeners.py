@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
+from mayfly.domain.limits import TIMEOUT_MAX_S
 from mayfly.ops.gateway.bounds import CLEAR_PORT, CONTROL_PORT, HTTPS_PORT, METRICS_PORT, STATUS_PORT
 from mayfly.ops.gateway.checks.rule import Found, Gateway, config_rule
 
@@ -53,6 +54,15 @@ def metrics_where_they_are_read(gateway: Gateway) -> Found:
     """Metrics are on port 9091, where Prometheus reads them, and not on callers' ports."""
     attributes = gateway.config["plugin_attr"]["prometheus"]["export_addr"]
     yield from _place(attributes, "plugin_attr.prometheus.export_addr", port=METRICS_PORT)
+
+
+@config_rule
+def buckets_cover_calls(gateway: Gateway) -> Found:
+    """The buckets of the time that requests take, in milliseconds, ascend as far as the longest call."""
+    buckets = gateway.config["plugin_attr"]["prometheus"].get("default_buckets")
+    longest = int(TIMEOUT_MAX_S * 1000)
+    if buckets is not None and (buckets != sorted(buckets) or buckets[-1] < longest):
+        yield "plugin_attr.prometheus.default_buckets", f"must ascend to {longest} ms, the longest call."
 
 
 def _place(address: dict[str, Any], where: str, *, port: int) -> Found:

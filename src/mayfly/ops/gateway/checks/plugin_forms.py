@@ -21,6 +21,7 @@ from mayfly.ops.gateway.checks.shape import (
     one_of,
     text,
 )
+from mayfly.services.tokens import CLOCK_SKEW_S
 
 REFUSED_PLUGINS = {
     "proxy-mirror": "it sends each call a second time.",
@@ -76,9 +77,10 @@ JWT_CONSUMER = mapping(
     {
         "key": IDENTITY,
         "algorithm": fixed("ES256", "our tokens are signed so; and APISIX's default, HS256, makes the key a secret."),
+        "lifetime_grace_period": fixed(CLOCK_SKEW_S, "API servers forgive clocks as much."),
         "public_key": needed(text(longest=8192), "with it APISIX checks tokens; `mayfly secrets create` writes it."),
     },
-    {"lifetime_grace_period": integer(0, 30)},
+    {},
     refused={
         "secret": "ES256 has no secret in common.",
         "private_key": "who has it makes tokens. Take it as known to others: remove it, and rotate the key.",
@@ -87,7 +89,15 @@ JWT_CONSUMER = mapping(
     },
 )
 
-LIMIT_REQ = mapping({"rate": number(0.001), "burst": number(0), **COUNTED_BY}, {"nodelay": YES_OR_NO, **LOCAL})
+LIMIT_REQ = mapping(
+    {
+        "rate": number(0.001),
+        "burst": number(0),
+        "nodelay": fixed(True, "requests within the burst would be held back; by default they are."),
+        **COUNTED_BY,
+    },
+    LOCAL,
+)
 
 LIMIT_CONN = mapping(
     {

@@ -23,7 +23,7 @@ ID = needed(IDENTITY, "without an id APISIX counts by place in the file, and cou
 NAME = text(longest=256)
 LABELS = {"name": NAME, "desc": text(longest=256)}
 
-TIMEOUT = mapping({"connect": number(0.1), "send": number(0.1), "read": number(0.1)})
+TIMEOUT = mapping({"connect": number(1, 10), "send": number(10, 600), "read": number(20, 3600)})
 
 PATH = text(r"/[A-Za-z0-9._~*/:-]*", form="a path")
 METHODS = listed(one_of("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
@@ -102,13 +102,13 @@ UPSTREAM = mapping(
 )
 
 CONSUMER = mapping(
-    {},
     {
-        "id": text(r"[A-Za-z0-9_.-]+(/credentials/[A-Za-z0-9_.-]+)?", longest=160, form="NAME or NAME/credentials/KEY"),
-        **LABELS,
-        "username": text(r"[A-Za-z0-9_-]{1,100}", form="letters, digits, _ and -"),
-        "plugins": ON_CREDENTIALS,
+        "id": text(
+            r"[A-Za-z0-9_.-]{1,64}(/credentials/[A-Za-z0-9_.-]{1,64})?",
+            form="NAME, or NAME/credentials/KEY for its keys",
+        )
     },
+    {**LABELS, "username": text(r"[A-Za-z0-9_-]{1,100}", form="letters, digits, _ and -"), "plugins": ON_CREDENTIALS},
 )
 
 SSL = mapping(
