@@ -27,6 +27,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import APIError, NoStreamResponseError, ServiceUnavailableError
 from nats.nuid import NUID
 
+from mayfly.bus import subjects
 from mayfly.domain.errors import QueueUnavailable
 from mayfly.settings import NatsSettings
 
@@ -35,6 +36,7 @@ log = structlog.get_logger()
 REQUEST_TIMEOUT_S = 5.0
 CONNECT_S = 10.0
 MIN_VERSION = (2, 15, 1)
+WORKER_USER = "worker"
 MIN_PAYLOAD_BYTES = 4_000_000
 
 UNREACHABLE = (
@@ -73,6 +75,7 @@ class Bus:
     client: Client
     js: JetStreamContext
     watch: Watch
+    api: str = subjects.STREAMS_API
 
     @property
     def closed(self) -> asyncio.Event:
@@ -105,7 +108,7 @@ async def connect(settings: NatsSettings, *, role: str, buffer_while_disconnecte
     client = await _open(settings, watch, pending_bytes=2 << 20 if buffer_while_disconnected else 0)
     try:
         _check_server(client)
-        yield Bus(client, client.jetstream(timeout=REQUEST_TIMEOUT_S), watch)
+        yield Bus(client, client.jetstream(timeout=REQUEST_TIMEOUT_S), watch, streams_api(settings.nats_user))
     finally:
         watch.leaving = True
         await _close(client)
@@ -115,8 +118,9 @@ class Unguessable(NUID):
     """
     What makes the subjects on which replies are awaited.
 
-    A worker may answer at any inbox of an API server, for permissions know no random names. It learns those of the
-    questions it is asked; nats-py counts them up, so it could tell the next ones, and answer in the database's place.
+    A worker may answer at any inbox of another worker's questions, for permissions know no random names. It learns
+    those of the questions it is asked; nats-py counts them up, so it could tell the next ones, and answer in the
+    database's place.
     """
 
     def next(self) -> bytearray:
@@ -216,6 +220,11 @@ def _trust(ca_file: Path | None) -> ssl.SSLContext:
 def inbox_prefix(role: str) -> str:
     """Each role's replies have a prefix of their own, so that permissions can keep roles from reading others'."""
     return f"_INBOX_{role}"
+
+
+def streams_api(user: str | None) -> str:
+    """How JetStream is called by a NATS user: the worker's account has none, and imports a little of the streams'."""
+    return subjects.WORKERS_API if user == WORKER_USER else subjects.STREAMS_API
 
 
 def _check_server(client: Client) -> None:

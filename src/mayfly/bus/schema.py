@@ -99,7 +99,11 @@ def audit_stream(settings: BootstrapSettings) -> api.StreamConfig:
 
 
 def bucket_stream(bucket: str, settings: BootstrapSettings) -> api.StreamConfig:
-    """Describe the stream behind a bucket. Records are republished, so that an API server hears of each change."""
+    """
+    Describe the stream behind a bucket. Records are republished, so that an API server hears of each change.
+
+    No rollups: whoever may write one key could remove all others with the header `Nats-Rollup: all`.
+    """
     republish = None
     if bucket == subjects.ACTIVATIONS:
         republish = api.RePublish(src="$KV.activations.*.*.*", dest="done.{{wildcard(2)}}.{{wildcard(3)}}")
@@ -110,7 +114,7 @@ def bucket_stream(bucket: str, settings: BootstrapSettings) -> api.StreamConfig:
         num_replicas=settings.nats_replicas,
         discard=api.DiscardPolicy.NEW,
         max_msgs_per_subject=1,
-        allow_rollup_hdrs=True,
+        allow_rollup_hdrs=False,
         deny_delete=True,
         allow_direct=False,
         allow_msg_ttl=True,

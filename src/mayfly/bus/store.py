@@ -22,7 +22,7 @@ from nats.js.errors import APIError, KeyWrongLastSequenceError
 from mayfly.bus.codec import Codec, Versioned
 from mayfly.bus.connection import Bus, translated
 from mayfly.bus.patience import UNANSWERED, patiently
-from mayfly.bus.subjects import kv_stream, kv_subject
+from mayfly.bus.subjects import kv_stream, kv_subject, message_get
 from mayfly.domain.errors import QueueUnavailable
 
 T = TypeVar("T", bound=Versioned)
@@ -71,7 +71,7 @@ class Store(Generic[T]):
         self._bus = bus
         self._bucket = bucket
         self._codec = Codec(struct)
-        self._get_subject = f"$JS.API.STREAM.MSG.GET.{kv_stream(bucket)}"
+        self._get_subject = message_get(kv_stream(bucket), bus.api)
         self._answers = msgspec.json.Decoder(_GetAnswer)
 
     async def get(self, key: str) -> Entry[T] | None:
@@ -123,8 +123,7 @@ class Store(Generic[T]):
 
         Raises: Conflict; QueueUnavailable.
         """
-        headers = {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}
-        await self._compare_and_set(key, b"", revision=revision, ttl_s=MARKER_TTL_S, headers=headers)
+        await self._compare_and_set(key, b"", revision=revision, ttl_s=MARKER_TTL_S, headers={"KV-Operation": "PURGE"})
 
     async def keys(self, prefix: str | None = None) -> list[str]:
         """

@@ -20,6 +20,9 @@ PLACES = "places"
 WORKERS = "workers"  # key: <worker id>
 BUCKETS = (USERS, SESSIONS, FUNCTIONS, ACTIVATIONS, IDEMPOTENCY, PLACES, WORKERS)
 
+STREAMS_API = "$JS.API"
+WORKERS_API = "streams.API"  # its name in the workers' account, where `$JS.API` is that account's own, without streams
+
 PREPARE_IMAGE = "image.prepare"  # a request that one of the workers answers
 PREPARERS = "workers"  # their queue group
 PREFETCH_IMAGE = "image.prefetch"  # told to all workers
@@ -33,6 +36,11 @@ def kv_stream(bucket: str) -> str:
 def kv_subject(bucket: str, key: str) -> str:
     """The subject behind a bucket's key."""
     return f"$KV.{bucket}.{key}"
+
+
+def message_get(stream: str, api: str = STREAMS_API) -> str:
+    """Where a message of a stream is asked for."""
+    return f"{api}.STREAM.MSG.GET.{stream}"
 
 
 def act(user_id: str) -> str:

@@ -1,9 +1,14 @@
 """
 nats-server's configuration: who may do what, and nothing more.
 
-Each role has a user of its own in the account MAYFLY. An API server cannot claim, a worker cannot read users or
-sessions, neither can make or delete a stream, and nobody but the server itself publishes `done.>`. The server's own
-events are in the account SYS, which nobody can log in to. The same accounts serve `mayfly up` and a cluster.
+Each role has a user of its own. An API server cannot claim, a worker cannot read users or sessions, neither can make or
+delete a stream, and nobody but the server itself publishes `done.>`. The server's own events are in the account SYS,
+which nobody can log in to. The same accounts serve `mayfly up` and a cluster.
+
+The streams are in the account MAYFLY; workers are in one of their own, WORKERS, which imports the few subjects that
+they need. Permissions alone would not hold a worker: nats-server checks where a client publishes, not where it asks for
+the answer, and some answers (to an ack, to a pull of nothing) are empty. Sent to `$JS.API.STREAM.DELETE.KV_users`, such
+an answer deletes the users. Across accounts an answer goes back into the account that asked, where there is nothing.
 Rows: A3, A4, D7.
 """
 
@@ -20,7 +25,9 @@ from mayfly.bus.connection import MIN_PAYLOAD_BYTES, inbox_prefix
 ADMIN, API, WORKER = "admin", "api", "worker"
 ROLES = (ADMIN, API, WORKER)
 
-ACCOUNT, SYSTEM_ACCOUNT = "MAYFLY", "SYS"
+ACCOUNT, WORKERS_ACCOUNT, SYSTEM_ACCOUNT = "MAYFLY", "WORKERS", "SYS"
+ANSWERS = "_R_.*.*"  # where nats-server has a question from the other account answered
+PULL_FORGOTTEN = "30s"  # without an answer or heartbeat: longer than a pull lasts
 CLUSTER = "mayfly"
 ROUTE_USER = "route"
 CLIENT_PORT, ROUTE_PORT, MONITOR_PORT = 4222, 6222, 8222
@@ -87,8 +94,9 @@ def node_config(node: Node, *, passwords: dict[str, str], route_password: str) -
 def with_passwords(config: str, passwords: dict[str, str]) -> str:
     """Put other passwords of the roles into a configuration that `node_config` wrote."""
     changed = json.loads(config)
-    for user in changed["accounts"][ACCOUNT]["users"]:
-        user["password"] = passwords[user["user"]]
+    for account in changed["accounts"].values():
+        for user in account.get("users", ()):
+            user["password"] = passwords[user["user"]]
     return json.dumps(changed, indent=2) + "\n"
 
 
@@ -111,7 +119,19 @@ def _common(store: str, passwords: dict[str, str]) -> dict[str, Any]:
                 "users": [
                     {"user": ADMIN, "password": passwords[ADMIN], "permissions": {"publish": ">", "subscribe": ">"}},
                     {"user": API, "password": passwords[API], "permissions": api_permissions()},
-                    {"user": WORKER, "password": passwords[WORKER], "permissions": worker_permissions()},
+                ],
+                "exports": [
+                    *_offered_to(WORKERS_ACCOUNT, worker_services()),
+                    {"stream": subjects.PREFETCH_IMAGE, "accounts": [WORKERS_ACCOUNT]},
+                ],
+                "imports": _taken_from(WORKERS_ACCOUNT, answered_by_workers()),
+            },
+            WORKERS_ACCOUNT: {
+                "users": [{"user": WORKER, "password": passwords[WORKER], "permissions": worker_permissions()}],
+                "exports": _offered_to(ACCOUNT, answered_by_workers()),
+                "imports": [
+                    *_taken_from(ACCOUNT, worker_services()),
+                    {"stream": {"account": ACCOUNT, "subject": subjects.PREFETCH_IMAGE}},
                 ],
             },
             SYSTEM_ACCOUNT: {},
@@ -153,29 +173,49 @@ def api_permissions() -> dict[str, Any]:
     return {"publish": publish, "subscribe": heard}
 
 
-def worker_permissions() -> dict[str, Any]:
+def worker_services() -> list[str]:
     """
-    What a worker publishes and hears.
+    What a worker asks of the streams: to be given work, to settle it, to read and write what it must.
 
     It reads and writes functions, because it pins the digest of an image that was not at hand at the registration; it
-    lists nothing. It has no `allow_responses`: with that it could ask itself a question whose reply subject is
-    somebody's record, and answer.
+    lists nothing.
     """
     consumer = f"{subjects.ACT}.{subjects.ACT_CONSUMER}"
     read = (subjects.ACTIVATIONS, subjects.FUNCTIONS, subjects.WORKERS)
-    publish = [
+    return [
         f"$JS.API.CONSUMER.MSG.NEXT.{consumer}",
         f"$JS.ACK.{consumer}.>",
         f"$JS.ACK.*.*.{consumer}.>",
         "response.*.*.*",
-        subjects.owns("*"),
-        *(f"{inbox_prefix(role)}.*.*" for role in (API, WORKER)),  # its answers
         subjects.kv_subject(subjects.ACTIVATIONS, "*.*.*"),
         subjects.kv_subject(subjects.FUNCTIONS, "*.*"),
         subjects.kv_subject(subjects.WORKERS, "*"),
-        *(f"$JS.API.STREAM.MSG.GET.{subjects.kv_stream(bucket)}" for bucket in read),
-        f"$JS.API.STREAM.MSG.GET.{subjects.RESPONSES}",
+        *(subjects.message_get(subjects.kv_stream(bucket)) for bucket in read),
     ]
+
+
+def named_by_worker(subject: str) -> str:
+    """
+    The name of a service in the workers' account. Of `$JS.API` nats-server has one in each account, which would answer
+    as well: that there are no streams.
+    """
+    return subject.replace(f"{subjects.STREAMS_API}.STREAM.", f"{subjects.WORKERS_API}.STREAM.")
+
+
+def answered_by_workers() -> list[str]:
+    """What API servers ask workers."""
+    return [subjects.owns("*"), subjects.PREPARE_IMAGE]
+
+
+def worker_permissions() -> dict[str, Any]:
+    """
+    What a worker publishes and hears, within its own account.
+
+    It has no `allow_responses`: with that it could ask itself a question whose reply subject is another worker's inbox
+    for messages, and answer. Two tokens after the prefix are the inboxes of questions only.
+    """
+    services = map(named_by_worker, worker_services())
+    publish = [*services, subjects.owns("*"), ANSWERS, f"{inbox_prefix(WORKER)}.*.*"]
     heard = [
         f"{inbox_prefix(WORKER)}.>",
         subjects.owns("*"),
@@ -183,6 +223,23 @@ def worker_permissions() -> dict[str, Any]:
         subjects.PREFETCH_IMAGE,
     ]
     return {"publish": publish, "subscribe": heard}
+
+
+def _offered_to(account: str, services: list[str]) -> list[dict[str, Any]]:
+    """Let *account* ask for these; a pull is answered many times, anything else once."""
+    many = {"response_type": "stream", "threshold": PULL_FORGOTTEN}
+    return [
+        {"service": subject, "accounts": [account], **(many if ".MSG.NEXT." in subject else {})} for subject in services
+    ]
+
+
+def _taken_from(account: str, services: list[str]) -> list[dict[str, Any]]:
+    taken: list[dict[str, Any]] = []
+    for subject in services:
+        name = named_by_worker(subject)
+        other_name = {"to": name} if name != subject else {}
+        taken.append({"service": {"account": account, "subject": subject}, **other_name})
+    return taken
 
 
 def _bracketed(address: str) -> str:

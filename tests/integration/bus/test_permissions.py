@@ -11,6 +11,7 @@ import nats.errors
 import pytest
 from nats.aio.msg import Msg
 from nats.js import api
+from nats.js.errors import APIError
 
 from mayfly.bus import subjects
 from mayfly.bus.connection import Bus
@@ -19,6 +20,7 @@ from mayfly.bus.responses import purge_responses
 from mayfly.bus.schema import limits_in_force
 from mayfly.bus.stores import Stores
 from mayfly.domain.ids import new_id
+from mayfly.ops.nats_config import api_permissions, worker_permissions
 from tests.integration.bus.test_queue import _work_of
 from tests.support.bus import Installation, installation
 
@@ -163,17 +165,18 @@ async def test_messages_are_deleted_by_the_janitor_only(installed: Installation,
 
 
 async def test_what_each_role_reads_of_the_database(installed: Installation, admin: Bus) -> None:
-    """A worker reads records, functions, workers and responses; users, sessions and the queue are an API server's; the
+    """A worker reads records, functions and workers; users, sessions, responses and the queue are an API server's; the
     trail is an operator's."""
     read = {
         "api": set(STREAMS) - {subjects.AUDIT},
-        "worker": {"KV_activations", "KV_functions", "KV_workers", subjects.RESPONSES},
+        "worker": {"KV_activations", "KV_functions", "KV_workers"},
     }
     for role, meant in read.items():
         async with installed.connect(role) as bus:
             for stream in STREAMS:
-                found = await may_publish(bus, f"$JS.API.STREAM.MSG.GET.{stream}")
+                found = await may_publish(bus, subjects.message_get(stream, bus.api))
                 assert found == (stream in meant), (role, stream)
+                assert role == "api" or not await may_publish(bus, subjects.message_get(stream))
                 assert not await may_publish(bus, f"$JS.API.DIRECT.GET.{stream}"), (role, stream)
                 assert not await may_publish(bus, f"$JS.API.DIRECT.GET.{stream}.$KV.users.x"), (role, stream)
 
@@ -184,9 +187,10 @@ async def test_a_worker_cannot_read_a_user_that_is_there(installed: Installation
     await admin.js.publish("$KV.sessions.u.s", b"a refresh digest")
     async with installed.connect("api") as api_bus, installed.connect("worker") as worker:
         for bucket, key in (("users", "ann"), ("sessions", "u.s")):
-            subject, query = f"$JS.API.STREAM.MSG.GET.KV_{bucket}", {"last_by_subj": f"$KV.{bucket}.{key}"}
-            assert "message" in (await answer(api_bus, subject, query) or {})
-            assert await answer(worker, subject, query) is None
+            query = {"last_by_subj": f"$KV.{bucket}.{key}"}
+            assert "message" in (await answer(api_bus, subjects.message_get(f"KV_{bucket}"), query) or {})
+            for name in (subjects.STREAMS_API, subjects.WORKERS_API):
+                assert await answer(worker, subjects.message_get(f"KV_{bucket}", name), query) is None
 
 
 async def test_what_each_role_writes_of_the_database(installed: Installation) -> None:
@@ -246,8 +250,16 @@ async def test_nobody_listens_in(installed: Installation, admin: Bus) -> None:
         "_INBOX_admin.>",
         "$JS.>",
         "$JS.API.>",
+        "$JS.EVENT.>",
+        "$JS.ACK.>",
+        "$JS.FC.>",
         "$KV.>",
+        "$KV.users.>",
         "$SYS.>",
+        "$SRV.>",
+        "_R_.>",
+        "_R_.*.*",
+        "streams.>",
         "act.>",
         "act.*",
     ]
@@ -280,24 +292,144 @@ async def test_a_worker_cannot_answer_itself_into_a_record(installed: Installati
     assert (await admin.js.stream_info("KV_users")).state.messages == 0
 
 
-async def test_a_worker_can_tell_no_reply_that_is_not_its_own(installed: Installation) -> None:
-    """Of the inbox at which a worker is asked, the inboxes of the database's replies cannot be told."""
+async def test_a_worker_does_not_learn_where_an_api_server_is_answered(installed: Installation) -> None:
+    """A worker that is asked sees a name that nats-server made for that question, and can publish at no inbox of an
+    API server."""
     async with installed.connect("api") as api_bus, installed.connect("worker") as worker:
-        inboxes: asyncio.Queue[str] = asyncio.Queue()
+        inboxes = await inboxes_of(worker, api_bus, questions=3)
 
-        async def on_question(message: Msg) -> None:
-            await inboxes.put(message.reply)
-            await message.respond(b"1")
+        assert all(inbox.startswith("_R_.") for inbox in inboxes)
+        assert not await may_publish(worker, api_bus.client.new_inbox())
+        assert not await may_publish(worker, f"{api_bus.client.new_inbox()}.x")
 
-        await worker.client.subscribe("worker.w.owns", cb=on_question)
-        await worker.client.flush()
-        for _ in range(20):
-            assert (await api_bus.client.request("worker.w.owns", b"", timeout=5)).data == b"1"
-        tokens = [(await inboxes.get()).split(".")[2] for _ in range(20)]
 
-    assert all(len(token) >= 22 for token in tokens)
-    for position in range(20):
-        assert len({token[position] for token in tokens}) > 5, "a token's beginning tells the next one's"
+async def test_a_worker_can_tell_no_reply_that_is_not_its_own(installed: Installation) -> None:
+    """Of the inbox at which a worker is asked by another, the inboxes of the database's replies cannot be told; where
+    another's work is delivered, nothing can be published."""
+    async with installed.connect("worker") as asking, installed.connect("worker") as worker:
+        inboxes = await inboxes_of(worker, asking, questions=20)
+
+        tokens = [inbox.split(".")[2] for inbox in inboxes]
+        assert all(len(token) >= 22 for token in tokens)
+        for position in range(20):
+            assert len({token[position] for token in tokens}) > 5, "a token's beginning tells the next one's"
+        assert not await may_publish(worker, asking.client.new_inbox()), "forged work"
+
+
+async def inboxes_of(worker: Bus, asking: Bus, *, questions: int) -> list[str]:
+    """Have a worker asked several times, and return where it was to answer."""
+    inboxes: list[str] = []
+
+    async def on_question(message: Msg) -> None:
+        inboxes.append(message.reply)
+        await message.respond(b"1")
+
+    await worker.client.subscribe("worker.w.owns", cb=on_question)
+    await worker.client.flush()
+    for _ in range(questions):
+        assert (await asking.client.request("worker.w.owns", b"", timeout=5)).data == b"1"
+    return inboxes
+
+
+WORDS = [
+    b"",
+    b"{}",
+    b"+ACK",
+    b"-NAK",
+    b"+WPI",
+    b"+NXT",
+    b'{"batch":1,"no_wait":true}',
+    b'{"batch":1,"expires":1000000}',
+]
+
+
+@pytest.mark.parametrize("role", ["api", "worker"])
+async def test_no_answer_does_what_the_asker_may_not(installed: Installation, admin: Bus, role: str) -> None:
+    """
+    nats-server sends an answer wherever it is asked to, with its own rights. Whatever a role may publish, with a
+    subject that deletes, purges or forges as the place for the answer, leaves streams, consumer and users as they were.
+    """
+    permissions = {"api": api_permissions, "worker": worker_permissions}[role]()
+    await admin.js.publish("$KV.users.ann", b"a password hash")
+    harm = [
+        f"$JS.API.CONSUMER.DELETE.{CONSUMER}",
+        *(f"$JS.API.STREAM.{verb}.{stream}" for verb in ("DELETE", "PURGE", "MSG.DELETE") for stream in STREAMS),
+        *(["$KV.users.ann", "$KV.sessions.u.s", "$KV.places.p", "act.u", "audit.x"] if role == "worker" else []),
+    ]
+    before = await stands(admin)
+    async with installed.connect("api") as api_bus, installed.connect("worker") as worker:
+        claim = await a_claim(api_bus, worker)
+        bus = {"api": api_bus, "worker": worker}[role]
+        for allowed in permissions["publish"]:
+            subject = claim if allowed.startswith("$JS.ACK.ACT") else allowed.replace("*", "x").replace(">", "x")
+            for word in WORDS:
+                for target in harm:
+                    await bus.client.publish(subject, word, reply=target)
+        await heard(bus)
+
+        await admin.client.publish(claim, b"+WPI", reply="$JS.API.STREAM.DELETE.KV_places")  # an admin can do it
+        async with asyncio.timeout(5):
+            while "KV_places" in (after := await stands(admin)):
+                await asyncio.sleep(0.01)
+
+    del before["KV_places"]
+    assert list(after) == list(before)
+    assert (await admin.js.consumer_info(subjects.ACT, subjects.ACT_CONSUMER)).name == subjects.ACT_CONSUMER
+    for untouched in ("KV_users", "KV_sessions", subjects.AUDIT) if role == "worker" else ():
+        assert after[untouched] == before[untouched]
+    assert (await admin.js.get_last_msg("KV_users", "$KV.users.ann")).data == b"a password hash"
+
+
+NEXT = f"$JS.API.CONSUMER.MSG.NEXT.{CONSUMER}"
+
+
+async def stands(admin: Bus) -> dict[str, int]:
+    """The last sequence of each stream that there is."""
+    return {str(info.config.name): info.state.last_seq for info in await admin.js.streams_info()}
+
+
+async def a_claim(api_bus: Bus, worker: Bus) -> str:
+    """Submit an activation, claim it, and return where it is acked."""
+    claims: asyncio.Queue[Msg] = asyncio.Queue()
+    inbox = worker.client.new_inbox()
+    await worker.client.subscribe(inbox, cb=claims.put)
+    await worker.client.publish(NEXT, b'{"batch":1,"expires":5000000000}', reply=inbox)
+    await submit(api_bus, _work_of(new_id()), wait_s=1)
+    async with asyncio.timeout(5):
+        return (await claims.get()).reply
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Nats-Rollup": "all"},
+        {"Nats-Rollup": "sub"},
+        {"Nats-Schedule": "@at 2030-01-01T00:00:00Z", "Nats-Schedule-Target": "$KV.users.ann"},
+        {"Nats-Incr": "1"},
+    ],
+    ids=lambda headers: next(iter(headers)) + "-" + next(iter(headers.values()))[:3],
+)
+async def test_headers_do_not_widen_a_write(installed: Installation, admin: Bus, headers: dict[str, str]) -> None:
+    """Who may write one function can neither remove the others with a header nor have something written later."""
+    await admin.js.publish("$KV.functions.ann.f", b"hers")
+    async with installed.connect("worker") as worker:
+        with pytest.raises(APIError):
+            await worker.js.publish("$KV.functions.bob.f", b"x", headers=headers)
+
+    assert (await admin.js.get_last_msg("KV_functions", "$KV.functions.ann.f")).data == b"hers"
+    assert (await stands(admin))["KV_functions"] == 1
+
+
+async def test_a_trace_is_sent_nowhere_else(installed: Installation, admin: Bus) -> None:
+    """The header that has the server report a message's way is refused where its target is."""
+    async with installed.connect("worker") as worker:
+        headers = {"Nats-Trace-Dest": "$KV.users.ann"}
+        worker.watch.last_error = ""
+        await worker.client.publish("$KV.workers.w", b"x", headers=headers)
+        await heard(worker)
+
+        assert "permissions violation for publish" in worker.watch.last_error.lower()
+    assert (await stands(admin))["KV_users"] == 0
 
 
 async def test_each_role_can_do_its_work(installed: Installation) -> None:

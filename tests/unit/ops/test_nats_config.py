@@ -75,17 +75,30 @@ def test_the_system_account_has_no_users() -> None:
     """Nobody can log in to the servers themselves."""
     config = a_node()
     assert config["accounts"][config["system_account"]] == {}
-    assert [user["user"] for user in config["accounts"]["MAYFLY"]["users"]] == ["admin", "api", "worker"]
+    users = {name: [user["user"] for user in account.get("users", ())] for name, account in config["accounts"].items()}
+    assert users == {"MAYFLY": ["admin", "api"], "WORKERS": ["worker"], "SYS": []}
 
 
 def test_no_role_but_admin_has_a_wildcard_over_everything() -> None:
     """Neither role publishes or hears `>`, all of JetStream's API, or answers wherever it is asked to."""
-    for user in a_node()["accounts"]["MAYFLY"]["users"][1:]:
+    accounts = a_node()["accounts"]
+    for user in (*accounts["MAYFLY"]["users"][1:], *accounts["WORKERS"]["users"]):
         permissions = user["permissions"]
         assert set(permissions) == {"publish", "subscribe"}
         for subject in (*permissions["publish"], *permissions["subscribe"]):
             assert not subject.startswith((">", "*", "$JS.API.>", "$JS.API.*", "$KV.>", "$KV.*", "$SYS")), subject
             assert not (subject.startswith("$JS.API.") and subject.endswith((".*", ".>"))), subject
+
+
+def test_workers_are_in_an_account_without_streams() -> None:
+    """What workers may ask of the streams is offered to their account by name, and nothing beyond it is imported."""
+    accounts = a_node()["accounts"]
+    assert "jetstream" not in accounts["WORKERS"]
+    offered = {entry.get("service") or entry["stream"] for entry in accounts["MAYFLY"]["exports"]}
+    taken = {(entry.get("service") or entry["stream"])["subject"] for entry in accounts["WORKERS"]["imports"]}
+    assert taken == offered
+    assert not [subject for subject in taken if "users" in subject or "sessions" in subject or "DELETE" in subject]
+    assert all(entry["accounts"] == ["WORKERS"] for entry in accounts["MAYFLY"]["exports"])
 
 
 def test_other_passwords_change_nothing_else() -> None:
