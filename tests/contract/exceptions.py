@@ -7,21 +7,53 @@ the suite says so), or, where trying it would harm the machine, is not run with 
 
 from __future__ import annotations
 
+import sys
+from typing import NamedTuple
+
 import pytest
 
 OCI = ("crun", "runc")
 DRIVERS = (*OCI, "docker")
 
-EXCEPTIONS: dict[str, dict[str, str]] = {
+
+class Promise(NamedTuple):
+    """What crun and runc keep, and what there is instead."""
+
+    kept: str
+    instead: str
+
+
+EXCEPTIONS: dict[str, dict[str, Promise]] = {
     "docker": {
-        "user namespace": "Root in a container is root outside, without capabilities: ids are shifted only where the "
-        "whole daemon runs with `userns-remap`.",
-        "scratch size": "The writable root has no size: only /tmp (where the image brings no files there) and /dev/shm "
-        "are limited. A function can fill the disk of the daemon.",
-        "the init's own file": "The held init lies in the container's root, where root can delete its own copy: that "
-        "changes nothing of this container or of another.",
-        "shared cap": "There is no common limit for all functions together: each has its own, and a low CPU weight.",
-        "device nodes": "A container has device nodes of its own, which its root owns; the host's are untouched.",
+        "user namespace": Promise(
+            "Root in a container is host user 100000, with 65,536 ids of its own.",
+            "Root in a container is root outside, without capabilities: ids are shifted only where the whole daemon "
+            "runs with `userns-remap`.",
+        ),
+        "scratch size": Promise(
+            "The writable root has a size; full, it is ENOSPC for this function alone.",
+            "The writable root has no size: only /tmp (where the image brings no files there) and /dev/shm are "
+            "limited. A function can fill the disk of the daemon until it ends, and calls that start meanwhile are "
+            "refused.",
+        ),
+        "the init's own file": Promise(
+            "The held init is a read-only mount.",
+            "The held init lies in the container's root, where root can delete its own copy: that changes nothing of "
+            "this container or of another.",
+        ),
+        "shared cap": Promise(
+            "All functions together are capped a quarter of a core below the machine.",
+            "There is no common limit for all functions together: each has its own, and a low CPU weight.",
+        ),
+        "device nodes": Promise(
+            "Nobody in a container owns its device nodes.",
+            "A container has device nodes of its own, which its root owns; the host's are untouched.",
+        ),
+        "a crash around it": Promise(
+            "Whatever dies, the worker or what it started, the function dies at once.",
+            "When the worker dies, its functions do at once; when the daemon crashes, they go on, unseen, to their "
+            "time limit and 5 s at most.",
+        ),
     }
 }
 
@@ -40,7 +72,7 @@ def cannot(driver: str, test: str) -> pytest.MarkDecorator | None:
     name = CANNOT.get(driver, {}).get(test)
     if name is None:
         return None
-    return pytest.mark.xfail(strict=True, reason=f"{driver}, {name}: {EXCEPTIONS[driver][name]}")
+    return pytest.mark.xfail(strict=True, reason=f"{driver}, {name}: {EXCEPTIONS[driver][name].instead}")
 
 
 def not_with(driver: str, exception: str) -> pytest.MarkDecorator:
@@ -51,3 +83,14 @@ def not_with(driver: str, exception: str) -> pytest.MarkDecorator:
 
 oci_only = pytest.mark.parametrize("driver", OCI, indirect=True)
 """For tests of what only a driver has that starts processes of its own: no promise of the protocol."""
+
+
+def table(driver: str) -> str:
+    """What a driver cannot keep, as the documentation shows it; this module, run with its name, prints it."""
+    rows = [(name, promise.kept, promise.instead) for name, promise in EXCEPTIONS[driver].items()]
+    head = ("", " and ".join(OCI), driver)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ("---",) * 3, *rows)) + "\n"
+
+
+if __name__ == "__main__":
+    print(table(sys.argv[1]), end="")
