@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.compose import ONE_SHOTS, containers, docker
+from tests.support.compose import ONE_SHOTS, compose, containers, docker
 from tests.support.up import Up
 
 pytestmark = pytest.mark.usefixtures("up")
@@ -153,3 +153,13 @@ def test_the_callers_authority_is_the_public_one(up: Up) -> None:
     public = Path(_mountpoint("secrets-public"))
     assert [path.name for path in public.iterdir()] == ["ca.crt"]
     assert (public / "ca.crt").read_bytes() == up.ca_file.read_bytes()
+
+
+@pytest.mark.D4
+def test_the_gateways_files_are_good() -> None:
+    """What the one-shot `secrets` rendered for APISIX passes `mayfly gateway check`, and is the gateway's alone."""
+    command = ("run", "--rm", "-T", "--no-deps", "--entrypoint", "mayfly", "secrets")
+    compose(*command, "gateway", "check", "/secrets/gateway")
+    for name in ("config.yaml", "apisix.yaml"):
+        file = Path(_mountpoint("secrets-gateway"), name).stat()
+        assert (file.st_uid, file.st_mode & 0o077) == (USERS["gateway"], 0)

@@ -42,14 +42,37 @@ async def test_the_signing_key_is_replaced_and_no_call_is_lost(whole: Shell, ter
     """After both steps a new key signs; who was logged in still is."""
     before = await _kid(terminal.up)
     (block,) = blocks("Rotate keys")
-    async with calling(whole) as load:
-        began = time.monotonic()
-        said = await terminal.type(block)
-    assert load.told(began) == []
-    assert load.calls
-    assert said.count("NEXT") == 2
+    await _rotate(whole, terminal, block, steps=2)
     assert await _kid(terminal.up) != before
     assert (await whole.run("echo still here")).text == "still here\n"
+
+
+@pytest.mark.A1
+@pytest.mark.D7
+async def test_the_gateways_secret_is_replaced_and_no_call_is_lost(whole: Shell, terminal: Terminal) -> None:
+    """The same commands, three steps; afterwards API servers accept the new one only."""
+    (block,) = blocks("Rotate keys")
+    before = await _gateway_secrets(terminal)
+    await _rotate(whole, terminal, block.replace("token-key", "gateway-secret").replace("1 2;", "1 2 3;"), steps=3)
+    after = await _gateway_secrets(terminal)
+    assert len(before) == len(after) == 1
+    assert before != after
+
+
+async def _rotate(shell: Shell, terminal: Terminal, script: str, *, steps: int) -> None:
+    """Take so many steps while callers call."""
+    async with calling(shell) as load:
+        began = time.monotonic()
+        said = await terminal.type(script)
+    assert load.told(began) == []
+    assert load.calls
+    assert said.count("NEXT") == steps
+
+
+async def _gateway_secrets(terminal: Terminal) -> set[str]:
+    """What the gateway sends and API servers accept."""
+    read = "docker compose run --rm -T --entrypoint sh secrets -c 'cat /secrets/gateway/*.secret /secrets/api/*.secret'"
+    return set((await terminal.type(read)).split())
 
 
 async def _kid(up: Up) -> str:
