@@ -19,7 +19,7 @@ from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import PARAMETER_MAX_BYTES, STDERR_MAX_BYTES
 from tests.contract.exceptions import table
 from tests.support import dockerd_bare
-from tests.support.containers import SCALE, SHIFT, World, make_rootfs, open_runtime
+from tests.support.containers import SCALE, SHIFT, World, copy_rootfs, open_runtime
 
 pytestmark = [pytest.mark.root, pytest.mark.F9]
 
@@ -44,7 +44,7 @@ async def test_many_calls_at_once_import_a_root_once(world: World, tmp_path: Pat
     """Eight that need the same new image share one import."""
     assert isinstance(docker_daemon, dockerd_bare.Daemon)
     before = images(docker_daemon)
-    own = World(world.runtime, make_rootfs(tmp_path / "own"))
+    own = World(world.runtime, copy_rootfs(world.rootfs, tmp_path / "own"))
     endings = await asyncio.gather(*(own.run("echo", "x") for _ in range(8)))
     assert {each.stdout for each in endings} == {b"x\n"}
     assert len(images(docker_daemon) - before) == 1
@@ -57,7 +57,7 @@ async def test_an_evicted_root_leaves_the_daemon_and_a_pruned_one_comes_back(
     runtime = world.runtime
     assert isinstance(runtime, DockerRuntime)
     before = images(docker_daemon)
-    own = World(runtime, make_rootfs(tmp_path / "own"))
+    own = World(runtime, copy_rootfs(world.rootfs, tmp_path / "own"))
     await own.run("true")
     [tag] = images(docker_daemon) - before
     assert docker_daemon.ask("DELETE", f"/images/{tag}").status_code == 200
@@ -73,7 +73,7 @@ async def test_a_root_that_cannot_be_read_to_its_end_is_no_image(
 ) -> None:
     """A tar that breaks off is refused with the reason, and no half image is left to run calls in."""
     before = images(docker_daemon)
-    own = World(world.runtime, make_rootfs(tmp_path / "own"))
+    own = World(world.runtime, copy_rootfs(world.rootfs, tmp_path / "own"))
 
     def breaks_off(_: Path, __: bytes, to: object) -> None:
         to.write(b"\0" * 512)  # type: ignore[attr-defined]
@@ -91,7 +91,7 @@ async def test_a_root_that_cannot_be_read_to_its_end_is_no_image(
 async def test_a_root_at_an_odd_path_is_kept(world: World, tmp_path: Path, docker_daemon: dockerd_bare.Daemon) -> None:
     """Nothing in a path means anything to the daemon: the root is found again, and not taken for evicted."""
     before = images(docker_daemon)
-    own = World(world.runtime, make_rootfs(tmp_path / 'a $HOME "b" \\ü'))
+    own = World(world.runtime, copy_rootfs(world.rootfs, tmp_path / 'a $HOME "b" \\ü'))
     assert (await own.run("echo", "x")).stdout == b"x\n"
     imported = images(docker_daemon) - before
     assert isinstance(world.runtime, DockerRuntime)
@@ -219,7 +219,7 @@ HOSTILE = {
 @pytest.mark.parametrize("trick", HOSTILE)
 async def test_a_hostile_root_harms_nobody(world: World, tmp_path: Path, trick: str) -> None:
     """Whatever stands where the daemon mounts or the init goes: the call runs, in its own container."""
-    root = make_rootfs(tmp_path / "hostile")
+    root = copy_rootfs(world.rootfs, tmp_path / "hostile")
     HOSTILE[trick](root)  # type: ignore[no-untyped-call]
     for path in root.rglob("*"):
         os.chown(path, SHIFT, SHIFT, follow_symlinks=False)
@@ -239,7 +239,7 @@ async def test_an_image_with_nothing_in_it_says_so(world: World, tmp_path: Path)
     assert b"cannot run '/entrypoint': No such file" in ending.stderr
 
 
-async def test_nothing_of_forty_calls_is_left_at_the_daemon(world: World, docker_daemon: dockerd_bare.Daemon) -> None:
+async def test_nothing_of_thirty_calls_is_left_at_the_daemon(world: World, docker_daemon: dockerd_bare.Daemon) -> None:
     """Whatever became of them: no container, volume, network, mount, image or layer more than before."""
     await world.run("true")
     before = docker_daemon.everything()
@@ -260,7 +260,7 @@ async def test_nothing_of_forty_calls_is_left_at_the_daemon(world: World, docker
                 case 4:
                     assert (await world.run("yes")).reason is EndReason.RESULT_TOO_LARGE
 
-    await asyncio.gather(*(one(number) for number in range(40)))
+    await asyncio.gather(*(one(number) for number in range(30)))
     assert docker_daemon.everything() == before
 
 

@@ -235,15 +235,17 @@ async def test_children_that_hold_the_pipe_do_not_hold_the_call(world: World) ->
     assert ending.run_s < 5 * SCALE
 
 
-async def test_everything_written_before_the_end_arrives(world: World) -> None:
-    """Of what a command writes in its last moment nothing is lost, sixty times out of sixty."""
+async def test_everything_written_before_the_end_arrives(world: World, driver: str) -> None:
+    """Of what a command writes in its last moment nothing is lost, sixty times out of sixty (twenty with docker)."""
+    count = 20 if driver == "docker" else 60
     gate = asyncio.Semaphore(4)
 
     async def one(number: int) -> bytes:
         async with gate:
             return (await world.run("printf", "%d", str(number))).stdout
 
-    assert await asyncio.gather(*(one(number) for number in range(60))) == [b"%d" % number for number in range(60)]
+    answers = await asyncio.gather(*(one(number) for number in range(count)))
+    assert answers == [b"%d" % number for number in range(count)]
 
 
 async def test_figures_are_those_of_the_call(world: World) -> None:

@@ -141,7 +141,7 @@ async def test_three_hundred_calls_at_eight_at_once_leave_nothing(world: World, 
     """
     After 300 calls, each answered rightly: no mount, cgroup, directory, process or descriptor more than before.
 
-    (20 calls with docker, which takes ten times as long; `test_docker` has a hundred more.)
+    (20 calls with docker, which takes ten times as long; `test_docker` has thirty more.)
     """
     await world.run("true")
     descriptors = open_descriptors()

@@ -72,6 +72,12 @@ def make_rootfs(directory: Path) -> Path:
     return directory
 
 
+def copy_rootfs(rootfs: Path, directory: Path) -> Path:
+    """Another image of the same content, without compiling anything."""
+    subprocess.run(["cp", "--archive", rootfs, directory], check=True)
+    return directory
+
+
 def _shift(directory: Path) -> None:
     for path in (directory, *directory.rglob("*")):
         os.chown(path, SHIFT, SHIFT, follow_symlinks=False)

@@ -12,9 +12,11 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from examples.oci import Image, push
 from mayfly.bus.connection import Bus
 from mayfly.bus.responses import Listener
 from mayfly.bus.stores import Stores
@@ -203,6 +205,46 @@ def test_a_socket_for_others_is_said_in_a_sentence(daemon: dockerd_bare.Daemon) 
     said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     assert "may not use the Docker socket" in said
     assert "(MAYFLY_DOCKER_HOST). Run it as root, or in the group that owns the socket." in said
+
+
+class Odd(Image):
+    """An image with all that a configuration may ask of a daemon."""
+
+    def config(self, diff_id: str) -> dict[str, Any]:
+        """Volumes, labels of ours, a health check, ports, a signal and a shell, beside the usual."""
+        whole = super().config(diff_id)
+        whole["config"] |= {
+            "Volumes": {"/data": {}, "/": {}, "/proc": {}},
+            "Labels": {"mayfly.worker": "another", "mayfly.rootfs": "/", 'a"; $(x)': "`y`"},
+            "Healthcheck": {"Test": ["CMD-SHELL", "touch /checked"], "Interval": 1000000},
+            "ExposedPorts": {"22/tcp": {}},
+            "StopSignal": "SIGCONT",
+            "Shell": ["/bin/false"],
+            "OnBuild": ["RUN false"],
+        }
+        return whole
+
+
+async def test_an_image_decides_about_its_process_and_nothing_else(scene: Scene) -> None:
+    """USER, WORKDIR, ENTRYPOINT, CMD and ENV hold; volumes, labels, health checks and ports come to nothing."""
+    script = """id -u; id -g; pwd; echo "$GREETING $0"; mount | grep -c ' /data '; ls / | grep checked"""
+    odd = Odd(
+        entrypoint=("/bin/sh", "-c", f"{script}; true"),
+        cmd=("argument",),
+        env={"GREETING": "from the image"},
+        user="app:777",
+        workdir="/srv/work",
+    )
+    reference = f"{scene.registry}/odd:1"
+    await asyncio.to_thread(push, odd, reference)
+    function = await scene.world.function(reference)
+    async with scene.worker():
+        assert await scene.world.invoke(function) == b"1234\n777\n/srv/work\nfrom the image argument\n0\n"
+        await scene.until_containers(0)
+    assert scene.daemon.everything()["volumes"] == []
+    for image in scene.daemon.ask("GET", "/images/json").json():
+        assert image["Labels"].keys() == {"mayfly.worker", "mayfly.rootfs"}
+        assert image["Labels"]["mayfly.worker"] != "another"
 
 
 async def test_a_call_during_a_restart_of_the_daemon_waits_for_it(scene: Scene) -> None:
