@@ -60,6 +60,8 @@ def _images(found: Found, every: list[Part]) -> Iterator[str]:
             yield f"{part} runs {part.image}, and this is {found.code.version}"
         if part.role != "gateway" and not stage(found, name.removeprefix("mayfly/")):
             yield f"{part} runs {part.image}, which is no target of the Dockerfile"
+    if (ours := ".".join(map(str, found.kumori["artifact"]["ref"]["version"]))) != found.code.version:
+        yield f"Kumori: the module is of version {ours}, and this is {found.code.version}"
     for target in ("api", "worker", "nats"):
         if f"ARG VERSION={found.code.version}\n" not in stage(found, target):
             yield f"Dockerfile: {target} is not of version {found.code.version}"
@@ -142,6 +144,13 @@ def _settings(found: Found, every: list[Part]) -> Iterator[str]:
         own = [(part, part.settings()) for part in every if part.role == role]
         for name in ROLES[role].model_fields.keys() - MAY_DIFFER.keys():
             yield from _same((f"{role}: {name}", part, _shown(getattr(settings, name))) for part, settings in own)
+
+
+def _apisix(_found: Found, every: list[Part]) -> Iterator[str]:
+    """APISIX is told the same everywhere: what it has to know otherwise is in its files."""
+    yield from _same(
+        ("gateway", part, json.dumps(part.environment, sort_keys=True)) for part in every if part.role == "gateway"
+    )
 
 
 def _shown(value: object) -> str:
@@ -308,6 +317,7 @@ CHECKS = (
     _ports,
     _way_of_a_call,
     _settings,
+    _apisix,
     _logins,
     _limits,
     _rendering,

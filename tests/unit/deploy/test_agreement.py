@@ -166,6 +166,7 @@ PLANTED = [
         "0.2.0",
         (
             "* runs mayfly/*:0.1.0, and this is 0.2.0",
+            "Kumori: the module is of version 0.1.0, and this is 0.2.0",
             "Dockerfile: * is not of version 0.2.0",
         ),
     ),
@@ -345,6 +346,20 @@ PLANTED = [
             'bootstrap: max_activations: {"512": "compose: bootstrap", "256": "Kumori: bootstrap"}',
             "compose: bootstrap: max_activations is 512, and 256 in the gateway's files",
         ),
+    ),
+    Planted(
+        "another module's version",
+        "kumori",
+        "artifact ref version",
+        [0, 2, 0],
+        ("Kumori: the module is of version 0.2.0, and this is 0.1.0",),
+    ),
+    Planted(
+        "an APISIX that looks for etcd",
+        "kubernetes",
+        f"Deployment/gateway {CONTAINER} env APISIX_STAND_ALONE value",
+        "false",
+        ('gateway: {*true*": "compose: gateway", *false*": "Kubernetes: gateway"}',),
     ),
     Planted(
         "another limit for the gateway's files",
