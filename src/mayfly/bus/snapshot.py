@@ -8,6 +8,7 @@ moment; several are saved one after the other. Rows: A3, A4.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -73,6 +74,7 @@ class Snapshot:
         Raises: QueueUnavailable when it breaks off.
         """
         while True:
+            _end_if_cancelled()
             try:
                 message = await self._subscription.next_msg(timeout=CHUNK_S)
             except nats.errors.Error as error:
@@ -117,10 +119,11 @@ async def replace(bus: Bus, stream: str, *, state: dict[str, Any], chunks: Itera
     Raises: PreconditionFailed when there is no such stream, or the server does not take the archive; QueueUnavailable.
     """
     config = (await stream_state(bus, stream)).config
-    await _ask(bus, f"$JS.API.STREAM.DELETE.{stream}", None)
     try:
+        await _ask(bus, f"$JS.API.STREAM.DELETE.{stream}", None)
         answer = await _ask(bus, f"$JS.API.STREAM.RESTORE.{stream}", {"config": config, "state": state})
         for chunk in chunks:
+            _end_if_cancelled()
             await _send(bus, answer["deliver_subject"], chunk)
         await _send(bus, answer["deliver_subject"], b"")
         return await stream_state(bus, stream)
@@ -146,6 +149,13 @@ async def empty(bus: Bus, stream: str) -> None:
     """
     with translated("empty a stream"):
         await bus.js.purge_stream(stream)
+
+
+def _end_if_cancelled() -> None:
+    """`asyncio.wait_for` of Python 3.11, in nats-py, loses a cancellation that comes together with the answer."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def _send(bus: Bus, subject: str, chunk: bytes) -> None:

@@ -1,9 +1,9 @@
 """
 `mayfly backup` and `mayfly restore`: all that lasts, in one file.
 
-The file is a tar: one archive of nats-server's for each stream, and a manifest with the versions, the date and each
-part's size and sha256. It has password hashes, so it is written 0600. Streams are saved one after the other while
-everything runs, those that point at others first, so that what is pointed at is there.
+The file is a tar: one archive of nats-server's for each stream, a manifest with the versions, the date and each part's
+size and sha256, and the manifest's own sha256. It has password hashes, so it is written 0600. Streams are saved one
+after the other while everything runs, those that point at others first, so that what is pointed at is there.
 
 What says only what happens at this moment is not saved: the queue, places, workers. Activations that were in flight
 when the backup was made are not restored, neither as messages nor as records: nobody knows any more whether they ran,
@@ -13,13 +13,14 @@ Rows: A3, A4.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime
 import hashlib
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -30,16 +31,18 @@ import msgspec
 from mayfly import __version__
 from mayfly.bus import subjects
 from mayfly.bus.codec import Undecodable
-from mayfly.bus.connection import Bus
+from mayfly.bus.connection import Bus, translated
+from mayfly.bus.schema import all_streams
 from mayfly.bus.snapshot import empty, replace, snapshot, stream_state
 from mayfly.bus.store import Conflict
 from mayfly.bus.stores import Stores
 from mayfly.domain.errors import MayflyError, PreconditionFailed
-from mayfly.settings import SettingsError
+from mayfly.settings import BootstrapSettings, SettingsError, load
 
 FORMAT = "mayfly-backup"
 VERSION = 1
 MANIFEST = "manifest.json"
+CHECKSUM = "manifest.json.sha256"  # as sha256sum writes it
 MANIFEST_MAX_BYTES = 1 << 20
 READ_BYTES = 256 * 1024
 
@@ -85,7 +88,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 async def backup(bus: Bus, path: Path) -> list[str]:
     """
-    Write a backup; return what was done. The file is there when it is whole, and not before.
+    Write a backup; return what was done. The file is there when it is whole, and not before; a kill may leave a hidden
+    one beside it, which can be removed.
 
     Raises: BackupUnusable when there is a file already; QueueUnavailable; OSError.
     """
@@ -95,12 +99,13 @@ async def backup(bus: Bus, path: Path) -> list[str]:
             format=FORMAT,
             v=VERSION,
             mayfly=__version__,
-            nats=str(bus.client.connected_server_version),
+            nats=_version_of(bus),
             made_at=datetime.datetime.now(datetime.UTC),
             parts=parts,
         )
         encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-        archive.addfile(_member(MANIFEST, len(encoded)), BytesIO(encoded))
+        for name, content in ((MANIFEST, encoded), (CHECKSUM, _checksum(encoded))):
+            archive.addfile(_member(name, len(content)), BytesIO(content))
     return [
         *(f"saved {part.stream}: {part.messages} messages" for part in parts),
         f"wrote {path}. It has password hashes and results: keep it where nobody else reads it.",
@@ -112,18 +117,29 @@ def _whole(path: Path) -> Iterator[tarfile.TarFile]:
     """Write a tar, 0600, that has its name once it is whole and on the disk."""
     if path.exists():
         raise BackupUnusable(f"{path} is there already, and a backup is never overwritten: name another file.")
+    if not path.parent.is_dir():
+        raise BackupUnusable(f"{path.parent} is no directory: make it first.")
     descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # 0600
     try:
         with os.fdopen(descriptor, "wb") as file:
-            with tarfile.open(fileobj=file, mode="w") as archive:
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive:  # any size in one header
                 yield archive
             file.flush()
             os.fsync(descriptor)
         os.link(partial, path)  # which fails if somebody else has made the file meanwhile
+        _sync(path.parent)
     except FileExistsError:
         raise BackupUnusable(f"{path} was made by somebody else meanwhile: name another file.") from None
     finally:
         Path(partial).unlink()
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 async def _save(bus: Bus, stream: str, archive: tarfile.TarFile, directory: Path) -> Part:
@@ -136,8 +152,8 @@ async def _save(bus: Bus, stream: str, archive: tarfile.TarFile, directory: Path
                 file.write(chunk)
         size = file.tell()
         file.seek(0)
-        name = f"{stream}.snapshot"
-        archive.addfile(_member(name, size), file)
+        name = _file_of(stream)
+        await asyncio.to_thread(archive.addfile, _member(name, size), file)  # or the connection would not be tended
     return Part(
         stream=stream,
         file=name,
@@ -148,6 +164,14 @@ async def _save(bus: Bus, stream: str, archive: tarfile.TarFile, directory: Path
         config=saved.stood.config,
         state=saved.stood.state,
     )
+
+
+def _file_of(stream: str) -> str:
+    return f"{stream}.snapshot"
+
+
+def _checksum(manifest: bytes) -> bytes:
+    return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()
 
 
 def _member(name: str, size: int) -> tarfile.TarInfo:
@@ -166,21 +190,55 @@ async def restore(bus: Bus, path: Path, *, replace_all: bool = False, logins: bo
 
     Raises: BackupUnusable; PreconditionFailed; QueueUnavailable; OSError.
     """
-    with opened(path) as found:
-        wanted = [part for part in found.manifest.parts if logins or part.stream != LOGINS]
+    async with opened(path) as found:
+        _check_server(bus, found.manifest)
+        done = await _make_missing(bus)
         await _check_target(bus, replace_all=replace_all)
-        done = []
         if not logins:
             await empty(bus, LOGINS)
             done.append("nobody is logged in: everybody logs in again, with the password as it was")
-        for part in wanted:
-            await _restore_part(bus, found, part)
-            done.append(f"restored {part.stream}: {part.messages} messages")
-    forgotten = await _forget_in_flight(bus)
+        for part in found.manifest.parts:
+            if logins or part.stream != LOGINS:
+                await _restore_part(bus, found, part)
+                done.append(f"restored {part.stream}: {part.messages} messages")
+        newest = {part.stream: part.last_seq for part in found.manifest.parts}
+    forgotten = await _forget_in_flight(bus, up_to=newest[subjects.kv_stream(subjects.ACTIVATIONS)])
     if forgotten:
         done.append(f"left out {forgotten} activations that were in flight when the backup was made")
     done.append(f"restored the backup of {found.manifest.made_at:%Y-%m-%d %H:%M:%S} UTC")
     return done
+
+
+def _check_server(bus: Bus, manifest: Manifest) -> None:
+    """Refuse what an older nats-server could not read, before anything is removed for it."""
+    if _major_and_minor(manifest.nats) > _major_and_minor(_version_of(bus)):
+        raise PreconditionFailed(
+            f"The backup was made on nats-server {manifest.nats}, and {_version_of(bus)} runs here: upgrade it first."
+        )
+
+
+def _version_of(bus: Bus) -> str:
+    version = bus.client.connected_server_version
+    return f"{version.major}.{version.minor}.{version.patch}"
+
+
+def _major_and_minor(version: str) -> list[int]:
+    return [int(number) if number.isdecimal() else 0 for number in version.split(".")[:2]]
+
+
+async def _make_missing(bus: Bus) -> list[str]:
+    """Make the streams that an earlier restore, killed between removing and restoring one, has left out."""
+    with translated("list streams"):
+        present = {info.config.name: info.config for info in await bus.js.streams_info()}
+    work = present.get(subjects.ACT)
+    if work is None:
+        raise PreconditionFailed("There are no streams here to restore into: run `mayfly bootstrap` first.")
+    settings = load(BootstrapSettings).model_copy(update={"nats_replicas": work.num_replicas})
+    missing = [shape for shape in all_streams(settings) if shape.name in set(STREAMS) - set(present)]
+    for shape in missing:
+        with translated("make a stream"):
+            await bus.js.add_stream(shape)
+    return [f"made {shape.name}, which was missing: was an earlier restore cut off?" for shape in missing]
 
 
 async def _check_target(bus: Bus, *, replace_all: bool) -> None:
@@ -198,9 +256,10 @@ async def _check_target(bus: Bus, *, replace_all: bool) -> None:
 async def _restore_part(bus: Bus, found: Opened, part: Part) -> None:
     try:
         stands = await replace(bus, part.stream, state=part.state, chunks=found.chunks(part))
-    except MayflyError as error:
+    except (MayflyError, tarfile.TarError, OSError) as error:
+        why = error.detail if isinstance(error, MayflyError) else f"{error}."
         raise PreconditionFailed(
-            f"{part.stream} could not be restored and is empty now: {error.detail} "
+            f"{part.stream} could not be restored and is empty now: {why} "
             "The backup is unharmed: run it again with --replace."
         ) from error
     if stands.last_seq != part.last_seq:
@@ -210,14 +269,17 @@ async def _restore_part(bus: Bus, found: Opened, part: Part) -> None:
         )
 
 
-async def _forget_in_flight(bus: Bus) -> int:
-    """Remove the records of activations that had not ended: what became of them the backup does not know."""
+async def _forget_in_flight(bus: Bus, *, up_to: int) -> int:
+    """
+    Remove the records of activations that had not ended: what became of them the backup does not know. Those after
+    *up_to* are of calls that came since.
+    """
     records = Stores.on(bus).activations
     forgotten = 0
     for key in await records.keys():
         try:
             entry = await records.get(key)
-            if entry is not None and not entry.value.state.is_final:
+            if entry is not None and entry.revision <= up_to and not entry.value.state.is_final:
                 await records.delete(key, revision=entry.revision)
                 forgotten += 1
         except (Undecodable, Conflict):  # not ours to judge; somebody else's by now
@@ -237,32 +299,50 @@ class Opened:
         return _read(self._archive, self._archive.getmember(part.file))
 
 
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[Opened]:
+@contextlib.asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[Opened]:
     """
     Open a backup and check all of it: the form, the version, and each part's size and sha256.
 
     Raises: BackupUnusable, saying what is wrong; OSError.
     """
     with path.open("rb") as file:
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as archive:
-                manifest = _manifest(archive, path)
-                for part in manifest.parts:
-                    _check(archive, part, path)
-                yield Opened(manifest, archive)
-        except tarfile.TarError as error:
-            raise BackupUnusable(f"{path} is no backup, or is cut off: {error}.") from error
+        found = await asyncio.to_thread(_checked, file, path)  # it may be large
+        yield found
+
+
+def _checked(file: IO[bytes], path: Path) -> Opened:
+    try:
+        archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - the file is closed by whoever opened it
+        manifest = _manifest(archive, path)
+        for part in manifest.parts:
+            _check(archive, part, path)
+    except BackupUnusable:
+        raise
+    except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
+        raise BackupUnusable(f"{path} is no backup, or is cut off: {error}.") from error
+    return Opened(manifest, archive)
+
+
+def _members(archive: tarfile.TarFile, path: Path) -> dict[str, tarfile.TarInfo]:
+    """List what is in the file: as many plain members as a backup has, each once, and nothing that hides its size."""
+    members: dict[str, tarfile.TarInfo] = {}
+    for member in archive:
+        if member.type != tarfile.REGTYPE or member.issparse() or member.pax_headers:
+            raise BackupUnusable(f"{path} is no backup of Mayfly: it has more than plain files.")
+        if member.name in members or len(members) > len(STREAMS) + 2:
+            raise BackupUnusable(f"{path} is no backup of Mayfly: it has more than its parts, or one twice.")
+        members[member.name] = member
+    return members
 
 
 def _manifest(archive: tarfile.TarFile, path: Path) -> Manifest:
-    members = archive.getmembers()
-    if any(not member.isfile() for member in members):
-        raise BackupUnusable(f"{path} is no backup of Mayfly: it has more than plain files.")
-    named = [member for member in members if member.name == MANIFEST]
-    if len(named) != 1 or named[0].size > MANIFEST_MAX_BYTES:
+    members = _members(archive, path)
+    if not {MANIFEST, CHECKSUM} <= set(members) or members[MANIFEST].size > MANIFEST_MAX_BYTES:
         raise BackupUnusable(f"{path} is no backup of Mayfly, or is cut off: it has no manifest.")
-    encoded = b"".join(_read(archive, named[0]))
+    encoded = b"".join(_read(archive, members[MANIFEST]))
+    if members[CHECKSUM].size > READ_BYTES or b"".join(_read(archive, members[CHECKSUM])) != _checksum(encoded):
+        raise BackupUnusable(f"{path} is damaged: {MANIFEST} is not what {CHECKSUM} says.")
     try:
         version = msgspec.json.decode(encoded, type=_Version)
         if version.format == FORMAT and version.v != VERSION:
@@ -273,11 +353,11 @@ def _manifest(archive: tarfile.TarFile, path: Path) -> Manifest:
         manifest = msgspec.json.decode(encoded, type=Manifest)
     except msgspec.MsgspecError as error:
         raise BackupUnusable(f"{path} is no backup of Mayfly, or is damaged: {error}.") from error
-    names = [part.stream for part in manifest.parts]
-    files = sorted(member.name for member in members)
-    if manifest.format != FORMAT or sorted(names) != sorted(STREAMS):
+    if manifest.format != FORMAT or sorted(part.stream for part in manifest.parts) != sorted(STREAMS):
         raise BackupUnusable(f"{path} is no backup of Mayfly, or not a whole one.")
-    if files != sorted([MANIFEST, *(part.file for part in manifest.parts)]):
+    if {MANIFEST, CHECKSUM, *map(_file_of, STREAMS)} != set(members) or any(
+        part.file != _file_of(part.stream) for part in manifest.parts
+    ):
         raise BackupUnusable(f"{path} is damaged: its parts are not those of its manifest.")
     return manifest
 

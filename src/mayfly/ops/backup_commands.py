@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 EXIT_USAGE = 2
 EXIT_PLATFORM = 6
+EXIT_INTERRUPTED = 130
 
 PANEL = "Operator's commands"
 
@@ -59,7 +61,8 @@ def restore(
     """
     Bring back what a backup holds, into an installation that runs and has nothing yet.
 
-    The file is checked before anything is touched. Calls that were in flight when it was made do not come back.
+    The file is checked before anything is touched. Calls that were in flight when it was made do not come back. A
+    restore that was cut off is run again, with --replace.
 
     Example: mayfly restore mayfly-2026-11-24.tar
     """
@@ -76,12 +79,17 @@ def _run(data_dir: Path | None, action: Callable[[Bus], Awaitable[list[str]]]) -
     from mayfly.settings import SettingsError
 
     async def run() -> list[str]:
+        task = asyncio.current_task()
+        if task is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         async with connect(_access(data_dir), role=ADMIN) as bus:
             return await action(bus)
 
     try:
         for line in asyncio.run(run()):
             typer.echo(line)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        _fail("Interrupted. A backup has left no file; run a restore again, with --replace.", EXIT_INTERRUPTED)
     except SettingsError as error:
         _fail(str(error), EXIT_USAGE)
     except MayflyError as error:
@@ -93,12 +101,15 @@ def _run(data_dir: Path | None, action: Callable[[Bus], Awaitable[list[str]]]) -
 def _access(data_dir: Path | None) -> NatsSettings:
     """Say which NATS is meant: the one of --data-dir, else of MAYFLY_NATS_URL, else of the usual data directory."""
     from mayfly.ops.layout import Layout, admin_settings
+    from mayfly.ops.nats_config import API, WORKER
     from mayfly.services.logs import configure_logs
-    from mayfly.settings import BootstrapSettings, UpSettings, load
+    from mayfly.settings import BootstrapSettings, SettingsError, UpSettings, load
 
     cluster = load(BootstrapSettings)
     configure_logs(cluster, role="backup")
     if data_dir is None and "nats_url" in cluster.model_fields_set:
+        if cluster.nats_user in (API, WORKER):
+            raise SettingsError(f"MAYFLY_NATS_USER: {cluster.nats_user} may not do this; it takes the user `admin`.")
         return cluster
     return admin_settings(Layout(load(UpSettings, data_dir=data_dir).data_dir.resolve()))
 
