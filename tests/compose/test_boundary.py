@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.compose import ONE_SHOTS, compose, containers, docker
+from tests.support.compose import ONE_SHOTS, compose, containers, docker, log_of
 from tests.support.up import Up
 
 pytestmark = pytest.mark.usefixtures("up")
@@ -124,7 +124,7 @@ def test_no_secret_is_in_what_docker_shows() -> None:
     """Neither a container's description nor its log nor an image's history or configuration has one."""
     hidden = _secret_texts()
     assert len(hidden) >= 8
-    shown = [docker("inspect", each.id) + docker("logs", each.id) for each in containers()]
+    shown = [docker("inspect", each.id) + log_of(each) for each in containers()]
     for name in ("nats", "api", "worker"):
         image = f"mayfly/{name}:0.1.0"
         shown += [docker("history", "--no-trunc", image), docker("image", "inspect", image)]

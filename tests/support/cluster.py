@@ -135,6 +135,7 @@ def adapted(node: Node, routes: dict[str, int]) -> str:
             tls[file] = str(node.directory / Path(tls[file]).name)
     cluster = config["cluster"]
     cluster["listen"] = f"127.0.0.1:{node.route_port}"
+    cluster["advertise"] = f"localhost:{node.route_port}"
     for number, route in enumerate(cluster["routes"]):
         head, _, peer = route.removesuffix(f":{ROUTE_PORT}").rpartition("@")
         cluster["routes"][number] = f"{head}@localhost:{routes[peer]}"

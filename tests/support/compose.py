@@ -27,6 +27,12 @@ def docker(*arguments: str | Path) -> str:
     return _run(["docker", *map(str, arguments)])
 
 
+def log_of(container: Container) -> str:
+    """What a container has written so far, to stdout and to stderr."""
+    command = ["docker", "logs", container.id]
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True).stdout
+
+
 def compose(*arguments: str) -> str:
     """Run `docker compose`, or docker-compose where that is what there is."""
     program = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]

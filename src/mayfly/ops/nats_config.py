@@ -84,6 +84,8 @@ def node_config(node: Node, *, passwords: dict[str, str], route_password: str) -
             "name": CLUSTER,
             "listen": f"0.0.0.0:{ROUTE_PORT}",
             "no_advertise": True,
+            # To the other servers: what they would tell each other else is its address, which is in no certificate.
+            "advertise": f"{_bracketed(node.host)}:{ROUTE_PORT}",
             "authorization": {"user": ROUTE_USER, "password": route_password, "timeout": 15},
             "tls": {**tls, "verify": True},
             "routes": [f"tls://{login}@{peer}:{ROUTE_PORT}" for peer in node.peers],

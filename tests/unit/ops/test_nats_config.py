@@ -54,6 +54,11 @@ def test_each_server_knows_the_other_two() -> None:
         assert sorted(peers) == sorted(f"{peer}:6222" for peer in HOSTS if peer != host)
 
 
+def test_a_server_tells_the_others_its_name() -> None:
+    """Not its address, which is in no certificate: they would try it for ever."""
+    assert [a_node(host)["cluster"]["advertise"] for host in HOSTS] == [f"{host}:6222" for host in HOSTS]
+
+
 def test_a_server_alone_is_no_cluster() -> None:
     """With one server there is nothing to listen for on the routes' port."""
     config = node_config(Node("nats-1", ()), passwords=PASSWORDS, route_password="x")
