@@ -107,6 +107,29 @@ async def test_a_restart_costs_only_the_calls_that_outlast_it(world: World, daem
     await asyncio.gather(short.remove(), long.remove())
 
 
+async def test_a_daemon_that_keeps_its_containers_keeps_none_of_ours(
+    prepared_host: None, rootfs: Path, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `live-restore` a restart ends no container, but nobody hears this one any more: it is ended, as unknown."""
+    need(dockerd_bare.PROGRAM, "dockerd")
+    with dockerd_bare.dockerd(options=("--live-restore",)) as lasting:
+        monkeypatch.setenv(DOCKER_HOST, lasting.unix.host)
+        with opened(rootfs, state_dir) as world:
+            container = await world.create()
+            lost = run(container, "escape_death")
+            await spoken(container)
+            await asyncio.to_thread(lasting.stop)
+            assert processes_of(container.id)
+            await asyncio.to_thread(lasting.start)
+            with pytest.raises(RuntimeFailed, match="was away during the call") as caught:
+                await asyncio.wait_for(lost, PATIENCE_S)
+            assert caught.value.ran == "unknown"
+            await until_dead(container.id)
+            await container.remove()
+            assert not world.left()
+            await world.runtime.close()
+
+
 @pytest.mark.usefixtures("impatient")
 async def test_a_crash_of_the_daemon_ends_the_function(world: World, daemon: dockerd_bare.Daemon) -> None:
     """

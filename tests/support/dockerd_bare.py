@@ -30,6 +30,7 @@ class Daemon:
 
     root: Path
     tls: Path | None = None
+    options: tuple[str, ...] = ()
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
@@ -70,6 +71,7 @@ class Daemon:
         command = ["dockerd", "--host", f"unix://{self.socket}"]
         command += ["--data-root", f"{self.root}/data", "--exec-root", f"{self.root}/exec"]
         command += ["--pidfile", f"{self.root}/pid", "--iptables=false", "--ip6tables=false", "--bridge=none"]
+        command += self.options
         if self.tls is not None:
             command += ["--host", self.tcp, "--tlsverify", f"--tlscacert={self.tls}/ca.pem"]
             command += [f"--tlscert={self.tls}/server-cert.pem", f"--tlskey={self.tls}/server-key.pem"]
@@ -107,13 +109,15 @@ class Daemon:
 
 
 @contextmanager
-def dockerd(tls: Path | None = None, *, disk_bytes: int | None = None) -> Iterator[Daemon]:
+def dockerd(
+    tls: Path | None = None, *, disk_bytes: int | None = None, options: tuple[str, ...] = ()
+) -> Iterator[Daemon]:
     """
-    Run one. With *tls* (ca.pem, server-cert.pem, server-key.pem) it listens on the loopback as well; with *disk_bytes*
-    its disk is that small.
+    Run one, with further *options*. With *tls* (ca.pem, server-cert.pem, server-key.pem) it listens on the loopback as
+    well; with *disk_bytes* its disk is that small.
     """
     with tempfile.TemporaryDirectory(prefix="mayfly-dockerd-", ignore_cleanup_errors=True) as directory:
-        daemon = Daemon(root=Path(directory), tls=tls)
+        daemon = Daemon(root=Path(directory), tls=tls, options=options)
         if disk_bytes is not None:
             (daemon.root / "data").mkdir()
             disk = ["mount", "-t", "tmpfs", "-o", f"size={disk_bytes}", "mayfly-test", f"{directory}/data"]

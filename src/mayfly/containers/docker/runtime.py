@@ -159,6 +159,7 @@ class DockerContainer:
         self._is_used = False
         self._is_killed = False
         self._is_overdue = False
+        self._is_lost = False
         self._killing: asyncio.Task[None] | None = None
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -257,8 +258,8 @@ class DockerContainer:
         finally:
             deadline.cancel()
         ended_at, words = self._loop.time(), self._words
-        if words is None and times_away != self._engine.times_away:
-            raise RuntimeFailed("The Docker daemon was away during the call, and ended its container.", ran="unknown")
+        if words is None and (self._is_lost or times_away != self._engine.times_away):
+            raise RuntimeFailed("The Docker daemon was away during the call, which was ended.", ran="unknown")
         return await self._ending(words, started_at=started_at, ended_at=ended_at)
 
     async def _until_dead(self) -> None:
@@ -288,11 +289,25 @@ class DockerContainer:
             )
         try:
             async with asyncio.timeout(DEATH_TIMEOUT_S):
+                await self._end_if_lost()
                 await self._engine.post(f"/containers/{self._name}/wait")
         except TimeoutError:
             raise RuntimeFailed("A process of the container cannot be killed.", ran="yes") from None
         except RuntimeFailed as error:
             raise RuntimeFailed(f"The container was lost. {error.detail}", ran="unknown") from error
+
+    async def _end_if_lost(self) -> None:
+        """
+        When the connection ends because the container does, the daemon knows within a moment. Else the container lives
+        (a daemon with `live-restore` keeps it through a restart), but nobody will hear its last words.
+        """
+        try:
+            async with asyncio.timeout(KILL_AFTER_S):
+                await self._engine.post(f"/containers/{self._name}/wait")
+        except TimeoutError:
+            self._is_lost = True
+            with contextlib.suppress(DockerRefused):  # it is dead by now
+                await self._engine.post(f"/containers/{self._name}/kill")
 
     async def _ending(self, words: stream.LastWords | None, *, started_at: float, ended_at: float) -> Ending:
         state = {} if words is not None and words.oom_kills is not None else await self._state()
