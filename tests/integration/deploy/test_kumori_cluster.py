@@ -180,7 +180,7 @@ async def servers(directory: Path) -> AsyncIterator[Cluster]:
     (secrets / "worker/docker").mkdir(parents=True)
     for name in ("ca.pem", "cert.pem", "key.pem"):
         (secrets / "worker/docker" / name).write_text(name)
-    made = runpy.run_path(str(KUMORI / "secrets"))["make"](secrets, ("localhost",))
+    made = runpy.run_path(str(KUMORI / "make-secrets"))["make"](secrets, ("localhost",))
     nodes: list[Node] = [Named(name, directory / name) for name in NAMES]
     for node, following in zip(nodes, [*nodes[1:], nodes[0]], strict=True):
         node.directory.mkdir()

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.D5
 README = (KUMORI / "README.md").read_text(encoding="utf-8")
 HOWTO = (ROOT / "docs/howto/deploy-on-kumori.md").read_text(encoding="utf-8")
 UNPACKED = "/dev/shm/mayfly"
-REGISTERING = re.compile(r"^deploy/kumori/secrets .*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+REGISTERING = re.compile(r"^deploy/kumori/make-secrets .*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("package", [*(f"./{name}:component" for name in PACKAGES), "./service:service"])
@@ -112,7 +112,7 @@ def test_every_resource_is_registered(deployment: Tree) -> None:
 
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A secrets directory as deploy/kumori/secrets makes it."""
+    """A secrets directory as deploy/kumori/make-secrets makes it."""
     directory = tmp_path_factory.mktemp("secrets")
     assert "worker/docker/ca.pem is missing" in make_secrets(directory).stderr
     (directory / "worker/docker").mkdir()
@@ -123,8 +123,8 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_secrets(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run deploy/kumori/secrets."""
-    command = [sys.executable, str(KUMORI / "secrets"), str(directory), *arguments]
+    """Run deploy/kumori/make-secrets."""
+    command = [sys.executable, str(KUMORI / "make-secrets"), str(directory), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
