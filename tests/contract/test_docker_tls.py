@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
 import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mayfly.containers.choose import DockerAddress, choose_runtime, explain_runtime
 from mayfly.containers.docker.config import container_name
@@ -25,53 +18,16 @@ from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.limits import PARAMETER_MAX_BYTES
 from tests.support import dockerd_bare
 from tests.support.containers import SCALE, World, spoken
+from tests.support.docker_certificates import CLIENT, Authority, make_certificates
 from tests.support.need import need
 
 pytestmark = [pytest.mark.root, pytest.mark.F9]
-
-SOON = datetime.timedelta(hours=1)
-
-
-class Authority:
-    """A certificate authority that makes what `docker --tlsverify` takes."""
-
-    def __init__(self, directory: Path) -> None:
-        """Make its own certificate."""
-        self.directory = directory
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-        basic = x509.BasicConstraints(ca=True, path_length=0)
-        self.certificate = self._builder(self.name, self.key).add_extension(basic, critical=True)
-        usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-        signed = self.certificate.add_extension(usage, critical=True).sign(self.key, hashes.SHA256())
-        (directory / "ca.pem").write_bytes(signed.public_bytes(Encoding.PEM))
-
-    def make(self, stem: str, usage: x509.ObjectIdentifier, *, prefix: str = "") -> None:
-        """Make a certificate for 127.0.0.1 and its key."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, stem)])
-        where = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        builder = self._builder(subject, key).add_extension(where, critical=False)
-        signed = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False).sign(self.key, hashes.SHA256())
-        (self.directory / f"{prefix}cert.pem").write_bytes(signed.public_bytes(Encoding.PEM))
-        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        (self.directory / f"{prefix}key.pem").write_bytes(private)
-
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.UTC)
-        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self.name).public_key(key.public_key())
-        builder = builder.serial_number(x509.random_serial_number())
-        return builder.not_valid_before(now - SOON).not_valid_after(now + SOON)
 
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ca.pem, cert.pem and key.pem of a client, server-cert.pem and server-key.pem of the daemon."""
-    directory = tmp_path_factory.mktemp("tls")
-    authority = Authority(directory)
-    authority.make("client", ExtendedKeyUsageOID.CLIENT_AUTH)
-    authority.make("server", ExtendedKeyUsageOID.SERVER_AUTH, prefix="server-")
-    return directory
+    return make_certificates(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +107,7 @@ def test_a_daemon_of_another_authority_is_refused(
     tls_daemon: dockerd_bare.Daemon, state_dir: Path, tmp_path: Path
 ) -> None:
     """A server that the given ca.pem does not vouch for gets nothing; the settings to look at are named."""
-    Authority(tmp_path).make("client", ExtendedKeyUsageOID.CLIENT_AUTH)
+    Authority(tmp_path).make("client", CLIENT)
     address = DockerAddress(host=tls_daemon.tcp, tls_dir=tmp_path)
     words = r"No Docker daemon answers at 127.0.0.1:.*verify failed.*MAYFLY_DOCKER_HOST.*MAYFLY_DOCKER_TLS_DIR"
     with pytest.raises(RuntimeFailed, match=words):
@@ -162,7 +118,7 @@ def test_a_client_of_another_authority_is_refused(
     tls_daemon: dockerd_bare.Daemon, certificates: Path, state_dir: Path, tmp_path: Path
 ) -> None:
     """The daemon takes only clients that its own authority vouches for; the settings to look at are named."""
-    Authority(tmp_path).make("client", ExtendedKeyUsageOID.CLIENT_AUTH)
+    Authority(tmp_path).make("client", CLIENT)
     shutil.copy(certificates / "ca.pem", tmp_path / "ca.pem")
     address = DockerAddress(host=tls_daemon.tcp, tls_dir=tmp_path)
     with pytest.raises(RuntimeFailed, match=r"No Docker daemon answers .*certificates in MAYFLY_DOCKER_TLS_DIR"):

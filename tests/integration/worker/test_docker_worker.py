@@ -27,6 +27,7 @@ from mayfly.domain.limits import Limits
 from mayfly.services.invoke import Invoker
 from tests.support import dockerd_bare
 from tests.support.bus import Installation, installation
+from tests.support.docker_certificates import make_certificates
 from tests.support.images import build_and_push
 from tests.support.need import need
 from tests.support.registry import Registry
@@ -38,16 +39,18 @@ NOBODY = 65_534
 
 
 @pytest.fixture(scope="module")
-def daemon() -> Iterator[dockerd_bare.Daemon]:
-    """A Docker daemon for these tests."""
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dockerd_bare.Daemon]:
+    """A Docker daemon for these tests, at a socket and by TLS."""
     need(os.geteuid() == 0, "root")
     need(dockerd_bare.PROGRAM, "dockerd")
-    with dockerd_bare.dockerd() as daemon:
+    with dockerd_bare.dockerd(make_certificates(tmp_path_factory.mktemp("tls"))) as daemon:
         yield daemon
 
 
 @asynccontextmanager
-async def worker(made: Installation, daemon: dockerd_bare.Daemon, registry: str, place: Path) -> AsyncIterator[int]:
+async def worker(
+    made: Installation, daemon: dockerd_bare.Daemon, registry: str, place: Path, *, by_tls: bool
+) -> AsyncIterator[int]:
     """`mayfly worker` with docker; yields its process id. It is stopped in good order, unless it is dead by then."""
     environment = {
         "PATH": os.environ["PATH"],
@@ -62,6 +65,8 @@ async def worker(made: Installation, daemon: dockerd_bare.Daemon, registry: str,
         "MAYFLY_IMAGE_DIR": str(place / "images"),
         "MAYFLY_SLOTS": "2",
     }
+    if by_tls:
+        environment |= {"MAYFLY_DOCKER_HOST": daemon.tcp, "MAYFLY_DOCKER_TLS_DIR": str(daemon.tls)}
     process = subprocess.Popen([sys.executable, "-m", "mayfly", "worker"], env=environment)
     try:
         yield process.pid
@@ -116,9 +121,9 @@ class Scene:
     daemon: dockerd_bare.Daemon
     place: Path
 
-    def worker(self) -> AbstractAsyncContextManager[int]:
+    def worker(self, *, by_tls: bool = False) -> AbstractAsyncContextManager[int]:
         """Run a worker; the second one in the same place is the first one's successor."""
-        return worker(self.made, self.daemon, self.registry, self.place)
+        return worker(self.made, self.daemon, self.registry, self.place, by_tls=by_tls)
 
     def containers(self) -> list[dict[str, object]]:
         """All of the daemon's."""
@@ -139,19 +144,20 @@ async def scene(daemon: dockerd_bare.Daemon, tmp_path: Path) -> AsyncIterator[Sc
         yield Scene(made, us, registry.url, daemon, tmp_path)
 
 
-async def test_a_call_is_answered_by_a_container_of_docker(scene: Scene) -> None:
+@pytest.mark.parametrize("by_tls", [False, True], ids=["socket", "tls"])
+async def test_a_call_is_answered_by_a_container_of_docker(scene: Scene, by_tls: bool) -> None:
     """Pulled from a registry, imported, run, removed: the parameter comes back, and so do exit code and user."""
+    before = set(scene.daemon.everything()["images"])
     image = await build_and_push(scene.registry, "cat", cmd=("/bin/cat",), user="app")
     function = await scene.world.function(image)
     failing = await scene.world.function(image, command=("/bin/sh", "-c", "id -u >&2; exit 3"))
-    async with scene.worker():
+    async with scene.worker(by_tls=by_tls):
         assert await scene.world.invoke(function, b"hello") == b"hello"
         assert await scene.world.invoke(function, b"x" * (1 << 20)) == b"x" * (1 << 20)
         with pytest.raises(FunctionFailed, match="3"):
             await scene.world.invoke(failing)
         await scene.until_containers(0)
-    tags = [tag for each in scene.daemon.ask("GET", "/images/json").json() for tag in each["RepoTags"] or []]
-    assert len([tag for tag in tags if tag.startswith("mayfly/rootfs:")]) == 1
+    assert len(set(scene.daemon.everything()["images"]) - before) == 1
 
 
 def mayfly(*words: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -270,17 +276,18 @@ async def test_a_call_that_takes_too_long_is_ended(scene: Scene) -> None:
         await scene.until_containers(0)
 
 
-async def test_a_killed_workers_container_ends_and_its_successor_removes_it(scene: Scene) -> None:
+@pytest.mark.parametrize("by_tls", [False, True], ids=["socket", "tls"])
+async def test_a_killed_workers_container_ends_and_its_successor_removes_it(scene: Scene, by_tls: bool) -> None:
     """Kill -9 of the worker ends its container, which stays until the next worker starts; the caller is told."""
     image = await build_and_push(scene.registry, "sleep", cmd=("/bin/sleep", "60"))
     function = await scene.world.function(image)
-    async with scene.worker() as pid:
+    async with scene.worker(by_tls=by_tls) as pid:
         calling = asyncio.create_task(scene.world.invoke(function))
         await scene.until_containers(1, running=True)
         os.kill(pid, signal.SIGKILL)
         await scene.until_containers(0, running=True)
         assert len(scene.containers()) == 1
-    async with scene.worker():
+    async with scene.worker(by_tls=by_tls):
         await scene.until_containers(0)
         with pytest.raises(WorkerLost):
             await calling
