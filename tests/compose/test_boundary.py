@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from mayfly.domain.limits import TIMEOUT_MAX_S
 from tests.support.compose import ONE_SHOTS, compose, containers, docker, log_of
 from tests.support.up import Up
 
@@ -21,6 +22,7 @@ INSIDE_ONLY = (4222, 6222, 8222, 9464, 7085, 9091)
 """NATS's clients, routes and monitoring; the roles' metrics; the gateway's status and metrics."""
 WORKER_CAPABILITIES = {"SYS_ADMIN", "SETUID", "SETGID", "CHOWN", "DAC_OVERRIDE", "KILL", "FOWNER", "SETFCAP"}
 SECRETS_CAPABILITIES = {"CHOWN", "DAC_OVERRIDE", "FOWNER"}
+LAME_DUCK_S = 30  # of a nats-server, in its configuration
 GRANTED = {"worker": WORKER_CAPABILITIES, "secrets": SECRETS_CAPABILITIES}
 USERS = {"nats-1": 59801, "nats-2": 59801, "nats-3": 59801, "api-1": 59802, "api-2": 59802, "gateway": 636, "worker": 0}
 SECRETS = {
@@ -88,6 +90,17 @@ def test_everybody_has_the_rights_that_were_promised() -> None:
         assert set(status["Uid"].split()) == {str(USERS[each.service])}, each.service
         assert status["NoNewPrivs"] == "1", each.service
         assert (int(status["CapEff"], 16) == 0) == (each.service != "worker"), each.service
+
+
+@pytest.mark.D4
+def test_docker_starts_it_again_and_stops_it_in_time() -> None:
+    """Whatever lasts comes back by itself, and gets longer to end than the longest call takes."""
+    for each in containers():
+        policy = each.facts["HostConfig"]["RestartPolicy"]["Name"]
+        assert policy == {"secrets": "no", "bootstrap": "on-failure"}.get(each.service, "unless-stopped")
+        if each.service not in ONE_SHOTS:
+            least = LAME_DUCK_S if each.service.startswith("nats-") else TIMEOUT_MAX_S
+            assert each.facts["Config"]["StopTimeout"] > least, each.service
 
 
 @pytest.mark.D4
