@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.e2e.test_readme import blocks
 from tests.e2e.test_up_killed import an_up
 from tests.support.nats import free_port
 from tests.support.up import PASSWORD, Up
 
 pytestmark = [pytest.mark.A4, pytest.mark.D7]
 
-KEYS = "tls"  # in the data directory: the authority and the token keys, which no backup has
+PAGE = "docs/howto/back-up-and-restore.md"
 
 
 @pytest.mark.parametrize("kept", ["nothing", "the keys"])
 async def test_what_users_had_is_there_after_a_restore(registry: str, image: str, tmp_path: Path, kept: str) -> None:
     """
-    With nothing but the backup a user logs in with the old password, calls the old function, and reads what was called
-    before. With the keys kept, too, and --logins, the old token is good and clients trust the same authority.
+    The commands are those of the page. With nothing but the backup a user logs in with the old password, calls the old
+    function, and reads what was called before. With the keys kept, too, and --logins, the old token is good and clients
+    trust the same authority.
     """
-    data_dir, file, keys = tmp_path / "data", tmp_path / "mayfly.tar", tmp_path / "keys"
+    data_dir = tmp_path / "data"
     data_dir.mkdir()
+    save, bring_keys, restore = (
+        block.replace("/var/lib/mayfly", str(data_dir)) for block in blocks(PAGE, "With `mayfly up`")
+    )
     listen = f"127.0.0.1:{free_port()}"
     with an_up(data_dir, listen, registry) as up:
         async with await up.user("ann") as ann:
@@ -37,17 +44,19 @@ async def test_what_users_had_is_there_after_a_restore(registry: str, image: str
             activation = called.headers["Mayfly-Activation-Id"]
             record = (await ann.get(f"/v1/activations/{activation}")).json()
             token = ann.headers["Authorization"].removeprefix("Bearer ")
-        await mayfly("backup", file, "--data-dir", data_dir)
-    shutil.copytree(data_dir / KEYS, keys)
+        authority = up.ca_file.read_bytes()
+        await typed(save, tmp_path)
     shutil.rmtree(data_dir)
-    data_dir.mkdir()
     if kept == "the keys":
-        shutil.copytree(keys, data_dir / KEYS)
+        await typed(bring_keys, tmp_path)
+    data_dir.mkdir(exist_ok=True)
 
     with an_up(data_dir, listen, registry) as up:
         async with up.client(token) as stranger:
             assert (await stranger.get("/v1/functions")).status_code == 401
-        await mayfly("restore", file, "--data-dir", data_dir, *(["--logins"] if kept == "the keys" else []))
+        assert (up.ca_file.read_bytes() == authority) == (kept == "the keys")
+        said = await typed(restore.replace(".tar", ".tar --logins") if kept == "the keys" else restore, tmp_path)
+        assert re.search(r"^users +1 ", said, re.MULTILINE), said
         async with up.client(token) as with_old_token:
             answer = await with_old_token.get("/v1/functions")
             assert answer.status_code == (200 if kept == "the keys" else 401)
@@ -76,15 +85,30 @@ async def log_in(up: Up) -> str:
         return str((await client.post("/v1/tokens", data=form)).json()["access_token"])
 
 
-async def mayfly(*arguments: str | Path) -> str:
-    """Run an operator's command as an operator does; return what it said."""
+async def test_the_nightly_script_keeps_two_weeks(own_up: Up, tmp_path: Path) -> None:
+    """The script of the page makes today's backup and removes old ones, and what a killed one has left; no others."""
+    (script,) = blocks(PAGE, "Every night")
+    script = script.replace("/var/backups/mayfly", str(tmp_path)).replace("/var/lib/mayfly", str(own_up.data_dir))
+    days = {"old.tar": 20, "recent.tar": 10, ".old.tar.abc": 3, ".now.tar.abc": 0, "notes.txt": 99}
+    for name, age in days.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age * 86_400,) * 2)
+
+    await typed(script, tmp_path)
+
+    made = {path.name for path in tmp_path.iterdir()} - set(days)
+    assert len(made) == 1
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d\.tar", made.pop())
+    assert {path.name for path in tmp_path.iterdir()} & set(days) == {"recent.tar", ".now.tar.abc", "notes.txt"}
+
+
+async def typed(script: str, directory: Path) -> str:
+    """Type the commands of a page in a directory; return what they said."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAYFLY_")}
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "mayfly",
-        *map(str, arguments),
-        env=environment,
+        *("bash", "-euc", script),
+        cwd=directory,
+        env={**environment, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
