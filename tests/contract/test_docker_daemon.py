@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,16 @@ from mayfly.containers.docker.runtime import DockerRuntime
 from mayfly.containers.runtime import Call, Ending, EndReason
 from mayfly.domain.errors import RuntimeFailed
 from tests.support import dockerd_bare
-from tests.support.containers import DOCKER_HOST, SCALE, OurContainer, World, open_runtime, processes_of, spoken
+from tests.support.containers import (
+    DOCKER_HOST,
+    SCALE,
+    OurContainer,
+    World,
+    copy_rootfs,
+    open_runtime,
+    processes_of,
+    spoken,
+)
 from tests.support.need import need
 
 pytestmark = [pytest.mark.root, pytest.mark.F9, pytest.mark.F11]
@@ -54,14 +63,21 @@ async def world(daemon: dockerd_bare.Daemon, rootfs: Path, state_dir: Path) -> A
             await world.runtime.close()
 
 
+Hurry = Callable[[], None]
+
+
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limits of time that a test can wait for."""
-    monkeypatch.setattr(engine, "AWAY_S", 0.5)
-    monkeypatch.setattr(engine, "REQUEST_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(driver_of, "DEATH_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(driver_of, "RETRY_S", 0.2)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> Hurry:
+    """From then on, limits of time that a test can wait for; what works may need more on a machine with other work."""
+
+    def now() -> None:
+        monkeypatch.setattr(engine, "AWAY_S", 0.5)
+        monkeypatch.setattr(engine, "REQUEST_TIMEOUT_S", 1.0)
+        monkeypatch.setattr(driver_of, "DEATH_TIMEOUT_S", 1.0)
+        monkeypatch.setattr(driver_of, "RETRY_S", 0.2)
+
     monkeypatch.setattr(driver_of, "ALONE_S", 0.2)
+    return now
 
 
 async def until_nothing_is_left(world: World) -> None:
@@ -76,6 +92,14 @@ async def until_dead(container_id: str) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while processes_of(container_id):
             await asyncio.sleep(0.02)
+
+
+def too_large(rootfs: Path, directory: Path) -> Path:
+    """An image that fits no small disk."""
+    copy_rootfs(rootfs, directory)
+    with (directory / "opt" / "large").open("wb") as file:
+        file.truncate(64 << 20)
+    return directory
 
 
 def run(container: OurContainer, *argv: str, timeout_s: float = 60.0) -> asyncio.Task[Ending]:
@@ -130,8 +154,9 @@ async def test_a_daemon_that_keeps_its_containers_keeps_none_of_ours(
             await world.runtime.close()
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_a_crash_of_the_daemon_ends_the_function(world: World, daemon: dockerd_bare.Daemon) -> None:
+async def test_a_crash_of_the_daemon_ends_the_function(
+    world: World, daemon: dockerd_bare.Daemon, hurry: Hurry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     Killed with its containerd, it closes nothing: the function lives on, but not beyond its time limit. The call is
     unknown, and its remains go when the daemon is back.
@@ -139,6 +164,7 @@ async def test_a_crash_of_the_daemon_ends_the_function(world: World, daemon: doc
     container = await world.create()
     lost = run(container, "escape_death", timeout_s=4)
     await spoken(container)
+    hurry()
     began = time.monotonic()
     await asyncio.to_thread(daemon.kill)
     with pytest.raises(RuntimeFailed, match=r"lost.*does not answer") as caught:
@@ -149,45 +175,54 @@ async def test_a_crash_of_the_daemon_ends_the_function(world: World, daemon: doc
     with pytest.raises(RuntimeFailed, match="does not answer") as refused:
         await world.run("true")
     assert refused.value.ran == "no"
-    assert time.monotonic() - began < 10 * SCALE
+    assert time.monotonic() - began < 20 * SCALE
     await until_dead(container.id)
     await asyncio.to_thread(daemon.start)
+    monkeypatch.undo()
+    monkeypatch.setattr(driver_of, "RETRY_S", 0.2)
     await until_nothing_is_left(world)
     assert (await world.run("echo", "again")).stdout == b"again\n"
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_a_frozen_daemon_holds_no_call_up(world: World, daemon: dockerd_bare.Daemon) -> None:
+async def test_a_frozen_daemon_holds_no_call_up(
+    world: World, daemon: dockerd_bare.Daemon, hurry: Hurry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A call ends soon after its deadline, as unknown; what begins meanwhile is refused; nothing is left later."""
     container = await world.create()
+    hurry()
     daemon.signal(signal.SIGSTOP)
     try:
         with pytest.raises(RuntimeFailed, match="has not ended the container within") as caught:
-            await asyncio.wait_for(run(container, "sleep", "60", timeout_s=0.2), 10 * SCALE)
+            await asyncio.wait_for(run(container, "sleep", "60", timeout_s=0.2), PATIENCE_S)
         assert caught.value.ran == "unknown"
         with pytest.raises(RuntimeFailed):
-            await asyncio.wait_for(container.remove(), 10 * SCALE)
+            await asyncio.wait_for(container.remove(), PATIENCE_S)
         with pytest.raises(RuntimeFailed, match="does not answer") as refused:
-            await asyncio.wait_for(world.run("true"), 10 * SCALE)
+            await asyncio.wait_for(world.run("true"), PATIENCE_S)
         assert refused.value.ran == "no"
     finally:
         daemon.signal(signal.SIGCONT)
+    monkeypatch.undo()
+    monkeypatch.setattr(driver_of, "RETRY_S", 0.2)
     await until_nothing_is_left(world)
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_a_cancelled_call_at_a_frozen_daemon_is_over(world: World, daemon: dockerd_bare.Daemon) -> None:
+async def test_a_cancelled_call_at_a_frozen_daemon_is_over(
+    world: World, daemon: dockerd_bare.Daemon, hurry: Hurry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A worker that must stop is not kept by a daemon that does not answer."""
     container = await world.create()
     running = run(container, "sh", "-c", "echo begun; sleep 60")
     await spoken(container)
+    hurry()
     daemon.signal(signal.SIGSTOP)
     try:
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(running, 10 * SCALE)
+            await asyncio.wait_for(running, PATIENCE_S)
     finally:
         daemon.signal(signal.SIGCONT)
+    monkeypatch.undo()
     await container.remove()
 
 
@@ -201,18 +236,19 @@ async def test_a_worker_without_a_daemon_is_told_so(daemon: dockerd_bare.Daemon,
         daemon.start()
 
 
-async def test_a_full_disk_is_the_functions_and_then_gone(
-    prepared_host: None, rootfs: Path, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_full_disk_is_said_and_leaves_nothing(
+    prepared_host: None, rootfs: Path, state_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
     A function that fills the daemon's disk meets ENOSPC and lives. While it runs others are refused, with the reason,
-    before anything of theirs ran, or they run; once it is removed all is as before.
+    before anything of theirs ran; once it is removed all is as before. An image that does not fit is refused whole.
     """
     need(dockerd_bare.PROGRAM, "dockerd")
     with dockerd_bare.dockerd(disk_bytes=48 << 20) as small:
         monkeypatch.setenv(DOCKER_HOST, small.unix.host)
         with opened(rootfs, state_dir) as world:
             assert (await world.run("echo", "before")).stdout == b"before\n"
+            before = small.everything()
             async with world.held() as greedy:
                 filling = run(greedy, "sh", "-c", "dd if=/dev/zero of=/full bs=64k; echo full; sleep 60")
                 await spoken(greedy)
@@ -223,5 +259,8 @@ async def test_a_full_disk_is_the_functions_and_then_gone(
                 ending = await filling
                 assert b"No space left on device" in ending.stderr
             assert (await world.run("echo", "after")).stdout == b"after\n"
-            assert not world.left()
+            with pytest.raises(RuntimeFailed, match="no space left") as caught:
+                await World(world.runtime, too_large(rootfs, tmp_path / "large")).run("true")
+            assert caught.value.ran == "no"
+            assert small.everything() == before
             await world.runtime.close()

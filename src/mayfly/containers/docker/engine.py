@@ -122,9 +122,7 @@ def find_version(address: Address) -> Version:
         wrong = "Is MAYFLY_DOCKER_HOST right, and does the daemon run?"
         if address.tls:
             wrong = "Are MAYFLY_DOCKER_HOST and the certificates in MAYFLY_DOCKER_TLS_DIR right?"
-        raise RuntimeFailed(
-            f"No Docker daemon answers at {where} ({error or type(error).__name__}). {wrong}"
-        ) from error
+        raise RuntimeFailed(f"No Docker daemon answers at {where} ({_said(error)}). {wrong}") from error
     require_limits(info)
     return version
 
@@ -244,7 +242,7 @@ class Engine:
                     attached.close()
                     raise
         except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError) as error:
-            raise RuntimeFailed(f"The Docker daemon does not attach: {error or type(error).__name__}.") from error
+            raise RuntimeFailed(f"The Docker daemon does not attach: {_said(error)}.") from error
         return attached
 
     async def close(self) -> None:
@@ -280,11 +278,12 @@ class Engine:
     async def _request(self, method: str, path: str, **request: Any) -> Any:
         client = self._open()
         try:
+            request.setdefault("timeout", httpx.Timeout(REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S))
             answer = await self._when_there(
                 lambda: client.request(method, self._prefix + path, **request), httpx.ConnectError
             )
         except httpx.HTTPError as error:
-            raise RuntimeFailed(f"The Docker daemon does not answer: {error or type(error).__name__}.") from error
+            raise RuntimeFailed(f"The Docker daemon does not answer: {_said(error)}.") from error
         if answer.status_code >= 400:
             raise DockerRefused(answer.status_code, _words(answer))
         return _last_json(answer.text)
@@ -297,8 +296,7 @@ class Engine:
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=kept, keepalive_expiry=20)
             verify = self._address.tls or False
             transport = httpx.AsyncHTTPTransport(uds=self._address.socket, verify=verify, limits=limits)
-            timeout = httpx.Timeout(REQUEST_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-            self._client = httpx.AsyncClient(transport=transport, base_url=self._address.url, timeout=timeout)
+            self._client = httpx.AsyncClient(transport=transport, base_url=self._address.url)
         return self._client
 
 
@@ -306,6 +304,11 @@ def _require_handed_over(answer: bytes) -> None:
     status = answer.split(b" ", 2)[1:2]
     if status not in ([b"101"], [b"200"]):
         raise RuntimeFailed(f"The Docker daemon does not attach: {answer.splitlines()[0].decode(errors='replace')}.")
+
+
+def _said(error: Exception) -> str:
+    """What an exception says; its kind where it says nothing, as one of time does."""
+    return str(error) or type(error).__name__
 
 
 def _words(answer: httpx.Response) -> str:
