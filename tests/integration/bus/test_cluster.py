@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from mayfly.bus import connection
 from mayfly.bus.connection import Bus
 from mayfly.bus.queue import in_flight, submit
+from mayfly.bus.requests import OWNS_TIMEOUT_S, Ownership, answering_owner, ask_owner
 from mayfly.bus.store import Store
 from mayfly.bus.subjects import BUCKETS, FUNCTIONS, kv_stream
 from mayfly.domain.errors import QueueUnavailable
@@ -173,6 +174,55 @@ async def test_a_call_goes_through_three_copies(nats: Cluster) -> None:
             while await in_flight(api):
                 await asyncio.sleep(0.01)
         await worker.stop()
+
+
+async def test_a_worker_is_asked_from_any_server(nats: Cluster) -> None:
+    """Over routes and accounts a worker answers API servers and workers that are connected elsewhere, and one that is
+    not there is known to be gone at once, not after a time-out."""
+    first, second, third = nats.nodes
+    async with (
+        nats.connect("worker", nats_url=first.url) as worker,
+        nats.connect("api", nats_url=second.url) as api,
+        nats.connect("worker", nats_url=third.url) as other,
+    ):
+        async with answering_owner(worker, "w", lambda key: key == "mine"):
+            for bus in (api, other):
+                await until_it_is(Ownership.OWNED, bus)
+                assert await ask_owner(bus, "w", "another's") is Ownership.DENIED
+        for bus in (api, other):
+            await until_it_is(Ownership.GONE, bus)
+            began = asyncio.get_running_loop().time()
+            assert await ask_owner(bus, "nobody", "mine") is Ownership.GONE
+            assert asyncio.get_running_loop().time() - began < OWNS_TIMEOUT_S
+
+
+async def until_it_is(meant: Ownership, bus: Bus) -> None:
+    """Ask until it is so: interest takes a moment from server to server."""
+    async with asyncio.timeout(10):
+        while await ask_owner(bus, "w", "mine") is not meant:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_worker_deletes_nothing_by_its_replies(nats: Cluster) -> None:
+    """Whichever server it hangs on, an answer that it has sent to a forbidden subject does nothing there."""
+    async with nats.connect("admin") as admin, nats.connect("api") as api:
+        before = {info.config.name for info in await admin.js.streams_info()}
+        for node in nats.nodes:
+            async with nats.connect("worker", nats_url=node.url) as worker:
+                claims = Puller(worker, slots=1)
+                await submit(api, _work_of(new_id()), wait_s=1)
+                claim = await claims.next()
+                for name in before:
+                    reply = f"$JS.API.STREAM.DELETE.{name}"
+                    await worker.client.publish(claim._message.reply, b"+WPI", reply=reply)
+                    await worker.client.publish(claims.loop._next, b'{"batch":1,"no_wait":true}', reply=reply)
+                await claims.finish(claim)
+                await claims.stop()
+        await admin.client.publish(claim._message.reply, b"+WPI", reply="$JS.API.STREAM.DELETE.KV_places")  # it can
+        async with asyncio.timeout(10):
+            while "KV_places" in (after := {info.config.name for info in await admin.js.streams_info()}):
+                await asyncio.sleep(0.05)
+        assert after == before - {"KV_places"}
 
 
 async def test_with_one_server_dead_it_goes_on(nats: Cluster) -> None:
