@@ -10,6 +10,7 @@ import pytest
 
 from mayfly.containers import bundle
 from mayfly.containers.docker import rootfs as rootfs_of
+from mayfly.containers.docker import runtime as runtime_of
 from mayfly.containers.docker.config import container_name
 from mayfly.containers.docker.rootfs import Roots
 from mayfly.containers.docker.runtime import DockerRuntime
@@ -19,7 +20,7 @@ from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import PARAMETER_MAX_BYTES, STDERR_MAX_BYTES
 from tests.contract.exceptions import table
 from tests.support import dockerd_bare
-from tests.support.containers import SCALE, SHIFT, World, copy_rootfs, open_runtime
+from tests.support.containers import SCALE, SHIFT, World, copy_rootfs, died, open_runtime
 
 pytestmark = [pytest.mark.root, pytest.mark.F9]
 
@@ -278,6 +279,25 @@ async def test_reap_removes_what_runs_and_what_is_held(rootfs: Path, state_dir: 
         await held.remove()
     for world in (first, other):
         await world.runtime.close()
+    (state_dir / "other" / "containers.lock").unlink()
+    (state_dir / "other").rmdir()
+
+
+async def test_remains_of_workers_that_are_gone_go_after_an_hour(
+    world: World, state_dir: Path, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker's container is left alone while it runs, and for an hour when it has ended."""
+    other = World(open_runtime(driver, state_dir=state_dir / "other"), world.rootfs)
+    async with other.held() as alive, other.held() as dead:
+        await died(dead)
+        assert await world.runtime.reap() == 0
+        assert other.ids() == {alive.id, dead.id}
+        monkeypatch.setattr(runtime_of, "OLD_S", -1.0)
+        async with asyncio.timeout(20 * SCALE):
+            while dead.id in other.ids():  # until the daemon has seen it end
+                assert await world.runtime.reap() == 0
+        assert (await alive.run(Call(argv=("echo", "x")), timeout_s=20 * SCALE)).stdout == b"x\n"
+    await other.runtime.close()
     (state_dir / "other" / "containers.lock").unlink()
     (state_dir / "other").rmdir()
 

@@ -80,7 +80,8 @@ class DockerRuntime:
         try:
             await container.make()
         except BaseException:
-            await container.remove()
+            with contextlib.suppress(RuntimeFailed):  # then it is left to `_clear`
+                await container.remove()
             raise
         return container
 
@@ -93,8 +94,11 @@ class DockerRuntime:
             for each in await self.list(OWNER_LABEL)
             if each["State"] in ("created", "exited", "dead") and now - each["Created"] > OLD_S
         }
-        for container in mine | old:
+        for container in mine:
             await delete(self.engine, container)
+        for container in old - mine:
+            with contextlib.suppress(RuntimeFailed):  # another's need not keep us from starting
+                await delete(self.engine, container)
         await self.roots.sweep()
         return len(mine)
 
@@ -290,9 +294,10 @@ class DockerContainer:
         try:
             async with asyncio.timeout(DEATH_TIMEOUT_S):
                 await self._end_if_lost()
-                await self._engine.post(f"/containers/{self._name}/wait")
         except TimeoutError:
-            raise RuntimeFailed("A process of the container cannot be killed.", ran="yes") from None
+            raise RuntimeFailed(
+                "The container was lost: the Docker daemon does not say that it is dead.", ran="unknown"
+            ) from None
         except RuntimeFailed as error:
             raise RuntimeFailed(f"The container was lost. {error.detail}", ran="unknown") from error
 
@@ -308,6 +313,7 @@ class DockerContainer:
             self._is_lost = True
             with contextlib.suppress(DockerRefused):  # it is dead by now
                 await self._engine.post(f"/containers/{self._name}/kill")
+            await self._engine.post(f"/containers/{self._name}/wait")
 
     async def _ending(self, words: stream.LastWords | None, *, started_at: float, ended_at: float) -> Ending:
         state = {} if words is not None and words.oom_kills is not None else await self._state()
