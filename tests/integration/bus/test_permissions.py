@@ -360,12 +360,14 @@ async def test_no_answer_does_what_the_asker_may_not(installed: Installation, ad
     async with installed.connect("api") as api_bus, installed.connect("worker") as worker:
         claim = await a_claim(api_bus, worker)
         bus = {"api": api_bus, "worker": worker}[role]
+        harm += [claim, NEXT] if role == "api" else []
         for allowed in permissions["publish"]:
             subject = claim if allowed.startswith("$JS.ACK.ACT") else allowed.replace("*", "x").replace(">", "x")
             for word in WORDS:
                 for target in harm:
                     await bus.client.publish(subject, word, reply=target)
         await heard(bus)
+        assert role == "worker" or await pending(admin) == 1
 
         await admin.client.publish(claim, b"+WPI", reply="$JS.API.STREAM.DELETE.KV_places")  # an admin can do it
         async with asyncio.timeout(5):
@@ -378,6 +380,11 @@ async def test_no_answer_does_what_the_asker_may_not(installed: Installation, ad
     for untouched in ("KV_users", "KV_sessions", subjects.AUDIT) if role == "worker" else ():
         assert after[untouched] == before[untouched]
     assert (await admin.js.get_last_msg("KV_users", "$KV.users.ann")).data == b"a password hash"
+
+
+async def pending(admin: Bus) -> int:
+    """How many messages were claimed and not acked."""
+    return int((await admin.js.consumer_info(subjects.ACT, subjects.ACT_CONSUMER)).num_ack_pending or 0)
 
 
 NEXT = f"$JS.API.CONSUMER.MSG.NEXT.{CONSUMER}"
