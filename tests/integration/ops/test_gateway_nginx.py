@@ -183,8 +183,19 @@ def test_nginxs_own_502_has_the_apis_members_and_the_request_id(request_id: str,
             "head-too-large",
         ),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: other\r\n", 400, "invalid-request"),
+        (b"GET / HTTP/3.7\r\n", 400, "invalid-request"),
     ],
-    ids=["trace", "connect", "no-http", "two-hosts", "long-line", "long-header", "long-head", "transfer-encoding"],
+    ids=[
+        "trace",
+        "connect",
+        "no-http",
+        "two-hosts",
+        "long-line",
+        "long-header",
+        "long-head",
+        "transfer-encoding",
+        "another-http",
+    ],
 )
 def test_what_nginx_refuses_before_apisix_is_a_problem(request_: bytes, status: int, code: str, root: Path) -> None:
     """And no page in HTML; nothing of it reaches an API server."""
@@ -195,6 +206,7 @@ def test_what_nginx_refuses_before_apisix_is_a_problem(request_: bytes, status: 
     assert set(problem) == MEMBERS
     assert headers["x-request-id"] == problem["request_id"]
     assert headers["strict-transport-security"].startswith("max-age=")
+    assert headers["server"] == "APISIX"
     assert api.arrived == []
 
 

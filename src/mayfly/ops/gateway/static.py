@@ -169,7 +169,7 @@ def _server_snippet() -> str:
     indented = "".join(f"    {line}" for line in code.splitlines(keepends=True))
     return f"""\
 # What nginx refuses by itself before a route is chosen.
-error_page 400 497 501 =400 /__mayfly_early;
+error_page 400 497 501 505 =400 /__mayfly_early;
 error_page 414 494 =431 /__mayfly_early;
 error_page 405 /__mayfly_early;
 location = /__mayfly_early {{

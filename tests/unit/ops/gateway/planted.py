@@ -550,6 +550,7 @@ BETWEEN_VALUES = [
     Mistake("flood-zone-unknown", sub(LOCATION, "zone=mayfly_client", "zone=mayfly"), HTTP, ("limit_req_zone",)),
     other("flood-says-503", HTTP, "limit_req_status 429;", "", "limit_req_status 429"),
     other("html-for-bad-heads", SERVER, "error_page 414 494", "error_page 414", "lacks 494"),
+    other("html-for-another-http", SERVER, "501 505", "501", "lacks 505"),
     other("redirected-late", LOCATION, "error_page 429", "error_page 429 502", "429 only", "leak"),
     other("early-lua", SERVER, "local status = ngx.status", "local status ngx.status", "does not compile"),
     other("early-as-concurrency-limit", SERVER, "gateway-rate-limit", "concurrency-limit", "name the flood limit"),

@@ -17,7 +17,7 @@ HTTP, SERVER, LOCATION = (
     "http_server_configuration_snippet",
     "http_server_location_configuration_snippet",
 )
-BEFORE_A_ROUTE = ("400", "405", "414", "494", "497", "501")
+BEFORE_A_ROUTE = ("400", "405", "414", "494", "497", "501", "505")
 """What nginx refuses before APISIX sees it. 494 and 497 are its own: too large a head, and clear text on a TLS port."""
 
 _COMMENT = re.compile(r"(?:(?<=[\s;{}])|\A)#[^\n]*")
@@ -65,8 +65,8 @@ def flood_limit_first(gateway: Gateway) -> Found:
 
 @config_rule
 def early_errors_worded(gateway: Gateway) -> Found:
-    """What nginx refuses before there is a route (400, 405, 414, 494, 497, 501) is a problem document, too: no plugin
-    reaches it."""
+    """What nginx refuses before there is a route (400, 405, 414, 494, 497, 501, 505) is a problem document, too: no
+    plugin reaches it."""
     pages = " ".join(_values(gateway.nginx[SERVER], "error_page")).split()
     missing = [code for code in BEFORE_A_ROUTE if code not in pages]
     if missing:

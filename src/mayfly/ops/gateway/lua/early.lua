@@ -11,5 +11,6 @@ ngx.header["Cache-Control"] = "no-store"
 ngx.header["Strict-Transport-Security"] = "max-age=31536000"
 ngx.header["X-Content-Type-Options"] = "nosniff"
 ngx.header["X-Request-Id"] = id
+ngx.header["Server"] = "APISIX"
 ngx.header["Content-Length"] = #body
 ngx.print(body)
