@@ -21,7 +21,7 @@ import os, sys, pytest
 os.environ["THROUGH_GATEWAY"] = "1"
 sys.exit(pytest.main(sys.argv[1:]))
 """  # the one that is ours brings up an installation and a proxy
-SUITES = ("unit", "contract", "integration", "e2e")
+SUITES = ("unit", "contract", "integration", "e2e", "compose")
 
 
 @pytest.fixture
@@ -36,6 +36,7 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "tests/support/through_gateway.py").write_text(GATEWAY)
     script(tmp_path / "scripts/setup", "exit 0")
     script(tmp_path / "scripts/check", "exit 0")
+    script(tmp_path / "scripts/test-compose", 'shift 2; exec .venv/bin/python -m pytest tests/compose "$@"')
     (tmp_path / ".venv/bin").mkdir(parents=True)
     script(tmp_path / ".venv/bin/python", f'exec {sys.executable} "$@"')
     (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
