@@ -11,21 +11,23 @@ import base64
 import binascii
 import re
 import zlib
+from itertools import islice
 from pathlib import Path
 
 import msgspec
 
 from mayfly.ops.certificates import write_secret
-from mayfly.settings import SettingsError
+from mayfly.ops.folder import SecretsUnusable, read_plain
 
 VARIABLE = "MAYFLY_SECRETS_BUNDLE"
 VERSION = 1
+FILES_AT_MOST = 64
 MOST_BYTES = 256 * 1024
 BUNDLE_MAX_CHARACTERS = 128 * 1024 - 64  # of one variable, on Linux
 NAME = re.compile(r"(?:[a-z0-9][a-z0-9._-]{0,63}/)?[a-z0-9][a-z0-9._-]{0,63}")
 
 
-class BundleUnusable(SettingsError):
+class BundleUnusable(SecretsUnusable):
     """A directory cannot be bundled, or a bundle not unpacked."""
 
 
@@ -42,16 +44,33 @@ def bundle(directory: Path) -> str:
     """
     if (directory / "ca.key").exists():
         raise BundleUnusable(f"{directory} has the certificate authority's key, which no role may have.")
-    paths = sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.startswith("."))
-    files = {str(path.relative_to(directory)): path.read_text() for path in paths}
+    files = {str(path.relative_to(directory)): _text(path) for path in _paths(directory)}
     if not files:
         raise BundleUnusable(f"{directory} has no files: name one role's directory, such as DIR/api.")
-    for name in files:
-        _check_name(name)
     text = base64.b64encode(zlib.compress(msgspec.json.encode(_Bundle(VERSION, files)), 9)).decode()
     if len(text) > BUNDLE_MAX_CHARACTERS:
         raise BundleUnusable(f"{directory} is {len(text)} characters as a bundle; {BUNDLE_MAX_CHARACTERS} fit.")
     return text
+
+
+def _paths(directory: Path) -> list[Path]:
+    """List the files, no more than any role has; of what is named by mistake there may be millions."""
+    found = (path for path in directory.rglob("*") if not path.name.startswith("."))
+    paths = sorted(path for path in islice(found, FILES_AT_MOST + 1) if path.is_symlink() or not path.is_dir())
+    if len(paths) > FILES_AT_MOST:
+        raise BundleUnusable(
+            f"{directory} has more than {FILES_AT_MOST} files: name one role's directory, such as DIR/api."
+        )
+    for path in paths:
+        _check_name(str(path.relative_to(directory)))
+    return paths
+
+
+def _text(path: Path) -> str:
+    try:
+        return (read_plain(path) or b"").decode()
+    except UnicodeDecodeError:
+        raise BundleUnusable(f"{path} is not text, so it cannot be in a bundle.") from None
 
 
 def unpack(text: str, directory: Path) -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,9 @@ CA_DAYS = 3650
 SERVER_DAYS = 397  # more, and clients refuse it
 RENEW_DAYS = 30
 CA_NAME = "Mayfly CA"
+
+HOST_MAX_CHARACTERS = 253
+LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 
 class AuthorityUnusable(SettingsError):
@@ -73,9 +77,31 @@ class Authority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .sign(key, hashes.SHA256())
         )
-        write_secret(self._certificate_file, certificate.public_bytes(serialization.Encoding.PEM))
+        # The key first: of a crash in between the next run says what to do. Of a key that is missing it cannot tell
+        # whether it was lost, or is kept elsewhere.
         write_secret(self._key_file, private_pem(key))
+        write_secret(self._certificate_file, certificate.public_bytes(serialization.Encoding.PEM))
         return True
+
+    def check(self) -> None:
+        """
+        See that the authority can be used, its key only if it is there.
+
+        Raises: AuthorityUnusable.
+        """
+        ca, now = self._loaded(), datetime.datetime.now(datetime.UTC)
+        if self._key_file.exists():
+            self._signing_key()
+        if not ca.not_valid_before_utc <= now <= ca.not_valid_after_utc:
+            raise AuthorityUnusable(
+                f"{self._certificate_file} is good from {ca.not_valid_before_utc:%Y-%m-%d} to "
+                f"{ca.not_valid_after_utc:%Y-%m-%d}, and now is {now:%Y-%m-%d}. Set the clock, or, if it has ended, "
+                "begin with a new directory, whose authority everybody must then be told to trust."
+            )
+
+    def ends_within_a_certificate(self) -> bool:
+        """Whether the authority ends before a certificate that is made now."""
+        return (self._loaded().not_valid_after_utc - datetime.datetime.now(datetime.UTC)).days < SERVER_DAYS
 
     @property
     def certificate(self) -> bytes:
@@ -88,7 +114,7 @@ class Authority:
 
         Raises: AuthorityUnusable.
         """
-        ca, ca_key = x509.load_pem_x509_certificate(self.certificate), self._signing_key()
+        ca, ca_key = self._loaded(), self._signing_key()
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])])
         uses = [ExtendedKeyUsageOID.SERVER_AUTH, *([ExtendedKeyUsageOID.CLIENT_AUTH] if peer else [])]
@@ -110,6 +136,8 @@ class Authority:
         certificate = x509.load_pem_x509_certificate(pair.certificate)
         if not self._issued(certificate):
             return "is of another authority"
+        if certificate.not_valid_before_utc > datetime.datetime.now(datetime.UTC):
+            return f"begins on {certificate.not_valid_before_utc:%Y-%m-%d} only: was the clock wrong?"
         if ends_soon(certificate):
             return f"ends on {certificate.not_valid_after_utc:%Y-%m-%d}"
         present = names_of(certificate)
@@ -118,7 +146,7 @@ class Authority:
 
     def _issued(self, certificate: x509.Certificate) -> bool:
         try:
-            certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(self.certificate))
+            certificate.verify_directly_issued_by(self._loaded())
         except (ValueError, TypeError, InvalidSignature):
             return False
         return True
@@ -126,11 +154,22 @@ class Authority:
     def _signing_key(self) -> ec.EllipticCurvePrivateKey:
         if not self._key_file.exists():
             raise AuthorityUnusable(f"{self._key_file} is missing: without it no certificate can be made or renewed.")
-        key = serialization.load_pem_private_key(self._key_file.read_bytes(), password=None)
-        ca = x509.load_pem_x509_certificate(self.certificate)
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != ca.public_key():
-            raise AuthorityUnusable(f"{self._key_file} is not the key of {self._certificate_file}.")
+        try:
+            key = serialization.load_pem_private_key(self._key_file.read_bytes(), password=None)
+        except (ValueError, TypeError):
+            key = None
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != self._loaded().public_key():
+            raise AuthorityUnusable(
+                f"{self._key_file} is not the key, in PEM and without a passphrase, of {self._certificate_file}. Bring "
+                "it back."
+            )
         return key
+
+    def _loaded(self) -> x509.Certificate:
+        try:
+            return x509.load_pem_x509_certificate(self.certificate)
+        except ValueError:
+            raise AuthorityUnusable(f"{self._certificate_file} is no certificate in PEM. Bring it back.") from None
 
 
 def ensure_certificates(directory: Path, *, hosts: tuple[str, ...]) -> None:
@@ -214,27 +253,61 @@ def ends_soon(certificate: x509.Certificate) -> bool:
 
 
 def is_host(name: str) -> bool:
-    """Whether something can be in a certificate: an address, or a host name in ASCII."""
+    """Whether something can be in a certificate, and match: an address, or a host name in ASCII; `*.` may be first."""
+    if is_address(name):
+        return "%" not in name  # a zone is one machine's own
+    first, _, rest = name.partition(".")
+    labels = (rest if first == "*" else name).split(".")
+    return (
+        len(name) <= HOST_MAX_CHARACTERS
+        and all(LABEL.fullmatch(label) for label in labels)
+        and not labels[-1].isdecimal()  # a mistyped address
+    )
+
+
+def is_address(name: str) -> bool:
+    """Whether it is an IP address."""
     try:
-        _general_name(name)
+        ipaddress.ip_address(name)
     except ValueError:
         return False
-    return bool(name) and not any(character.isspace() or character in "/:@," for character in _without_address(name))
+    return True
+
+
+def token_key_fault(private: bytes) -> str | None:
+    """Say why tokens cannot be signed with a key in PEM; None if they can."""
+    try:
+        key = serialization.load_pem_private_key(private, password=None)
+    except (ValueError, TypeError):
+        return "is no private key in PEM without a passphrase"
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        return "is a key of another kind than ES256's, which is on the curve P-256"
+    return None
 
 
 def write_secret(path: Path, content: bytes, *, mode: int = 0o600, owner: int | None = None) -> None:
-    """Write a file, whole or not at all, that nobody ever sees with a wider mode or another owner."""
+    """
+    Write a file, whole or not at all, that nobody ever sees with a wider mode or another owner.
+
+    Raises: OSError, with the file's name.
+    """
     partial = path.with_name(f".{path.name}.new")
     partial.unlink(missing_ok=True)
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        if owner is not None:
-            os.fchown(descriptor, owner, owner)
-        os.fchmod(descriptor, mode)
-        os.fsync(descriptor)
-    partial.replace(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            if owner is not None:
+                os.fchown(descriptor, owner, owner)
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        partial.replace(path)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)  # a full disk, or an impatient person
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def _builder(
@@ -271,7 +344,3 @@ def _general_name(host: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         return x509.DNSName(host)
-
-
-def _without_address(name: str) -> str:
-    return "" if isinstance(_general_name(name), x509.IPAddress) else name

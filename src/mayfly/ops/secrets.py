@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from cryptography import x509
@@ -22,18 +24,20 @@ from cryptography import x509
 from mayfly.domain.ids import new_ulid
 from mayfly.ops.certificates import (
     CA_NAME,
+    SERVER_DAYS,
     Authority,
     Issued,
     ends_soon,
+    is_address,
     is_host,
     issuer_of,
     key_belongs,
     new_token_key,
     public_pem,
-    read_pair,
-    write_secret,
+    token_key_fault,
 )
-from mayfly.ops.nats_config import ADMIN, API, ROLES, WORKER, Node, node_config, route_password
+from mayfly.ops.folder import Folder, SecretsUnusable
+from mayfly.ops.nats_config import ADMIN, API, ROLES, WORKER, Node, node_config, route_password, with_passwords
 from mayfly.settings import SettingsError
 
 GATEWAY_HOSTS = ("localhost", "127.0.0.1", "::1")
@@ -41,11 +45,17 @@ API_HOSTS = ("api", "api-1", "api-2", "localhost", "127.0.0.1")
 NATS_HOSTS = ("nats-1", "nats-2", "nats-3")
 LOOPBACK = ("localhost", "127.0.0.1")
 
+NO_SERVERS = frozenset({"ca", "public", "gateway", *ROLES})  # directories of others
+
 NEXT = ".next"  # of a token key that everybody shall know before it signs
 
+UID_MAX = 2**32 - 2  # one more is "leave it as it is"
+PASSWORD = re.compile(rb"[!-~]{16,512}")  # of visible characters: it goes into nats.conf and onto one line of a file
+GATEWAY_SECRET = re.compile(rb"[!-~]{32,512}")  # in a header
+ACCEPTED_AT_MOST = 8
+SERVER = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")  # a directory's name, and a server's
 
-class SecretsUnusable(SettingsError):
-    """What lies in the secrets directory cannot be used, and only a person can say what was meant."""
+LOCK_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,16 @@ class Owners:
     gateway: int = 636
     worker: int = 0
     admin: int = 59802
+
+    def check(self) -> None:
+        """
+        Refuse what is no user id.
+
+        Raises: SettingsError.
+        """
+        for role in fields(self):
+            if not 0 <= (uid := getattr(self, role.name)) <= UID_MAX:
+                raise SettingsError(f"--{role.name}-uid: {uid} is no user id: give one from 0 to {UID_MAX}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,64 +95,25 @@ class Wanted:
 
         Raises: SettingsError.
         """
+        self.owners.check()
         given = {"--host": self.hosts, "--api-host": self.api_hosts, "--nats": self.nats}
         for option, names in {**given, "--nats-monitor": (self.nats_monitor,)}.items():
             if bad := [name for name in names if not is_host(name)]:
-                raise SettingsError(f"{option}: {bad[0]!r} is neither a host name nor an address, without a port.")
+                raise SettingsError(f"{option}: {bad[0][:80]!r} is neither a host name nor an address, without a port.")
+            if option in {"--nats", "--nats-monitor"} and (bad := [name for name in names if "*" in name]):
+                raise SettingsError(f"{option}: {bad[0]!r} is not the name of one host.")
         labels = [name.partition(".")[0] for name in self.nats]
-        if len(set(labels)) != len(labels) or set(labels) & {"ca", "public", "gateway", *ROLES}:
+        if bad := [name for name, label in zip(self.nats, labels, strict=True) if not _can_be_server(name, label)]:
+            raise SettingsError(
+                f"--nats: {bad[0]!r} is no host name whose first label can name a directory: an address, or more than "
+                "small letters, digits, `-` and `_`."
+            )
+        if len(set(labels)) != len(labels) or set(labels) & NO_SERVERS:
             raise SettingsError("--nats: the first label of each name is its directory, and so must be its own.")
 
 
-class Folder:
-    """One directory of one owner: writes what differs, and notes it."""
-
-    def __init__(self, path: Path, owner: int, done: list[str], *, public: bool = False) -> None:
-        """Make it if it is not there; *public* files may be read by everybody."""
-        self.path = path
-        self._owner = owner if os.geteuid() == 0 else None
-        self._mode = 0o444 if public else 0o400
-        self._done = done
-        if path.is_symlink():
-            raise SecretsUnusable(f"{path} is a symbolic link: secrets are written into real directories only.")
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._set(path, 0o755 if public else 0o700)
-
-    def folder(self, name: str) -> Folder:
-        """Return a directory in it, of the same owner."""
-        return Folder(self.path / name, os.geteuid() if self._owner is None else self._owner, self._done)
-
-    def read(self, name: str) -> bytes | None:
-        """Read a file; None if it is not there."""
-        path = self.path / name
-        return path.read_bytes() if path.exists() else None
-
-    def put(self, name: str, content: bytes, why: str = "") -> bytes:
-        """See to it that a file has this content, owner and mode."""
-        path = self.path / name
-        if self.read(name) == content:
-            self._set(path, self._mode)
-            return content
-        verb = "changed" if path.exists() else "made"
-        write_secret(path, content, mode=self._mode, owner=self._owner)
-        self._done.append(f"{verb} {path}{f': the old one {why}' if why else ''}")
-        return content
-
-    def remove(self, name: str) -> None:
-        """Remove a file."""
-        (self.path / name).unlink()
-        self._done.append(f"removed {self.path / name}")
-
-    def names(self, pattern: str) -> list[str]:
-        """List the files whose names match, sorted."""
-        return sorted(path.name for path in self.path.glob(pattern) if not path.name.startswith("."))
-
-    def _set(self, path: Path, mode: int) -> None:
-        found = path.lstat()
-        if found.st_mode & 0o7777 != mode:
-            path.chmod(mode)
-        if self._owner is not None and (found.st_uid, found.st_gid) != (self._owner, self._owner):
-            os.chown(path, self._owner, self._owner, follow_symlinks=False)
+def _can_be_server(name: str, label: str) -> bool:
+    return not is_address(name) and SERVER.fullmatch(label) is not None
 
 
 class SecretsDirectory:
@@ -156,14 +137,30 @@ class SecretsDirectory:
         return Folder(self.root / name, self._owners.nats, self.done)
 
     def nats_names(self) -> list[str]:
-        """List the nats-servers that have a configuration."""
-        return sorted(path.parent.name for path in self.root.glob("*/nats.conf"))
+        """List the nats-servers that have a configuration; in another role's directory it is none of ours."""
+        return sorted({path.parent.name for path in self.root.glob("*/nats.conf")} - NO_SERVERS)
+
+    def check(self) -> None:
+        """
+        Read all that others are made from, before anything is made from it.
+
+        Raises: SecretsUnusable, naming the file and what to do.
+        """
+        for folder in (self.admin, self.api, self.worker):
+            _check_lines(folder, "nats.password", PASSWORD, at_most=1)
+        _check_lines(self.api, "gateway.secret", GATEWAY_SECRET, at_most=ACCEPTED_AT_MOST)
+        _check_lines(self.gateway, "gateway.secret", GATEWAY_SECRET, at_most=1)
+        for name in self.api_keys.names("*.pem*"):
+            if why := token_key_fault(self.api_keys.read(name) or b""):
+                raise SecretsUnusable(f"{self.api_keys.path / name} {why}: put an ES256 key there, or remove it.")
+        for name in self.nats_names():
+            _check_configuration(self.nats(name))
 
     def passwords(self) -> dict[str, str]:
         """See to the passwords of the NATS users; they stand in the directories of their roles."""
         folders = {ADMIN: self.admin, API: self.api, WORKER: self.worker}
         return {
-            role: folder.put("nats.password", folder.read("nats.password") or new_secret()).decode()
+            role: folder.put("nats.password", (folder.read("nats.password") or b"").strip() or new_secret()).decode()
             for role, folder in folders.items()
         }
 
@@ -178,29 +175,76 @@ class SecretsDirectory:
                 self.gateway_keys.remove(name)
 
 
-@contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Keep two programs from working on the directory at once; the second waits."""
-    (root / "ca").mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(root / "ca", os.O_RDONLY | os.O_DIRECTORY)
+def _check_lines(folder: Folder, name: str, form: re.Pattern[bytes], *, at_most: int) -> None:
+    lines = (folder.read(name) or b"").splitlines()
+    if len(lines) > at_most or not all(map(form.fullmatch, lines)):
+        allowed = form.pattern.decode().removeprefix("[!-~]").strip("{}").replace(",", " to ")
+        raise SecretsUnusable(
+            f"{folder.path / name} is not {'one line' if at_most == 1 else f'{at_most} lines'} of {allowed} visible "
+            "ASCII characters: correct it, or remove it, and `mayfly secrets create` makes another."
+        )
+
+
+def _check_configuration(folder: Folder) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        config = (folder.read("nats.conf") or b"").decode()
+        route_password(config)
+        with_passwords(config, dict.fromkeys(ROLES, ""))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise SecretsUnusable(
+            f"{folder.path}/nats.conf is not one that this program wrote: remove it, and `mayfly secrets create` makes "
+            "it anew."
+        ) from None
+
+
+@contextmanager
+def locked(root: Path, *, within_s: float = LOCK_WITHIN_S) -> Iterator[None]:
+    """
+    Keep two programs from working on the directory at once; the second waits *within_s*.
+
+    Raises: SecretsUnusable when the first is not done by then.
+    """
+    if not root.exists():
+        root.mkdir(parents=True)
+        root.chmod(0o755)  # also where new directories are everybody's to write to
+    (root / "ca").mkdir(mode=0o700, exist_ok=True)
+    descriptor = os.open(root / "ca", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _lock(descriptor, root, time.monotonic() + within_s)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, root: Path, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise SecretsUnusable(f"Another program is at work on {root}: see what it says, then go on.") from None
+            time.sleep(0.05)
+        else:
+            return
 
 
 def create(root: Path, wanted: Wanted) -> list[str]:
     """
     Make what is missing, renew what is about to end, keep the rest; return what was done, one sentence each.
 
+    What is there is read before anything is written.
+
     Raises: SettingsError for a name that cannot be; SecretsUnusable, AuthorityUnusable; OSError.
     """
     wanted.check()
+    _refuse_another_directory(root, wanted)
     with locked(root):
-        directory = SecretsDirectory(root, wanted.owners)
         authority = Authority(root / "ca")
-        if authority.ensure():
+        is_new = authority.ensure()
+        authority.check()
+        directory = SecretsDirectory(root, wanted.owners)
+        directory.check()
+        if is_new:
             directory.done.append(f"made {root / 'ca'}: the internal certificate authority, for ten years")
         (root / "ca").chmod(0o700)
         _fill_api(directory, authority, wanted)
@@ -208,7 +252,23 @@ def create(root: Path, wanted: Wanted) -> list[str]:
         _fill_nats(directory, authority, wanted)
         for folder in (directory.public, directory.worker, directory.admin):
             folder.put("ca.crt", authority.certificate)
+        if authority.ends_within_a_certificate():
+            directory.done.append(f"NOTE the authority in {root / 'ca'} ends within {SERVER_DAYS} days: plan another")
         return directory.done
+
+
+def _refuse_another_directory(root: Path, wanted: Wanted) -> None:
+    """
+    A directory of something else may have an `api` or a `public` of its own, which would be given away.
+
+    Raises: SecretsUnusable.
+    """
+    if not root.is_dir() or (root / "ca").exists():
+        return
+    known = NO_SERVERS | {host.partition(".")[0] for host in wanted.nats} | {"lost+found"}
+    foreign = sorted(path.name for path in root.iterdir() if path.name not in known and not path.name.startswith("."))
+    if foreign:
+        raise SecretsUnusable(f"{root} has other things in it, such as {foreign[0]!r}: name a directory of its own.")
 
 
 def new_secret() -> bytes:
@@ -241,7 +301,7 @@ def _fill_gateway_secret(directory: SecretsDirectory) -> None:
 def _fill_gateway(directory: SecretsDirectory, authority: Authority, wanted: Wanted) -> None:
     folder = directory.gateway
     folder.put("ca.crt", authority.certificate)
-    own = read_pair(folder.path / "gateway.crt", folder.path / "gateway.key")
+    own = _pair(folder, "gateway")
     if own is None or issuer_of(own.certificate) == CA_NAME:
         renew(folder, authority, "gateway", wanted.hosts)
     else:
@@ -273,18 +333,18 @@ def _fill_nats(directory: SecretsDirectory, authority: Authority, wanted: Wanted
 
 
 def _present_route_password(directory: SecretsDirectory) -> str | None:
-    configurations = [(directory.root / name / "nats.conf").read_text() for name in directory.nats_names()]
-    try:
-        return next(filter(None, map(route_password, configurations)), None)
-    except (ValueError, KeyError, TypeError) as error:
-        raise SecretsUnusable(
-            f"A nats.conf below {directory.root} is not one that this program wrote ({error}): remove it."
-        ) from error
+    configurations = [(directory.nats(name).read("nats.conf") or b"").decode() for name in directory.nats_names()]
+    return next(filter(None, map(route_password, configurations)), None)
+
+
+def _pair(folder: Folder, name: str) -> Issued | None:
+    certificate, key = folder.read(f"{name}.crt"), folder.read(f"{name}.key")
+    return None if certificate is None or key is None else Issued(certificate, key)
 
 
 def renew(folder: Folder, authority: Authority, name: str, hosts: tuple[str, ...], *, peer: bool = False) -> None:
     """See to `<name>.crt` and `<name>.key`, good for *hosts*. A crash between the two is seen at the next run."""
-    present = read_pair(folder.path / f"{name}.crt", folder.path / f"{name}.key")
+    present = _pair(folder, name)
     why = authority.fault(present, hosts) if present else ""
     issued = present if present and why is None else authority.issue(hosts, peer=peer)
     folder.put(f"{name}.key", issued.key)

@@ -158,10 +158,8 @@ def _told() -> Iterator[None]:
     except SettingsError as error:
         _fail(str(error), EXIT_USAGE)
     except OSError as error:
-        _fail(
-            f"{error.filename or 'A file'}: {error.strerror}. Writing secrets for other users needs root.",
-            EXIT_PLATFORM,
-        )
+        needs = " Writing secrets for other users needs root." if isinstance(error, PermissionError) else ""
+        _fail(f"{error.filename or 'A file'}: {error.strerror}.{needs}", EXIT_PLATFORM)
 
 
 def _say_whose() -> None:

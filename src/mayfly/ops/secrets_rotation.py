@@ -15,16 +15,9 @@ from cryptography import x509
 
 from mayfly.domain.ids import new_ulid
 from mayfly.ops.certificates import CA_NAME, Authority, issuer_of, names_of, new_token_key
+from mayfly.ops.folder import Folder, SecretsUnusable
 from mayfly.ops.nats_config import with_passwords
-from mayfly.ops.secrets import (
-    NEXT,
-    Folder,
-    Owners,
-    SecretsDirectory,
-    SecretsUnusable,
-    locked,
-    new_secret,
-)
+from mayfly.ops.secrets import NEXT, Owners, SecretsDirectory, locked, new_secret
 
 KEYS_AT_MOST = 2
 
@@ -35,10 +28,13 @@ def rotate(root: Path, what: str, owners: Owners) -> list[str]:
 
     Raises: SecretsUnusable when the directory was not made by `create`; AuthorityUnusable; OSError.
     """
+    owners.check()
     if not (root / "ca" / "ca.crt").exists():
         raise SecretsUnusable(f"{root} is not a secrets directory: `mayfly secrets create {root}` makes one.")
-    with locked(root):
+    with locked(root, within_s=0):  # who waited would take the next step right after the one before
+        Authority(root / "ca").check()
         directory = SecretsDirectory(root, owners)
+        directory.check()
         directory.done.clear()
         following = STEPS[what](directory)
         return [*directory.done, following]
@@ -73,6 +69,10 @@ def _token_key(directory: SecretsDirectory) -> str:
 def _gateway_secret(directory: SecretsDirectory) -> str:
     accepted = (directory.api.read("gateway.secret") or b"").split()
     sent = (directory.gateway.read("gateway.secret") or b"").strip()
+    if not accepted or not sent:
+        raise SecretsUnusable(
+            f"{directory.root}: the gateway's secret is missing in api/ or gateway/: run `mayfly secrets create` first."
+        )
     if accepted == [sent]:
         directory.api.put("gateway.secret", b"\n".join([sent, new_secret()]))
         return "NEXT restart the API servers one after the other: they then accept both. Then run this command again."

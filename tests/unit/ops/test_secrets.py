@@ -135,10 +135,11 @@ def test_a_role_directory_is_never_replaced(tmp_path: Path) -> None:
 def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     """A role's directory that is a symbolic link is refused, so root writes nowhere else."""
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "api").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets/api").symlink_to(tmp_path / "elsewhere")
 
     with pytest.raises(SecretsUnusable, match="symbolic link"):
-        create(tmp_path, wanted())
+        create(tmp_path / "secrets", wanted())
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
