@@ -171,7 +171,11 @@ async def test_nothing_of_300_calls_is_left(own_up: Up, own_shell: Shell) -> Non
 
     async def call(number: int) -> int:
         async with room:
-            return (await own_shell.call(names[number % len(names)], "x")).status_code
+            for _ in range(20):  # on a busy machine a caller can be back before its slot is; then nothing runs
+                status = (await own_shell.call(names[number % len(names)], "x")).status_code
+                if status != 429:
+                    break
+            return status
 
     codes = await asyncio.gather(*(call(number) for number in range(300)))
     await asyncio.sleep(1)  # the promise: within one second of the answer
