@@ -29,6 +29,7 @@ PATH = b"/metrics"
 HEAD_MAX_BYTES = 8192
 REQUEST_WITHIN_S = 5.0
 SCRAPES_AT_ONCE = 8
+CONNECTIONS_AT_ONCE = 64  # silent ones included; beyond that the oldest is cut off
 
 
 async def _nothing() -> None:
@@ -49,9 +50,10 @@ async def served(listen: str, metrics: M, *, refresh: Callable[[], Awaitable[Non
     answering = _Answering(metrics.registry, refresh)
     try:
         server = await asyncio.start_server(answering.connected, host, port, limit=HEAD_MAX_BYTES)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of a name that cannot be looked up
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise SettingsError(
-            f"MAYFLY_METRICS_LISTEN: {listen!r} cannot be listened on: {error.strerror or error}. Choose another port."
+            f"MAYFLY_METRICS_LISTEN: {listen!r} cannot be listened on: {why}. Choose another port."
         ) from error
     log.info("metrics.started", port=server.sockets[0].getsockname()[1])
     try:
@@ -90,13 +92,16 @@ class _Answering:
     def __init__(self, registry: CollectorRegistry, refresh: Callable[[], Awaitable[None]]) -> None:
         self._registry = registry
         self._refresh = refresh
-        self._open: set[asyncio.Task[None]] = set()
+        self._open: dict[asyncio.Task[None], None] = {}  # in the order in which they came
+        self._scrapes = 0
 
     def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Start to answer one connection."""
         task = asyncio.create_task(self._converse(reader, writer), name="scrape")
-        self._open.add(task)
-        task.add_done_callback(self._open.discard)
+        self._open[task] = None
+        task.add_done_callback(self._open.pop)
+        if len(self._open) > CONNECTIONS_AT_ONCE:
+            next(iter(self._open)).cancel()
 
     async def end(self) -> None:
         """Let go of who is still connected."""
@@ -110,7 +115,8 @@ class _Answering:
                 head = await reader.readuntil(b"\r\n\r\n")
                 for part in await self._answer(head):
                     writer.write(part)
-                await writer.drain()
+                writer.close()
+                await writer.wait_closed()  # all is sent
         except (
             OSError,
             asyncio.IncompleteReadError,
@@ -118,7 +124,7 @@ class _Answering:
         ) as error:  # a TimeoutError is an OSError
             log.debug("metrics.unanswered", reason=repr(error))
         finally:
-            writer.close()
+            writer.transport.abort()  # not `close`: who does not read would keep the connection open for ever
 
     async def _answer(self, head: bytes) -> list[bytes]:
         method, _, rest = head.partition(b" ")
@@ -127,10 +133,14 @@ class _Answering:
             return _message("404 Not Found", b"There is nothing here but /metrics.\n")
         if method != b"GET":
             return _message("405 Method Not Allowed", b"/metrics knows GET.\n", "Allow: GET")
-        if len(self._open) > SCRAPES_AT_ONCE:
+        if self._scrapes >= SCRAPES_AT_ONCE:
             return _message("503 Service Unavailable", b"Too many scrapes at once.\n", "Retry-After: 1")
-        await self._refresh()
-        return _message("200 OK", await rendered(self._registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
+        self._scrapes += 1
+        try:
+            await self._refresh()
+            return _message("200 OK", await rendered(self._registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
+        finally:
+            self._scrapes -= 1
 
 
 async def rendered(registry: CollectorRegistry) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client import Gauge, generate_latest
 
 from mayfly.api.metrics import ApiMetrics, state_of
 from mayfly.domain.activation import Activation, State, Steps
@@ -31,7 +32,7 @@ from mayfly.domain.errors import (
 )
 from mayfly.domain.ids import FunctionName, UserId
 from mayfly.services.metrics import BUCKETS_S, Metrics
-from mayfly.services.metrics_port import HEAD_MAX_BYTES, check_metrics_port, served
+from mayfly.services.metrics_port import CONNECTIONS_AT_ONCE, HEAD_MAX_BYTES, check_metrics_port, served
 from mayfly.settings import SettingsError
 from mayfly.worker.metrics import WorkerMetrics
 from tests.support.nats import free_port
@@ -272,6 +273,37 @@ async def test_a_flood_of_scrapes_is_refused() -> None:
         assert {(await each).split()[1] for each in first} == {b"200"}
 
 
+async def test_who_says_nothing_takes_nobodys_place() -> None:
+    """Beside any number of silent connections Prometheus is answered, and few of them are kept."""
+    async with port_of(ApiMetrics()) as port:
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3 * CONNECTIONS_AT_ONCE)]
+        await scrape(port)
+        await asyncio.gather(*(reader.read() for reader, _ in silent[: 2 * CONNECTIONS_AT_ONCE]))
+        for _, writer in silent:
+            writer.close()
+
+
+async def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that nobody takes does not keep its connection, and its content, for ever."""
+    monkeypatch.setattr("mayfly.services.metrics_port.REQUEST_WITHIN_S", 1)
+    metrics = ApiMetrics()
+    large = Gauge("large", "More than the kernel keeps for a reader.", ["text"], registry=metrics.registry)
+    large.labels("x" * (32 << 20)).set(1)
+    async with port_of(metrics) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+        while not (scrapes := [task for task in asyncio.all_tasks() if task.get_name() == "scrape"]):
+            await asyncio.sleep(0)
+        await asyncio.wait(scrapes)
+
+        head = await reader.readuntil(b"\r\n\r\n")
+        with contextlib.suppress(ConnectionResetError):
+            body = await reader.read()
+            assert len(body) < 32 << 20, "all of it was kept until somebody read it"
+        writer.close()
+    assert b" 200 OK" in head
+
+
 async def test_no_setting_is_no_port() -> None:
     """Without MAYFLY_METRICS_LISTEN nothing listens, and the metrics are counted all the same."""
     metrics = ApiMetrics()
@@ -286,6 +318,13 @@ async def test_an_address_that_cannot_be_is_named(listen: str) -> None:
         SettingsError, match=r"MAYFLY_METRICS_LISTEN: '.*' is not `address:port`, such as 127\.0\.0\.1:9464"
     ):
         async with served(listen, ApiMetrics()):
+            pytest.fail("it was served")
+
+
+async def test_a_name_that_cannot_be_looked_up_is_named() -> None:
+    """A host with an empty label is an error of the codec, not of the network."""
+    with pytest.raises(SettingsError, match=r"MAYFLY_METRICS_LISTEN: 'a\.\.b:9464' cannot be listened on"):
+        async with served("a..b:9464", ApiMetrics()):
             pytest.fail("it was served")
 
 
