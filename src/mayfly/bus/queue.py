@@ -36,9 +36,10 @@ log = structlog.get_logger()
 LIMIT_REACHED = 10077  # err_code of "maximum messages (per subject) exceeded", and of other full stores
 DUPLICATE_IN_PROCESS = 10158
 ADMISSION_RETRY_S = 0.005
-PULL_EXPIRES_S = 20.0
-PULL_HEARTBEAT_S = 1.0
-PULL_SILENCE_S = 2.5  # without a message or heartbeat: the server has forgotten the pull, its leader died
+PULL_EXPIRES_S = 1.0
+"""A server does not see a worker go that was connected to another one of the cluster: its last pull outlives it by up
+to this, and what it takes is delivered to nobody, and again after `ACK_WAIT_S`."""
+PULL_ANSWERED_S = 1.0  # how much later the server has said that it is over; else it has forgotten it: its leader died
 UNDECODABLE_DELAY_S = 30.0
 
 WORK = Codec(Work)
@@ -226,13 +227,11 @@ class _Inbox:
 
     subject: str
     open: int = 0  # messages that the pull may still bring
-    expires_at: float = 0.0
-    heard_at: float = 0.0
+    over_at: float = 0.0
 
     def is_forgotten(self) -> bool:
         """Whether the server does not know of the pull any more."""
-        now = time.monotonic()
-        return bool(self.open) and (self.expires_at < now or self.heard_at + PULL_SILENCE_S < now)
+        return bool(self.open) and self.over_at < time.monotonic()
 
 
 class PullLoop:
@@ -240,7 +239,7 @@ class PullLoop:
     Keeps as many messages requested as there are free slots, and hands each over as a `Claim`.
 
     Guarantees: never more claims than slots, for what comes in beyond goes back at once; a pull that the server
-    forgot (restart, leader change) is given up after a silence or at a reconnect, and asked again; a message that
+    forgot (restart, leader change) is given up when its time is over or at a reconnect, and asked again; a message that
     cannot be decoded goes back with a delay and an error in the log.
     """
 
@@ -265,9 +264,9 @@ class PullLoop:
 
     async def run(self) -> None:
         """
-        Pull until `stop`; while there is no connection, wait for it to come back.
+        Pull until `stop`, and until no pull is out; while there is no connection, wait for it to come back.
 
-        The subscriptions stay until the connection is drained: what the server has sent already must come in, to be
+        The subscriptions stay until the connection is drained: what the server sends until then must come in, to be
         given back at once. Dropped, it would wait for `ACK_WAIT_S`.
         """
         reconnects = self._bus.reconnects
@@ -277,6 +276,8 @@ class PullLoop:
                 self._forget(self._inboxes)
             self._forget([inbox for inbox in self._inboxes if inbox.is_forgotten()])
             await self._ask()
+            await self._pause()
+        while any(inbox.open and not inbox.is_forgotten() for inbox in self._inboxes):
             await self._pause()
 
     def _forget(self, inboxes: list[_Inbox]) -> None:
@@ -300,13 +301,8 @@ class PullLoop:
             return
         inbox = await self._idle_inbox()
         inbox.open = free - asked
-        inbox.heard_at = time.monotonic()
-        inbox.expires_at = inbox.heard_at + PULL_EXPIRES_S + 1
-        query = {
-            "batch": inbox.open,
-            "expires": int(PULL_EXPIRES_S * 1e9),
-            "idle_heartbeat": int(PULL_HEARTBEAT_S * 1e9),
-        }
+        inbox.over_at = time.monotonic() + PULL_EXPIRES_S + PULL_ANSWERED_S
+        query = {"batch": inbox.open, "expires": int(PULL_EXPIRES_S * 1e9)}
         try:
             await self._bus.client.publish(self._next, msgspec.json.encode(query), reply=inbox.subject)
         except nats.errors.Error as error:
@@ -323,7 +319,6 @@ class PullLoop:
         return inbox
 
     async def _on_message(self, inbox: _Inbox, message: Msg) -> None:
-        inbox.heard_at = time.monotonic()
         if status := (message.headers or {}).get("Status"):
             await self._on_status(inbox, status)
             return
@@ -334,8 +329,6 @@ class PullLoop:
             log.warning("queue.not-given-back", error=repr(error))
 
     async def _on_status(self, inbox: _Inbox, status: str) -> None:
-        if status == "100":  # a heartbeat
-            return
         inbox.open = 0
         if status == "503":  # nobody answers: asking at once again would spin
             await asyncio.sleep(0.2)

@@ -18,8 +18,9 @@ from mayfly.domain.errors import PreconditionFailed
 from mayfly.domain.limits import MIB, PARAMETER_MAX_BYTES, TIMEOUT_MAX_S
 from mayfly.settings import BootstrapSettings
 
-ACK_WAIT_S = 45.0
-"""Longer than a failover of NATS takes, or every running activation would be delivered again after one."""
+ACK_WAIT_S = 20.0
+"""Longer than a third of it and a failover of NATS take together, or every running activation would be delivered again
+after one; shorter than a call waits by default, so that what was delivered to a worker that is gone still runs."""
 
 WORK_MARGIN_BYTES = 128 * 1024  # of a message in ACT, for the record and the function beside the parameter
 LEAK_BACKSTOP_S = 3600.0  # a message that nobody settled leaves the stream after deadline + this

@@ -22,6 +22,7 @@ log = structlog.get_logger()
 
 REFUSED_KEEP_S = 60.0
 SILENCES_UNTIL_LOST = 3
+GONE_FOR_S = 1.5  # a worker whose nats-server stops is connected to another one by then
 
 
 async def settle(
@@ -56,15 +57,17 @@ class OwnerCheck:
         """Nothing asked yet."""
         self._bus = bus
         self._silences = 0
+        self._gone_since: float | None = None
 
     @property
     def is_in_doubt(self) -> bool:
         """The owner did not answer the last time, so it should be asked again soon."""
-        return self._silences > 0
+        return self._silences > 0 or self._gone_since is not None
 
     async def is_lost(self, record: Activation) -> bool:
         """
-        Ask once. A worker that denies or is gone has lost it; one that is silent has after the third time.
+        Ask once. A worker that denies has lost it; one that is silent has after the third time, one that nobody knows
+        after `GONE_FOR_S`: it may be changing over from one nats-server to another.
 
         Raises: QueueUnavailable when this process cannot ask.
         """
@@ -73,7 +76,11 @@ class OwnerCheck:
             self._silences += 1
             return self._silences >= SILENCES_UNTIL_LOST
         self._silences = 0
-        return answer is not Ownership.OWNED
+        if answer is Ownership.GONE:
+            self._gone_since = self._gone_since or time.monotonic()
+            return time.monotonic() - self._gone_since >= GONE_FOR_S
+        self._gone_since = None
+        return answer is Ownership.DENIED
 
 
 async def settle_lost(store: Store[Activation], entry: Entry[Activation], *, keep_s: float) -> Activation | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import ssl
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from mayfly.bus import connection
 from mayfly.bus.connection import Bus
 from mayfly.bus.queue import in_flight, submit
 from mayfly.bus.requests import OWNS_TIMEOUT_S, Ownership, answering_owner, ask_owner
+from mayfly.bus.schema import ACK_WAIT_S
 from mayfly.bus.store import Store
-from mayfly.bus.subjects import BUCKETS, FUNCTIONS, kv_stream
+from mayfly.bus.subjects import ACT, ACT_CONSUMER, BUCKETS, FUNCTIONS, kv_stream
 from mayfly.domain.errors import QueueUnavailable
 from mayfly.domain.function import Function
 from mayfly.domain.ids import FunctionName, new_id
@@ -201,6 +203,71 @@ async def until_it_is(meant: Ownership, bus: Bus) -> None:
     async with asyncio.timeout(10):
         while await ask_owner(bus, "w", "mine") is not meant:
             await asyncio.sleep(0.01)
+
+
+A_WORKER = """
+import asyncio, pathlib, sys
+from mayfly.bus.connection import connect
+from mayfly.bus.queue import PullLoop
+from mayfly.settings import NatsSettings
+
+async def main(url, password, ca):
+    settings = NatsSettings(nats_url=url, nats_user="worker", nats_password_file=password, nats_ca_file=ca)
+    async with connect(settings, role="worker") as bus:
+        await PullLoop(bus, free_slots=lambda: 4, on_claim=print).run()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def waiting_pulls(admin: Bus) -> int:
+    """How many pulls the consumer's leader knows of."""
+    return (await admin.js.consumer_info(ACT, ACT_CONSUMER)).num_waiting or 0
+
+
+async def until_pulls(admin: Bus, number: int, *, within_s: float) -> None:
+    """Wait until the leader knows of so many."""
+    async with asyncio.timeout(within_s):
+        while await waiting_pulls(admin) != number:
+            await asyncio.sleep(0.02)
+
+
+async def both_come_at_once(nats: Cluster, api: Bus) -> None:
+    """Two calls reach a worker long before they would be delivered again."""
+    async with nats.connect("worker") as bus:
+        for _ in range(2):
+            await submit(api, _work_of(new_id()), wait_s=0)
+        worker = Puller(bus, slots=4)
+        for _ in range(2):
+            async with asyncio.timeout(ACK_WAIT_S / 4):
+                await worker.finish(await worker.next())
+        await worker.stop()
+
+
+async def test_a_worker_that_stops_leaves_no_pull_behind(nats: Cluster) -> None:
+    """Whichever server it was connected to, the calls that come after it go to others at once."""
+    async with nats.connect("admin") as admin:
+        for node in nats.nodes:
+            async with nats.connect("worker", nats_url=node.url) as bus:
+                worker = Puller(bus, slots=4)
+                await until_pulls(admin, 1, within_s=5)
+                await worker.stop()
+                assert await waiting_pulls(admin) == 0
+            await both_come_at_once(nats, admin)
+
+
+async def test_a_dead_workers_pull_is_soon_forgotten(nats: Cluster) -> None:
+    """Whichever server a killed worker was connected to, calls that come 2 s later go to others at once."""
+    access = nats.access("worker")
+    async with nats.connect("admin") as admin:
+        for node in nats.nodes:
+            arguments = (node.url, access["nats_password_file"], access["nats_ca_file"])
+            process = await asyncio.create_subprocess_exec(sys.executable, "-c", A_WORKER, *map(str, arguments))
+            await until_pulls(admin, 1, within_s=10)
+            process.kill()
+            await process.wait()
+            await until_pulls(admin, 0, within_s=2)
+            await both_come_at_once(nats, admin)
 
 
 async def test_a_worker_deletes_nothing_by_its_replies(nats: Cluster) -> None:
