@@ -206,6 +206,8 @@ def _password_reader(path: Path) -> Callable[[], str]:
         read()
     except OSError as error:
         raise QueueUnavailable(f"MAYFLY_NATS_PASSWORD_FILE: {path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError:  # says which bytes, so not named as the cause
+        raise QueueUnavailable(f"MAYFLY_NATS_PASSWORD_FILE: {path} is not text: is it the right file?") from None
     return read
 
 

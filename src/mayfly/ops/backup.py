@@ -16,15 +16,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import errno
 import hashlib
 import os
+import stat
 import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self, cast
 
 import msgspec
 
@@ -45,6 +47,7 @@ MANIFEST = "manifest.json"
 CHECKSUM = "manifest.json.sha256"  # as sha256sum writes it
 MANIFEST_MAX_BYTES = 1 << 20
 READ_BYTES = 256 * 1024
+HEADER_BYTES, TYPE_AT, REGULAR = 512, 156, b"0"  # of a tar
 
 LOGINS = subjects.kv_stream(subjects.SESSIONS)
 STREAMS = (  # in the order in which they are saved: the activation before its response, the function before its owner
@@ -126,12 +129,26 @@ def _whole(path: Path) -> Iterator[tarfile.TarFile]:
                 yield archive
             file.flush()
             os.fsync(descriptor)
-        os.link(partial, path)  # which fails if somebody else has made the file meanwhile
+        _give_name(partial, path)
         _sync(path.parent)
     except FileExistsError:
         raise BackupUnusable(f"{path} was made by somebody else meanwhile: name another file.") from None
     finally:
-        Path(partial).unlink()
+        Path(partial).unlink(missing_ok=True)
+
+
+def _give_name(partial: str, path: Path) -> None:
+    """
+    Raises: FileExistsError if somebody else has made the file meanwhile.
+    """
+    try:
+        os.link(partial, path)
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}:
+            raise
+        # No links, as on a stick of FAT. A kill just here would leave an empty file, which no restore takes.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        os.replace(partial, path)  # noqa: PTH105 - beside the calls above
 
 
 def _sync(directory: Path) -> None:
@@ -306,14 +323,40 @@ async def opened(path: Path) -> AsyncIterator[Opened]:
 
     Raises: BackupUnusable, saying what is wrong; OSError.
     """
-    with path.open("rb") as file:
+    with _open(path) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise BackupUnusable(f"{path} is no plain file, which a backup is, since it is read twice: copy it to one.")
         found = await asyncio.to_thread(_checked, file, path)  # it may be large
         yield found
 
 
+def _open(path: Path) -> IO[bytes]:
+    """Open without waiting: for a pipe until somebody writes to it, which no signal would end."""
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+
+
+class _Plain(tarfile.TarInfo):
+    """A member of a backup. Before headers of other kinds are read as such: they may claim names of many gigabytes."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
+        """
+        Read the next header.
+
+        Raises: ValueError when it is not a plain file's, or the end.
+        """
+        file = cast("IO[bytes]", tarfile.fileobj)
+        start = file.tell()
+        header = file.read(HEADER_BYTES)
+        file.seek(start)
+        if any(header) and header[TYPE_AT : TYPE_AT + 1] != REGULAR:
+            raise ValueError("it has more than plain files")
+        return super().fromtarfile(tarfile)
+
+
 def _checked(file: IO[bytes], path: Path) -> Opened:
     try:
-        archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - the file is closed by whoever opened it
+        archive = tarfile.open(fileobj=file, mode="r:", tarinfo=_Plain)  # noqa: SIM115 - the file is closed by whoever opened it
         manifest = _manifest(archive, path)
         for part in manifest.parts:
             _check(archive, part, path)

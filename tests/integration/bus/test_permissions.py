@@ -19,6 +19,7 @@ from mayfly.bus.queue import delete_queued, in_flight, submit, walk
 from mayfly.bus.responses import purge_responses
 from mayfly.bus.schema import limits_in_force
 from mayfly.bus.stores import Stores
+from mayfly.domain.errors import QueueUnavailable
 from mayfly.domain.ids import new_id
 from mayfly.ops.nats_config import api_permissions, worker_permissions
 from tests.integration.bus.test_queue import _work_of
@@ -494,3 +495,13 @@ async def test_the_system_account_is_apart(installed: Installation, admin: Bus) 
         await admin.client.request("$SYS.REQ.SERVER.PING", b"", timeout=REFUSED_S)
     info = api.AccountInfo.from_response(await answer(admin, "$JS.API.INFO") or {})
     assert info.streams == len(STREAMS)
+
+
+async def test_a_password_file_that_is_not_text_is_named(installed: Installation) -> None:
+    """The wrong file, such as a key in DER, is a sentence that has none of its bytes."""
+    installed.password_file("worker").write_bytes(b"\xff\xfe secret")
+
+    with pytest.raises(QueueUnavailable, match=r"MAYFLY_NATS_PASSWORD_FILE: .* is not text") as raised:
+        async with installed.connect("worker"):
+            pytest.fail("connected")
+    assert "secret" not in raised.value.detail

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import io
 import json
+import os
+import resource
 import subprocess
 import tarfile
 from collections.abc import AsyncIterator, Callable
@@ -183,6 +186,46 @@ async def test_what_is_no_whole_backup_is_refused(made: bytes, tmp_path: Path, d
     with pytest.raises(BackupUnusable, match=said):
         async with opened(file):
             pytest.fail("taken")
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE])
+async def test_a_name_of_gigabytes_is_not_read(tmp_path: Path, kind: bytes) -> None:
+    """A header may claim that the next name, or its attributes, have five gigabytes, and a sparse file has them."""
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 5 << 30
+    file = tmp_path / "mayfly.tar"
+    with file.open("wb") as written:
+        written.write(header.tobuf(tarfile.GNU_FORMAT))
+        written.truncate(6 << 30)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    with pytest.raises(BackupUnusable, match="it has more than plain files"):
+        async with opened(file):
+            pytest.fail("taken")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
+
+
+async def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """Nobody writes to it, and no signal would end the waiting."""
+    os.mkfifo(tmp_path / "mayfly.tar")
+
+    with pytest.raises(BackupUnusable, match="no plain file"):
+        async with opened(tmp_path / "mayfly.tar"):
+            pytest.fail("taken")
+
+
+async def test_a_disk_without_links_takes_a_backup(bus: Bus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAT has none; a file of that name is not overwritten there either."""
+
+    def none(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", none)
+    await backup(bus, tmp_path / "mayfly.tar")
+
+    async with opened(tmp_path / "mayfly.tar"):
+        assert [path.name for path in tmp_path.iterdir()] == ["mayfly.tar"]
+    assert (tmp_path / "mayfly.tar").stat().st_mode & 0o777 == 0o600
 
 
 async def test_a_refused_file_removes_nothing(made: bytes, bus: Bus, tmp_path: Path) -> None:
