@@ -96,12 +96,36 @@ def read_plain(path: Path) -> bytes | None:
         if error.errno in {errno.ELOOP, errno.ENXIO}:  # a link; a socket
             raise _not_plain(path) from None
         raise
+    return _read(descriptor, path)
+
+
+def read_followed(path: Path) -> bytes:
+    """
+    Read a plain file of at most `FILE_MAX_BYTES`, through links that root or we have made, and nobody else's.
+
+    Raises: SecretsUnusable when it is something else; OSError.
+    """
+    refuse_foreign_link(path)
+    return _read(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), path)
+
+
+def refuse_foreign_link(path: Path) -> None:
+    """
+    Refuse to follow a link that the owner of a directory put into it, for whoever works there as root.
+
+    Raises: SecretsUnusable.
+    """
+    if path.is_symlink() and path.lstat().st_uid not in {0, os.geteuid()}:
+        raise SecretsUnusable(f"{path} is a symbolic link that another user made, so it is not followed. Remove it.")
+
+
+def _read(descriptor: int, path: Path) -> bytes:
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise _not_plain(path)
         content = file.read(FILE_MAX_BYTES + 1)
     if len(content) > FILE_MAX_BYTES:
-        raise SecretsUnusable(f"{path} has more than {FILE_MAX_BYTES} bytes: that is no secret. Remove it.")
+        raise SecretsUnusable(f"{path} has more than {FILE_MAX_BYTES} bytes: it is not what it should be. Remove it.")
     return content
 
 

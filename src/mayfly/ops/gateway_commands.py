@@ -38,6 +38,7 @@ def render(
 
     Example: mayfly gateway render --secrets ./secrets/gateway --out ./new
     """
+    from mayfly.ops.folder import read_followed
     from mayfly.ops.gateway.install import install, put
     from mayfly.ops.gateway.material import AUTHORITY, PLACEHOLDERS, read_material
     from mayfly.ops.gateway.render import render as written
@@ -48,7 +49,7 @@ def render(
         settings = load(GatewaySettings)
         material = read_material(secrets) if secrets else PLACEHOLDERS
         done = install(written(settings, material), target, settings=settings, template=secrets is None)
-        if secrets and put(target / AUTHORITY, (secrets / AUTHORITY).read_bytes()):
+        if secrets and put(target / AUTHORITY, read_followed(secrets / AUTHORITY)):
             done.append(f"wrote {target / AUTHORITY}")
     _say(done)
 

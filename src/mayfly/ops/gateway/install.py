@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from mayfly.ops.folder import read_followed, refuse_foreign_link
 from mayfly.ops.gateway.check import problems
 from mayfly.ops.gateway.render import CONFIG, ROUTES, Rendered
 from mayfly.settings import GatewaySettings, SettingsError
@@ -72,6 +73,8 @@ def install(
     mode = PUBLIC_MODE if template else SECRET_MODE
     done = []
     with _alone(directory):
+        for name in (ROUTES, CONFIG):
+            refuse_foreign_link(directory / name)
         for name, text, remark in (
             (ROUTES, files.routes, ""),
             (CONFIG, files.config, ": read when the gateway starts"),
@@ -94,11 +97,15 @@ def _alone(directory: Path) -> Iterator[None]:
 
 def put(path: Path, content: bytes, *, mode: int = SECRET_MODE, clock: Clock | None = None) -> bool:
     """
-    Give a file this content; False if it has it already. Links are followed: what they lead to is replaced.
+    Give a file this content; False if it has it already. Links are followed, what they lead to is replaced; but not
+    one that somebody else than root or we made: the gateway owns its directory, and could have root write anywhere.
 
     As root, the file belongs to whom it belonged to, or a new one to the owner of its directory.
+
+    Raises: SecretsUnusable for such a link; OSError.
     """
     clock = clock or Clock()
+    refuse_foreign_link(path)
     path = path.resolve()
     old = path.stat() if path.exists() else None
     if old is not None and path.read_bytes() == content:
@@ -113,6 +120,7 @@ def put(path: Path, content: bytes, *, mode: int = SECRET_MODE, clock: Clock | N
         _write(partial, content, mode=mode, owner=owner, stamp=stamp)
         partial.replace(path)
     except OSError as error:
+        error.filename = error.filename or str(path)
         if old is None or error.errno not in {errno.EBUSY, errno.EROFS, errno.EACCES, errno.EXDEV}:
             raise
         _write_over(path, content, stamp=stamp)
@@ -145,7 +153,7 @@ def _write_over(path: Path, content: bytes, *, stamp: float) -> None:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_followed(path).decode()
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from mayfly.api.door import SECRET_MIN_BYTES
 from mayfly.ops.certificates import Issued, key_belongs
+from mayfly.ops.folder import read_followed
 from mayfly.settings import SettingsError
 
 CERTIFICATE, KEY, AUTHORITY, SHARED, TOKEN_KEYS = (
@@ -85,7 +86,7 @@ def read_material(directory: Path) -> Material:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="ascii")
+        return read_followed(path).decode("ascii")
     except OSError as error:
         raise MaterialUnusable(f"{path} cannot be read: {error.strerror}. `mayfly secrets create` makes it.") from error
     except UnicodeDecodeError as error:

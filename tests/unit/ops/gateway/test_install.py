@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -181,6 +182,71 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real" / "file").read_bytes() == b"two"
     assert [path.name for path in (tmp_path / "real").iterdir()] == ["file"]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", ["apisix.yaml", "config.yaml", "ca.crt"])
+def test_a_link_of_the_gateways_own_is_not_written_through(secrets: Path, name: str) -> None:
+    """The gateway owns its directory: its `ca.crt -> ../ca/ca.key` would have root overwrite the authority's key."""
+    need(os.geteuid() == 0, "root")
+    key = (secrets / "ca/ca.key").read_bytes()
+    (secrets / "out").mkdir()
+    (secrets / "out" / name).symlink_to(secrets / "ca/ca.key")
+    os.lchown(secrets / "out" / name, 636, 636)
+
+    ended = run("render", "--secrets", str(secrets / "gateway"), "--out", str(secrets / "out"))
+
+    assert ended.exit_code == 2
+    assert f"{name} is a symbolic link that another user made" in ended.stderr
+    assert (secrets / "ca/ca.key").read_bytes() == key
+
+
+@pytest.mark.root
+def test_a_link_of_the_gateways_own_is_not_read_through(secrets: Path) -> None:
+    """Its `gateway.crt` and `.key`, led to the API's, would have the API's key rendered for the gateway."""
+    need(os.geteuid() == 0, "root")
+    for kind in ("crt", "key"):
+        (secrets / f"gateway/gateway.{kind}").unlink()
+        (secrets / f"gateway/gateway.{kind}").symlink_to(secrets / f"api/api.{kind}")
+        os.lchown(secrets / f"gateway/gateway.{kind}", 636, 636)
+
+    ended = run("render", "--secrets", str(secrets / "gateway"), "--out", str(secrets / "out"))
+
+    assert ended.exit_code == 2
+    assert "gateway.crt is a symbolic link that another user made" in ended.stderr
+    assert not (secrets / "out").exists()
+
+
+def test_a_full_disk_is_said_with_the_files_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel names no file when there is no room for what is written; nothing is left behind."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+
+    with pytest.raises(OSError, match="No space left") as raised:
+        put(tmp_path / "config.yaml", b"x", clock=Hands().clock)
+    assert raised.value.filename == str(tmp_path / "config.yaml")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_is_not_waited_for(secrets: Path) -> None:
+    """Nor is a file of gigabytes read, by whichever command."""
+    (secrets / "from").mkdir()
+    for name in NAMES:
+        os.mkfifo(secrets / "from" / name)
+    (secrets / "gateway/gateway.key").unlink()
+    with (secrets / "gateway/gateway.key").open("wb") as file:
+        file.truncate(3 << 30)
+
+    checked = run("check", str(secrets / "from"))
+    installed = run("install", "--from", str(secrets / "from"), "--to", str(secrets / "out"))
+    rendered = run("render", "--secrets", str(secrets / "gateway"), "--out", str(secrets / "out"))
+
+    assert [each.exit_code for each in (checked, installed, rendered)] == [2, 2, 2]
+    assert "no plain file" in installed.stderr
+    assert "gateway.key has more than" in rendered.stderr
 
 
 @pytest.mark.root

@@ -8,6 +8,7 @@ some ten kilobytes, made by a program. Rows: D3.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,8 +44,9 @@ def read_file(path: Path, name: str) -> str:
     Raises: Unreadable.
     """
     try:
-        with path.open("rb") as source:
-            content = source.read(SIZE_MAX_BYTES + 1)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # waits for nobody to fill a pipe
+        with os.fdopen(descriptor, "rb") as source:
+            content = source.read(SIZE_MAX_BYTES + 1) or b""
     except OSError as error:
         raise Unreadable(Problem(name, "", f"cannot be read: {error.strerror}.")) from None
     if len(content) > SIZE_MAX_BYTES:
