@@ -13,6 +13,7 @@ import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import nats.errors
@@ -20,12 +21,14 @@ import structlog
 from nats.aio.subscription import Subscription
 
 from mayfly.bus.connection import Bus, translated
+from mayfly.bus.patience import patiently
 from mayfly.domain.errors import PreconditionFailed, QueueUnavailable
 
 log = structlog.get_logger()
 
 CHUNK_BYTES = 256 * 1024
 WINDOW_BYTES = 8 << 20
+NO_PEERS = 10005  # nats-server's error code
 COMPLETE = "204"  # the status of the last message, where there is one
 ANSWER_S = 30.0
 CHUNK_S = 30.0
@@ -121,7 +124,7 @@ async def replace(bus: Bus, stream: str, *, state: dict[str, Any], chunks: Itera
     config = (await stream_state(bus, stream)).config
     try:
         await _ask(bus, f"$JS.API.STREAM.DELETE.{stream}", None)
-        answer = await _ask(bus, f"$JS.API.STREAM.RESTORE.{stream}", {"config": config, "state": state})
+        answer = await _place(bus, f"$JS.API.STREAM.RESTORE.{stream}", {"config": config, "state": state})
         for chunk in chunks:
             _end_if_cancelled()
             await _send(bus, answer["deliver_subject"], chunk)
@@ -138,7 +141,7 @@ async def _make_empty(bus: Bus, stream: str, config: dict[str, Any]) -> None:
         await _ask(bus, f"$JS.API.STREAM.DELETE.{stream}", None)
     except PreconditionFailed:  # nothing was left
         log.debug("snapshot.nothing-left", stream=stream)
-    await _ask(bus, f"$JS.API.STREAM.CREATE.{stream}", config)
+    await _place(bus, f"$JS.API.STREAM.CREATE.{stream}", config)
 
 
 async def empty(bus: Bus, stream: str) -> None:
@@ -174,9 +177,22 @@ async def _ask(bus: Bus, subject: str, query: dict[str, Any] | None) -> dict[str
     return answer
 
 
+async def _place(bus: Bus, subject: str, query: dict[str, Any]) -> dict[str, Any]:
+    """
+    Ask for a new stream. A cluster that has just started, or lost its leader, says for a moment that servers are
+    offline which are not; nothing has been made then, so it is asked again.
+    """
+    return await patiently(partial(_ask, bus, subject, query), also=(_NoPeers,))
+
+
+class _NoPeers(PreconditionFailed):
+    """The cluster knows of too few servers for a stream."""
+
+
 def _refuse(answer: dict[str, Any]) -> None:
     if error := answer.get("error"):
-        raise PreconditionFailed(f"nats-server refused: {error.get('description')} ({error.get('err_code')}).")
+        kind = _NoPeers if error.get("err_code") == NO_PEERS else PreconditionFailed
+        raise kind(f"nats-server refused: {error.get('description')} ({error.get('err_code')}).")
 
 
 def _state(answer: dict[str, Any]) -> StreamState:

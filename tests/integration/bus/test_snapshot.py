@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator
 
 import pytest
+from nats.aio.msg import Msg
 
 from mayfly.bus import snapshot as snapshots
 from mayfly.bus.connection import Bus
@@ -161,3 +163,26 @@ async def test_the_other_roles_cannot_save_or_restore(nats: Installation) -> Non
             await bus.client.flush()
             await bus.client.flush()
             assert "permissions violation" in bus.watch.last_error.lower()
+
+
+async def test_servers_that_seem_offline_are_asked_again(bus: Bus) -> None:
+    """A cluster that has just started says so of servers that are there; any other refusal is final at once."""
+    refusals = [(10005, "no suitable peers for placement, peer offline")] * 3
+    asked = 0
+
+    async def refuse(message: Msg) -> None:
+        nonlocal asked
+        asked += 1
+        error = refusals.pop(0) if refusals else None
+        await message.respond(
+            json.dumps({"error": {"err_code": error[0], "description": error[1]}} if error else {}).encode()
+        )
+
+    await bus.client.subscribe("place.it", cb=refuse)
+    assert await snapshots._place(bus, "place.it", {}) == {}
+    assert asked == 4
+
+    refusals.append((10058, "stream name already in use"))
+    with pytest.raises(PreconditionFailed, match="already in use"):
+        await snapshots._place(bus, "place.it", {})
+    assert asked == 5
