@@ -70,8 +70,8 @@ class Load:
 
 @asynccontextmanager
 async def calling(shell: Shell) -> AsyncIterator[Load]:
-    """Call a function of 0.3 s again and again, from before the block to after it."""
-    load = Load(shell, await shell.make("sleep 0.3; cat", limits={"timeout_s": 10}))
+    """Call a function of 0.3 s, with the default time limit, again and again, from before the block to after it."""
+    load = Load(shell, await shell.make("sleep 0.3; cat"))
     running = asyncio.create_task(load.run(), name="load")
     try:
         yield load

@@ -18,7 +18,7 @@ from mayfly.domain.errors import PreconditionFailed
 from mayfly.domain.limits import MIB, PARAMETER_MAX_BYTES, TIMEOUT_MAX_S
 from mayfly.settings import BootstrapSettings
 
-ACK_WAIT_S = 20.0
+ACK_WAIT_S = 15.0
 """Longer than a third of it and a failover of NATS take together, or every running activation would be delivered again
 after one; shorter than a call waits by default, so that what was delivered to a worker that is gone still runs."""
 
