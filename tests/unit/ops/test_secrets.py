@@ -17,7 +17,8 @@ from cryptography.x509.oid import NameOID
 
 from mayfly.ops import certificates
 from mayfly.ops.certificates import AuthorityUnusable
-from mayfly.ops.secrets import Owners, SecretsUnusable, Wanted, create
+from mayfly.ops.folder import SecretsUnusable
+from mayfly.ops.secrets import Owners, Wanted, create
 from mayfly.ops.secrets_rotation import rotate
 from mayfly.settings import SettingsError
 from tests.support.need import need
