@@ -179,10 +179,12 @@ async def tar_stream(rootfs: Path, init: bytes) -> AsyncIterator[bytes]:
     transport, _ = await loop.connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(ours, "rb", buffering=0)
     )
-    threading.Thread(target=write, name="tar", daemon=True).start()
+    writer = threading.Thread(target=write, name="tar", daemon=True)
+    writer.start()
     try:
         while chunk := await reader.read(CHUNK_BYTES):
             yield chunk
+        await asyncio.to_thread(writer.join)  # the pipe ends a moment before its writer has said why
         if problems:
             raise RuntimeFailed(f"The image's root cannot be read: {problems[0]}.") from problems[0]
     finally:
