@@ -28,7 +28,7 @@ from mayfly.settings import BootstrapSettings, NatsSettings
 from tests.support.nats import free_port
 
 NAMES = ("nats-1", "nats-2", "nats-3")
-READY_S = 30.0
+READY_S = 60.0
 
 
 @dataclass

@@ -7,22 +7,28 @@ activations are in flight: the server would enforce it by deleting the oldest me
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
 
 from nats.js import api
-from nats.js.errors import NotFoundError
+from nats.js.errors import NotFoundError, ServiceUnavailableError
 
 from mayfly.bus import subjects
 from mayfly.bus.connection import Bus, translated
+from mayfly.bus.patience import UNANSWERED, patiently
 from mayfly.domain.errors import PreconditionFailed
 from mayfly.domain.limits import MIB, PARAMETER_MAX_BYTES, TIMEOUT_MAX_S
 from mayfly.settings import BootstrapSettings
+
+R = TypeVar("R")
 
 ACK_WAIT_S = 15.0
 """Longer than a third of it and a failover of NATS take together, or every running activation would be delivered again
 after one; shorter than a call waits by default, so that what was delivered to a worker that is gone still runs."""
 
 WORK_MARGIN_BYTES = 128 * 1024  # of a message in ACT, for the record and the function beside the parameter
+BOOTSTRAP_S = 30.0  # how long one step is tried
 LEAK_BACKSTOP_S = 3600.0  # a message that nobody settled leaves the stream after deadline + this
 RESPONSE_MAX_BYTES = 3 * MIB
 DEDUPE_WINDOW_S = 120.0
@@ -140,9 +146,14 @@ async def bootstrap(bus: Bus, settings: BootstrapSettings) -> list[str]:
     QueueUnavailable.
     """
     with translated("bootstrap"):
-        made = [str(config.name) for config in all_streams(settings) if await _make_or_update(bus, config)]
-        await bus.js.add_consumer(subjects.ACT, work_consumer())
+        made = [str(config.name) for config in all_streams(settings) if await _long(_make_or_update, bus, config)]
+        await _long(bus.js.add_consumer, subjects.ACT, work_consumer())
     return made
+
+
+async def _long(step: Callable[..., Awaitable[R]], *given: Any) -> R:
+    """Do a step again while there is no answer: a cluster that has just started chooses a leader for each stream."""
+    return await patiently(partial(step, *given), also=(*UNANSWERED, ServiceUnavailableError), for_s=BOOTSTRAP_S)
 
 
 async def _make_or_update(bus: Bus, config: api.StreamConfig) -> bool:

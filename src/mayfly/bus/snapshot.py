@@ -162,8 +162,9 @@ def _end_if_cancelled() -> None:
 
 
 async def _send(bus: Bus, subject: str, chunk: bytes) -> None:
+    """Send a chunk; in a cluster it can come before the news of who takes it, and then nobody has."""
     with translated("restore a stream"):
-        message = await bus.client.request(subject, chunk, timeout=CHUNK_S)
+        message = await patiently(partial(bus.client.request, subject, chunk, timeout=CHUNK_S))
     if message.data:
         _refuse(json.loads(message.data))
 
