@@ -102,7 +102,9 @@ class Nginx:
         while not (self.root / "nginx.pid").exists():
             if self._process.poll() is not None or time.monotonic() > until:
                 raise AssertionError(f"nginx does not start: {self.errors()}")
-            time.sleep(0.02)
+            time.sleep(
+                0.02
+            )  # between two looks, bounded by READY_S: this file is all by which nginx says that it listens
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

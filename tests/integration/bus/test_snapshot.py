@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
 
 import pytest
 from nats.aio.msg import Msg
@@ -14,26 +13,12 @@ from mayfly.bus import snapshot as snapshots
 from mayfly.bus.connection import Bus
 from mayfly.bus.snapshot import StreamState, empty, replace, snapshot, stream_state
 from mayfly.domain.errors import PreconditionFailed, QueueUnavailable
-from tests.support.bus import Installation, installation
+from tests.support.bus import Installation
 from tests.support.cluster import cluster
 
 pytestmark = [pytest.mark.A3, pytest.mark.A4]
 
 STREAM = "KV_functions"
-
-
-@pytest.fixture
-async def nats() -> AsyncIterator[Installation]:
-    """A fresh nats-server with our shapes."""
-    async with installation() as made:
-        yield made
-
-
-@pytest.fixture
-async def bus(nats: Installation) -> AsyncIterator[Bus]:
-    """An admin's connection."""
-    async with nats.connect("admin") as bus:
-        yield bus
 
 
 async def fill(bus: Bus, *, entries: int, size: int = 100) -> dict[str, bytes]:

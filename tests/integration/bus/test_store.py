@@ -15,16 +15,9 @@ from mayfly.bus.subjects import FUNCTIONS
 from mayfly.domain.errors import QueueUnavailable
 from mayfly.domain.function import Function
 from mayfly.domain.ids import FunctionName, UserId, new_id
-from tests.support.bus import Installation, installation
+from tests.support.bus import Installation
 
 pytestmark = pytest.mark.A4
-
-
-@pytest.fixture
-async def nats() -> AsyncIterator[Installation]:
-    """A fresh nats-server with our shapes."""
-    async with installation() as made:
-        yield made
 
 
 @pytest.fixture

@@ -29,20 +29,6 @@ pytestmark = [pytest.mark.A3, pytest.mark.A4, pytest.mark.D7]
 
 
 @pytest.fixture
-async def nats() -> AsyncIterator[Installation]:
-    """A fresh nats-server with our shapes."""
-    async with installation() as made:
-        yield made
-
-
-@pytest.fixture
-async def bus(nats: Installation) -> AsyncIterator[Bus]:
-    """An admin's connection."""
-    async with nats.connect("admin") as bus:
-        yield bus
-
-
-@pytest.fixture
 async def elsewhere() -> AsyncIterator[Bus]:
     """Another installation, with nothing in it."""
     async with installation() as made, made.connect("admin") as bus:

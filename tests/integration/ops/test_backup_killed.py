@@ -7,7 +7,6 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,27 +16,13 @@ from mayfly.bus.snapshot import stream_state
 from mayfly.domain.errors import PreconditionFailed
 from mayfly.ops.backup import backup
 from tests.support.backup import Command, fill, fill_with_noise, mayfly
-from tests.support.bus import Installation, installation
+from tests.support.bus import Installation
 
 pytestmark = [pytest.mark.A4, pytest.mark.D7]
 
 LARGE_MIB = 96
 MEMORY_MIB = 48
 """More than a window (8 MiB) and what a process's memory varies by; half of what lies in the stream."""
-
-
-@pytest.fixture
-async def nats() -> AsyncIterator[Installation]:
-    """A fresh nats-server with our shapes."""
-    async with installation() as made:
-        yield made
-
-
-@pytest.fixture
-async def bus(nats: Installation) -> AsyncIterator[Bus]:
-    """An admin's connection."""
-    async with nats.connect("admin") as bus:
-        yield bus
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
