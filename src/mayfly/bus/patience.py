@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import nats.errors
-from nats.js.errors import NoStreamResponseError
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from nats.js.errors import APIError, NoStreamResponseError
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 R = TypeVar("R")
 
@@ -29,6 +29,10 @@ NOT_STORED = (
 )
 """Errors that say that nobody has taken what was sent."""
 
+NO_PEERS = 10005
+"""nats-server's error code for a stream that finds no place: a cluster that has just started, or lost its leader, takes
+servers for offline that it has not heard from yet. Nothing has been made then."""
+
 UNANSWERED = (nats.errors.TimeoutError, asyncio.TimeoutError)
 """Errors after which nobody knows."""
 
@@ -42,13 +46,17 @@ async def patiently(
 
     Raises: what the last attempt raised.
     """
-    transient: tuple[type[Exception], ...] = (*NOT_STORED, *also)
+
+    def is_transient(error: BaseException) -> bool:
+        return isinstance(error, (*NOT_STORED, *also)) or (isinstance(error, APIError) and error.err_code == NO_PEERS)
+
     try:
         return await action()
-    except transient:
-        pass
+    except Exception as error:
+        if not is_transient(error):
+            raise
     async for attempt in AsyncRetrying(
-        retry=retry_if_exception_type(transient),
+        retry=retry_if_exception(is_transient),
         wait=wait_random_exponential(multiplier=0.05, max=0.5),
         stop=stop_after_delay(for_s),
         reraise=True,

@@ -21,14 +21,13 @@ import structlog
 from nats.aio.subscription import Subscription
 
 from mayfly.bus.connection import Bus, translated
-from mayfly.bus.patience import patiently
+from mayfly.bus.patience import NO_PEERS, patiently
 from mayfly.domain.errors import PreconditionFailed, QueueUnavailable
 
 log = structlog.get_logger()
 
 CHUNK_BYTES = 256 * 1024
 WINDOW_BYTES = 8 << 20
-NO_PEERS = 10005  # nats-server's error code
 COMPLETE = "204"  # the status of the last message, where there is one
 ANSWER_S = 30.0
 CHUNK_S = 30.0

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 from msgspec.structs import replace
-from nats.js.errors import NoStreamResponseError
+from nats.js.errors import APIError, NoStreamResponseError
 
-from mayfly.bus.patience import patiently
+from mayfly.bus.patience import NO_PEERS, patiently
 from mayfly.bus.queue import in_flight, submit
 from mayfly.bus.store import Conflict, Store
 from mayfly.bus.subjects import FUNCTIONS
@@ -56,6 +56,22 @@ async def test_a_refusal_is_not_repeated() -> None:
     with pytest.raises(Conflict):
         await patiently(lose)
     assert calls == 1
+
+
+async def test_a_cluster_that_misses_its_servers_is_asked_again() -> None:
+    """A young cluster takes servers for offline that are not: it is asked again; another refusal is the caller's."""
+    answers = [
+        {"code": 400, "err_code": NO_PEERS, "description": "no suitable peers for placement, peer offline"},
+        {"code": 400, "err_code": 10052, "description": "stream configuration is not valid"},
+    ]
+
+    async def make() -> None:
+        APIError.from_error(answers.pop(0))
+
+    with pytest.raises(APIError) as refused:
+        await patiently(make)
+    assert refused.value.err_code == 10052
+    assert not answers
 
 
 async def test_patience_ends() -> None:
