@@ -50,7 +50,14 @@ PORTS = {
 }
 USERS = {"gateway": 636, "api": 59802, "bootstrap": 59802, "operator": 59802, "worker": 0, "nats": 59801}
 NAME = "app.kubernetes.io/name"
-WORKER_CAPABILITIES = {"SYS_ADMIN", "SETUID", "SETGID", "CHOWN", "DAC_OVERRIDE", "KILL", "FOWNER", "SETFCAP"}
+UNPACK_CAPABILITIES = {"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETFCAP"}
+"""What unpacking an image needs, whoever runs the container: tests/integration/images/test_capabilities.py."""
+WORKER_CAPABILITIES = UNPACK_CAPABILITIES | {"SYS_ADMIN", "SETUID", "SETGID", "KILL"}
+BASELINE_CAPABILITIES = {
+    *("AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE"),
+    *("SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT"),
+}
+"""What the level `baseline` of Pod Security lets a container add."""
 GATEWAY_SHUTDOWN_S, API_GRACE_S, NATS_LAME_DUCK_S = 340, 320, 32
 
 SCALER_FIELDS = {  # what KEDA's nats-jetstream scaler reads
@@ -486,11 +493,21 @@ def _privileges_of(workload: Workload, context: Object) -> Iterator[str]:
     if capabilities.get("drop") != ["ALL"]:
         yield f"{workload.name} keeps capabilities"
     added, seccomp = set(capabilities.get("add", [])), context.get("seccompProfile", {}).get("type")
-    if workload.name == "worker" and added:
-        if added != WORKER_CAPABILITIES or seccomp not in {"Unconfined", "Localhost"}:
-            yield f"worker has {sorted(added)} and seccomp {seccomp}: neither what it needs nor less"
-    elif added or seccomp != "RuntimeDefault" or context.get("allowPrivilegeEscalation") is not False:
-        yield f"{workload.name} is not confined: {sorted(added)}, seccomp {seccomp}"
+    needed: set[str] = set()
+    if workload.name == "worker":
+        needed = UNPACK_CAPABILITIES if _has_daemon(workload) else WORKER_CAPABILITIES
+    if added != needed:
+        yield f"{workload.name} has {sorted(added)} and needs {sorted(needed)}"
+    confined = seccomp == "RuntimeDefault" and context.get("allowPrivilegeEscalation") is False
+    if needed == WORKER_CAPABILITIES:
+        confined = seccomp in {"Unconfined", "Localhost"}  # RuntimeDefault lets no container start
+    if not confined:
+        yield f"{workload.name} is not confined: seccomp {seccomp}"
+
+
+def _has_daemon(workload: Workload) -> bool:
+    """Whether a Docker daemon runs this worker's containers."""
+    return workload.environment.get("MAYFLY_RUNTIME") == "docker"
 
 
 def _resources_of(workload: Workload, resources: Object) -> Iterator[str]:
@@ -506,14 +523,21 @@ def _pod_security(cluster: Cluster) -> Iterator[str]:
         for made in cluster.of("Namespace")
     }
     for workload in cluster.workloads:
-        level = enforced[workload.namespace]
-        needed = "restricted" if workload.pod.get("securityContext", {}).get("runAsNonRoot") else "baseline"
-        if any("hostPath" in volume for volume in workload.pod["volumes"]):
-            needed = "privileged"
-        if any(each["securityContext"]["capabilities"].get("add") for each in workload.containers):
-            needed = "privileged"
+        level, needed = enforced[workload.namespace], _pod_security_of(workload)
         if level != needed:
             yield f"{workload.namespace} enforces {level}, and {workload.name} needs {needed}"
+
+
+def _pod_security_of(workload: Workload) -> str:
+    """The strictest level that lets a workload's pods in."""
+    contexts = [each["securityContext"] for each in workload.containers]
+    added = {name for context in contexts for name in context["capabilities"].get("add", [])}
+    profiles = [context.get(kind, {}) for context in contexts for kind in ("seccompProfile", "appArmorProfile")]
+    on_node = any("hostPath" in volume for volume in workload.pod["volumes"])
+    if on_node or added - BASELINE_CAPABILITIES or any(profile.get("type") == "Unconfined" for profile in profiles):
+        return "privileged"
+    own_user = workload.pod.get("securityContext", {}).get("runAsNonRoot")
+    return "restricted" if own_user and added <= {"NET_BIND_SERVICE"} else "baseline"
 
 
 def _image_room(cluster: Cluster) -> Iterator[str]:

@@ -13,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -447,8 +447,16 @@ MISTAKES = [
         "base/worker.yaml",
         "                - KILL",
         "                - NET_ADMIN",
-        "neither what it needs nor less",
+        "worker has ['CHOWN', 'DAC_OVERRIDE', 'FOWNER', 'NET_ADMIN', ",
     ),
+    Mistake(
+        "capability-of-another",
+        "base/api.yaml",
+        "capabilities: {drop: [ALL]}",
+        "capabilities: {drop: [ALL], add: [CHOWN]}",
+        "api has ['CHOWN'] and needs []",
+    ),
+    Mistake("seccomp", "base/worker.yaml", "{type: Unconfined}", "{type: RuntimeDefault}", "worker is not confined"),
     Mistake(
         "writable-root",
         "base/api.yaml",
@@ -565,8 +573,8 @@ MISTAKES = [
 ]
 
 
-def planted(prepared: Path, tmp_path: Path, mistake: Mistake) -> list[Object]:
-    """Return the usual overlay with a mistake in it."""
+def planted(prepared: Path, tmp_path: Path, mistake: Mistake, overlay: str = "autoscaled") -> list[Object]:
+    """Return an overlay, the usual one by default, with a mistake in it."""
     place = tmp_path / "kubernetes"
     shutil.copytree(prepared, place)
     path = place / mistake.file
@@ -574,7 +582,7 @@ def planted(prepared: Path, tmp_path: Path, mistake: Mistake) -> list[Object]:
     assert old in text, "the mistake cannot be planted any more"
     at = text.rindex(old) if mistake.old.endswith("$") else text.index(old)
     path.write_text(text[:at] + new + text[at + len(old) :])
-    return build(place / "overlays/autoscaled")
+    return build(place / "overlays" / overlay)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
@@ -583,6 +591,47 @@ def test_a_planted_mistake_is_found(prepared: Path, tmp_path: Path, mistake: Mis
     found = faults(planted(prepared, tmp_path, mistake))
 
     assert any(mistake.said in sentence for sentence in found), found
+
+
+DOCKER_MISTAKES = [
+    Mistake("nothing-added", "worker.yaml", "      add:\n", "      was:\n", "worker has [] and needs ['CHOWN', "),
+    Mistake(
+        "one-too-few", "worker.yaml", "        - FOWNER", "        # FOWNER", "and needs ['CHOWN', 'DAC_OVERRIDE', "
+    ),
+    Mistake(
+        "one-too-many", "worker.yaml", "        - FOWNER", "        - KILL\n        - FOWNER", "'KILL', 'SETFCAP'] and"
+    ),
+    Mistake("seccomp", "worker.yaml", "{type: RuntimeDefault}", "{type: Unconfined}", "not confined: seccomp Unconf"),
+    Mistake("gains", "worker.yaml", "allowPrivilegeEscalation: false", "privileged: false", "worker is not confined"),
+]
+
+
+@pytest.mark.parametrize("overlay", ["docker-socket", "remote-docker"])
+@pytest.mark.parametrize("mistake", DOCKER_MISTAKES, ids=lambda mistake: mistake.name)
+def test_a_planted_mistake_in_a_worker_of_a_docker_daemon_is_found(
+    with_docker: Path, tmp_path: Path, mistake: Mistake, overlay: str
+) -> None:
+    """It has what unpacking needs, no less and no more, and stays confined as everybody else."""
+    planted_there = replace(mistake, file=f"components/{overlay}/{mistake.file}")
+    found = faults(planted(with_docker, tmp_path, planted_there, overlay))
+
+    assert any(mistake.said in sentence for sentence in found), found
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("value: baseline", "value: privileged", "enforces privileged, and worker needs baseline"),
+        ("value: baseline", "value: restricted", "enforces restricted, and worker needs baseline"),
+    ],
+)
+def test_workers_of_a_remote_daemon_get_no_more_than_baseline(
+    with_docker: Path, tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    """What unpacking needs is among what that level allows, so their namespace enforces it, and nothing laxer."""
+    mistake = Mistake("", "components/remote-docker/namespace.yaml", old, new, said)
+
+    assert f"mayfly-workers {said}" in faults(planted(with_docker, tmp_path, mistake, "remote-docker"))
 
 
 SCHEMA_MISTAKES = [
