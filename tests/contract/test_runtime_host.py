@@ -8,19 +8,20 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from mayfly.containers import mounts
 from mayfly.containers.choose import choose_runtime, explain_runtime
 from mayfly.containers.oci import OciRuntime
 from mayfly.containers.runtime import Runtime
 from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.image import ProcessConfig
 from tests.contract.exceptions import not_with, oci_only
-from tests.support.containers import SCALE, World, open_runtime
+from tests.support.containers import SCALE, World, open_runtime, processes_of
 from tests.support.need import need
 
 pytestmark = pytest.mark.root
@@ -41,10 +42,10 @@ signal.signal(signal.SIGINT, say)
 
 
 @contextmanager
-def python(script: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that runs a script; killed in the end, if it still runs."""
+def python(script: str, *arguments: str, by: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
+    """A process that runs a script, started through *by*; killed in the end, if it still runs."""
     environment = {"PYTHONPATH": f"{ROOT / 'src'}:{':'.join(sys.path)}", "PATH": os.environ["PATH"]}
-    command = [sys.executable, "-c", script, *arguments]
+    command = [*by, sys.executable, "-c", script, *arguments]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.PIPE, text=True, env=environment
     ) as process:
@@ -183,6 +184,7 @@ def test_explaining_needs_no_privileges() -> None:
     need(shutil.which("crun"), "crun")
     script = """
 import os
+from mayfly.containers import mounts
 from mayfly.containers.choose import explain_runtime
 os.setresuid(65534, 65534, 65534)
 print(*explain_runtime("auto"), flush=True)
@@ -228,6 +230,7 @@ mount --bind /dev/null /proc/keys
 mount -t tmpfs -o ro tmpfs /proc/acpi
 mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys
 mount -t tmpfs -o ro tmpfs /sys/firmware
+mount -o remount,ro,bind /sys
 for point in $(awk '$3 ~ /^cgroup/ { print $2 }' /proc/mounts); do mount -o remount,ro,bind $point; done
 exec setpriv --bounding-set=-all,+sys_admin,+setuid,+setgid,+chown,+dac_override,+kill$MORE -- "$@"
 """
@@ -238,7 +241,10 @@ exec setpriv --bounding-set=-all,+sys_admin,+setuid,+setgid,+chown,+dac_override
 def test_a_worker_runs_containers_under_what_docker_leaves_it(
     driver: str, rootfs: Path, state_dir: Path, how: str
 ) -> None:
-    """With /proc and /sys masked, cgroups read-only and six capabilities left, containers start all the same."""
+    """
+    With /proc and /sys masked, /sys and cgroups read-only and six capabilities left, containers start all the same, and
+    none sees the worker's network interfaces.
+    """
     need(shutil.which("setpriv"), "setpriv")
     worker = [sys.executable, str(ROOT / "tests" / "contract" / "lone_worker.py")]
     command = ["unshare", "--mount", "sh", "-c", DOCKER, "docker", *worker, driver, str(rootfs), str(state_dir), how]
@@ -251,10 +257,97 @@ def test_a_worker_runs_containers_under_what_docker_leaves_it(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
         words = line(process).split()
+        interfaces = [interfaces_of(container) for container in words[2:]]
         process.kill()
         errors = process.stderr.read() if process.stderr is not None else ""
     assert asyncio.run(_reap(choose_runtime(driver, state_dir=state_dir))) == 3, errors
     assert words[:1] == ["ready"], errors
+    assert interfaces == [{"lo"}, {"lo"}]
+
+
+def interfaces_of(container_id: str) -> set[str]:
+    """The network interfaces that a container finds in its /sys."""
+    own = Path("/proc/self/ns/net").readlink()
+    inside = [pid for pid in processes_of(container_id) if Path(f"/proc/{pid}/ns/net").readlink() != own]
+    return {interface.name for pid in inside for interface in Path(f"/proc/{pid}/root/sys/class/net").iterdir()}
+
+
+READ_ONLY = {
+    "mount": "mount -o remount,ro,bind /sys",
+    # As container engines do it; a network namespace has a file system of its own behind /sys.
+    "file system": """
+keep=$(mktemp -d)
+mount --rbind /sys/fs/cgroup $keep
+umount --recursive --lazy /sys
+mount -t sysfs -o ro,nosuid,nodev,noexec sysfs /sys
+mount --rbind $keep /sys/fs/cgroup
+umount --recursive --lazy $keep
+rmdir $keep
+""",
+}
+
+
+def outside(setup: str, *namespaces: str) -> list[str]:
+    """Words before a command that run it in namespaces of its own after *setup*, whence mounts would propagate."""
+    return ["unshare", "--mount", *namespaces, "sh", "-euc", f'{setup}\nmount --make-rshared /\nexec "$@"', "sh"]
+
+
+@pytest.mark.parametrize("what", READ_ONLY)
+def test_a_read_only_sys_is_writable_for_the_worker_and_for_nobody_else(what: str) -> None:
+    """Whether the mount is read-only or all of the file system; every mount outside is as it was."""
+    script = (
+        INSIDE
+        + """
+print("ready", flush=True)
+sys.stdin.readline()
+prepare_host()
+print(bool(os.statvfs("/sys").f_flag & os.ST_RDONLY), Path("/sys/firmware").is_mount(), flush=True)
+sys.stdin.read()
+"""
+    )
+    setup = f"{READ_ONLY[what]}\nmount -t tmpfs -o ro tmpfs /sys/firmware"
+    with python(script, by=outside(setup, "--net")) as process:
+        assert line(process) == "ready"
+        before = mounts_of(process.pid)
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert line(process) == "False False"
+        assert mounts_of(process.pid) == before
+        assert {"ro"} <= {point: options for point, _, options in before}[Path("/sys")]
+
+
+def mounts_of(pid: int) -> list[tuple[Path, str, frozenset[str]]]:
+    """What a process has mounted: where, what kind, and how."""
+    found = mounts.mounts(Path(f"/proc/{pid}/mountinfo").read_text())
+    return [(each.point, each.kind, each.options) for each in found]
+
+
+@pytest.mark.parametrize(
+    ("setup", "namespaces", "why"),
+    [
+        (READ_ONLY["mount"], ("--user", "--map-root-user", "--mount"), "making it writable is refused"),
+        ("mount -t tmpfs tmpfs /sys/kernel", (), "the kernel mounts no other"),
+    ],
+    ids=["read-only for good", "a part is hidden"],
+)
+def test_where_functions_would_see_the_workers_sys_it_does_not_start(
+    setup: str, namespaces: Sequence[str], why: str
+) -> None:
+    """One sentence that says what is wrong, and what to do; a function that sees more than its own is never run."""
+    script = """
+from mayfly.containers.host import prepare_host
+try:
+    prepare_host()
+except Exception as error:
+    print(type(error).__name__, error, flush=True)
+"""
+    again = ["unshare", *namespaces] if namespaces else []
+    with python(script, by=[*outside(setup), *again]) as process:
+        said = line(process)
+    assert said.startswith("RuntimeFailed Functions would see the worker's own /sys"), said
+    assert why in said
+    assert "MAYFLY_RUNTIME=docker" in said
 
 
 async def _reap(runtime: Runtime) -> int:

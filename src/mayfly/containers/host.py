@@ -26,11 +26,14 @@ from pathlib import Path
 from mayfly.containers import cgroups, mounts
 from mayfly.domain.errors import RuntimeFailed
 
-CLONE_NEWPID = 0x20000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 PROCESS_1 = "mayfly-pid1"
 """What process 1 calls itself: by this the worker knows that it is inside."""
 INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # the kernel's constant for the inode of the machine's own
+SYS = Path("/sys")
+KERNELS_OWN = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
+"""How the file systems that show the kernel's own things are mounted."""
 AWAITED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -72,7 +75,8 @@ def enter_namespaces(argv: Sequence[str] = ()) -> None:
 
 def prepare_host() -> None:
     """
-    Check what containers need and put right what can be: private mounts, a full view of /proc and /sys, cgroups.
+    Check what containers need and put right what can be: private mounts, a full view of /proc and /sys, a /sys that
+    functions can have their own beside, cgroups.
 
     Raises: RuntimeFailed: one sentence, with the remedy.
     """
@@ -84,6 +88,7 @@ def prepare_host() -> None:
         else:  # somebody else may share our mounts, and would keep them when we are killed
             mounts.unshare_mounts()
         _show_all_of_proc_and_sys()
+        _let_functions_have_their_own_sys()
         _prepare_cgroups()
     except OSError as error:
         raise RuntimeFailed(
@@ -125,7 +130,7 @@ def _become_process_1(heartbeat: int) -> None:
         _die_with_outer(heartbeat)
         os.setsid()  # a terminal's Ctrl-C reaches the outer process only, which forwards it once
         mounts.unshare_mounts()
-        mounts.mount("proc", Path("/proc"), "proc", flags=mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC)
+        mounts.mount("proc", Path("/proc"), "proc", flags=KERNELS_OWN)
         _prctl(PR_SET_NAME, PROCESS_1.encode())
     except OSError as error:
         print(f"mayfly: the namespaces of the worker cannot be made: {error}", file=sys.stderr)  # noqa: T201
@@ -195,10 +200,67 @@ def _show_all_of_proc_and_sys() -> None:
     """
     covered = [each.point for each in mounts.mounts()]
     if any(point.is_relative_to("/proc/") and point != Path("/proc") for point in covered):
-        mounts.mount("proc", Path("/proc"), "proc", flags=mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC)
+        mounts.mount("proc", Path("/proc"), "proc", flags=KERNELS_OWN)
     for point in reversed(covered):
-        if point.is_relative_to("/sys") and len(point.parts) > 2 and point.parts[2] not in ("fs", "kernel"):
+        if point.is_relative_to(SYS) and len(point.parts) > 2 and point.parts[2] not in ("fs", "kernel"):
             mounts.unmount(point, detach=True)
+
+
+def _let_functions_have_their_own_sys() -> None:
+    """
+    Make /sys writable, for us alone, and see that a container can mount one of its own.
+
+    Container engines mount /sys read-only, and beside such a one the kernel lets nobody in a user namespace mount
+    another. crun then shows the function ours, without a word: our network interfaces, our cgroups. So before the first
+    function we do what the runtime will do, and whatever reason the kernel has to refuse it, we refuse to start.
+
+    Mounts elsewhere of the same file system (a pod has one for all its containers) stay as read-only as they are.
+
+    Raises: RuntimeFailed.
+    """
+    if os.statvfs(SYS).f_flag & os.ST_RDONLY:
+        try:
+            mounts.mount("none", SYS, None, flags=mounts.MS_REMOUNT | KERNELS_OWN)
+        except OSError as error:
+            raise _no_sys("it is mounted read-only, and making it writable is refused", error) from error
+    try:
+        _mount_sys_as_a_container()
+    except OSError as error:
+        raise _no_sys("in a user namespace the kernel mounts no other, as where a mount hides a part", error) from error
+
+
+def _no_sys(why: str, error: OSError) -> RuntimeFailed:
+    return RuntimeFailed(
+        f"Functions would see the worker's own /sys, its network interfaces and cgroups: {why} ({error}). In Docker or "
+        "a pod it needs CAP_SYS_ADMIN outside of user namespaces, a seccomp profile that allows mount, "
+        "apparmor=unconfined, and nothing mounted over parts of /sys. Where that cannot be had: MAYFLY_RUNTIME=docker."
+    )
+
+
+def _mount_sys_as_a_container() -> None:
+    """
+    Mount a sysfs in namespaces such as a container's, in a child that ends with them.
+
+    Raises: OSError.
+    """
+    _flush()
+    child = os.fork()
+    if not child:
+        number = errno.EIO
+        try:
+            if _libc.unshare(CLONE_NEWUSER | mounts.CLONE_NEWNS | CLONE_NEWNET):
+                number = ctypes.get_errno()
+            else:
+                mounts.mount("sysfs", SYS, "sysfs", flags=KERNELS_OWN)
+                number = 0
+        except OSError as error:
+            number = error.errno or errno.EIO
+        finally:
+            os._exit(number)
+    _, status = os.waitpid(child, 0)
+    if status:
+        number = os.waitstatus_to_exitcode(status)
+        raise OSError(number, os.strerror(number), str(SYS))
 
 
 # --- cgroups ------------------------------------------------------------------------------------------------------
