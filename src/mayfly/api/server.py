@@ -24,6 +24,7 @@ from mayfly.api.app import create_app
 from mayfly.api.protocol import BoundedHttp
 from mayfly.domain.limits import TIMEOUT_MAX_S
 from mayfly.services.logs import configure_logs
+from mayfly.services.metrics_certificates import ends_of
 from mayfly.services.metrics_port import check_metrics_port
 from mayfly.settings import ApiSettings
 
@@ -73,6 +74,7 @@ async def serve(settings: ApiSettings, *, ready: Callable[[int], None] | None = 
     check_metrics_port(settings.metrics_listen, beside=settings.listen)
     app = create_app(settings)
     context = tls_context(settings)
+    certificates = ends_of(own=settings.tls_certificate_file, authority=settings.nats_ca_file)
     listener = _listen(settings.listen)
     port: int = listener.getsockname()[1]
 
@@ -85,6 +87,7 @@ async def serve(settings: ApiSettings, *, ready: Callable[[int], None] | None = 
     async with AsyncExitStack() as stack:
         stack.callback(listener.close)
         await stack.enter_async_context(app.router.lifespan_context(app))
+        app.state.mayfly.metrics.certificates = certificates
         signals = _Signals()
         stopped = asyncio.create_task(_stop_when_told(app, server, settings.drain_s, signals), name="stop-when-told")
         stack.callback(stopped.cancel)

@@ -22,10 +22,11 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from mayfly import __version__
 from mayfly.bus.connection import Bus
+from mayfly.services.metrics_certificates import end_of_server
 
 # Else each counter has a second series, with the time of its first value, that nobody asks for.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -42,6 +43,8 @@ NO_CODE = "none"  # an empty label is no label to Prometheus
 Values = Iterable[tuple[Sequence[str], float]]
 """Of one metric: the values of its labels, and the number."""
 
+Family = type[CounterMetricFamily] | type[GaugeMetricFamily]
+
 
 @dataclass(frozen=True, slots=True)
 class Described:
@@ -54,14 +57,15 @@ class Described:
 
 
 class Metrics:
-    """What every role has: its version, its connection to NATS, and what its process takes."""
+    """What every role has: its version, its connection to NATS, its certificates, and what its process takes."""
 
     role = ""
 
     def __init__(self) -> None:
-        """Everything at zero, and no connection."""
+        """Everything at zero, no connection and no certificate."""
         self.registry = CollectorRegistry()
         self.described: list[Described] = []
+        self.certificates: dict[str, float] = {}  # when they end: see `services.metrics_certificates.ends_of`
         self._bus: Bus | None = None
         build = self._gauge("mayfly_build_info", "Always 1; which version of which role this is.", "version", "role")
         build.labels(__version__, self.role).set(1)
@@ -72,11 +76,24 @@ class Metrics:
             "How often the connection to NATS came back.",
             lambda: [((), self._bus.reconnects if self._bus else 0)],
         )
+        self._measured_elsewhere(
+            "mayfly_certificate_not_after_timestamp_seconds",
+            "When a certificate ends that this role works with now, as a Unix time. `own`: the API server's, the first "
+            "to end of its chain; `authority`: the one of `MAYFLY_NATS_CA_FILE`; both as they were read at the start. "
+            "`nats`: that of the nats-server it is connected to. No sample where there is no such certificate.",
+            self._ends,
+            "certificate",
+        )
         ProcessCollector(registry=self.registry)
 
     def follow(self, bus: Bus) -> None:
         """Show the state of this connection from now on."""
         self._bus = bus
+
+    def _ends(self) -> Values:
+        server = end_of_server(self._bus)
+        ends = self.certificates if server is None else {**self.certificates, "nats": server}
+        return [((certificate,), end) for certificate, end in ends.items()]
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         self.described.append(Described(name, "counter", labels, meaning))
@@ -92,21 +109,31 @@ class Metrics:
 
     def _counted_elsewhere(self, name: str, meaning: str, read: Callable[[], Values], *labels: str) -> None:
         """Show what another room counts for itself: *read* is asked at each scrape."""
-        self.described.append(Described(name, "counter", labels, meaning))
-        self.registry.register(_Elsewhere(name, meaning, labels, read))
+        self._elsewhere(CounterMetricFamily, Described(name, "counter", labels, meaning), read)
+
+    def _measured_elsewhere(self, name: str, meaning: str, read: Callable[[], Values], *labels: str) -> None:
+        """Likewise of a gauge, which has only the samples that there are."""
+        self._elsewhere(GaugeMetricFamily, Described(name, "gauge", labels, meaning), read)
+
+    def _elsewhere(self, family: Family, described: Described, read: Callable[[], Values]) -> None:
+        self.described.append(described)
+        self.registry.register(_Elsewhere(family, described, read))
 
 
 class _Elsewhere:
-    """A counter whose values are somebody else's."""
+    """A metric whose values are somebody else's."""
 
-    def __init__(self, name: str, meaning: str, labels: Sequence[str], read: Callable[[], Values]) -> None:
-        self._name, self._meaning, self._labels, self._read = name, meaning, labels, read
+    def __init__(self, family: Family, described: Described, read: Callable[[], Values]) -> None:
+        self._family, self._described, self._read = family, described, read
 
     def describe(self) -> Iterable[Metric]:
-        return [CounterMetricFamily(self._name, self._meaning, labels=self._labels)]
+        return [self._empty()]
 
     def collect(self) -> Iterable[Metric]:
-        family = CounterMetricFamily(self._name, self._meaning, labels=self._labels)
+        family = self._empty()
         for labels, value in self._read():
             family.add_metric(labels, value)
         return [family]
+
+    def _empty(self) -> CounterMetricFamily | GaugeMetricFamily:
+        return self._family(self._described.name, self._described.meaning, labels=self._described.labels)

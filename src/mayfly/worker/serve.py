@@ -15,6 +15,7 @@ from mayfly.containers.host import prepare_host
 from mayfly.domain.ids import WorkerId, new_id
 from mayfly.images.policy import RegistryPolicy
 from mayfly.images.store import ImageStore
+from mayfly.services.metrics_certificates import ends_of
 from mayfly.services.metrics_port import served
 from mayfly.settings import ImageSettings, WorkerSettings
 from mayfly.worker.loop import Worker
@@ -54,6 +55,7 @@ async def serve(settings: WorkerSettings) -> None:
             connect(settings, role="worker", buffer_while_disconnected=True) as bus,
             served(settings.metrics_listen, WorkerMetrics.of(bus, images, settings)) as metrics,
         ):
+            metrics.certificates = ends_of(authority=settings.nats_ca_file)
             tools = Tools(
                 worker_id=WorkerId(new_id()),
                 bus=bus,

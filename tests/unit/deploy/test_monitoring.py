@@ -25,7 +25,7 @@ DASHBOARD = json.loads((MONITORING / "grafana/dashboards/mayfly.json").read_text
 GIVEN_BY_PROMETHEUS = {"instance", "job"}
 FOREIGN = {"up": set[str](), "apisix_http_status": {"code", "route"}}
 """What is not ours: Prometheus's own, and APISIX's counter of answers."""
-FUNCTIONS = {"sum", "max", "count", "rate", "histogram_quantile", "clamp_min", "vector"}
+FUNCTIONS = {"sum", "max", "min", "count", "rate", "histogram_quantile", "clamp_min", "vector", "time"}
 WORDS = {"by", "or", "Inf"}
 
 
@@ -116,10 +116,11 @@ def test_legends_name_labels_that_the_query_has() -> None:
         "mayfly_activations_in_flight",
         "mayfly_worker_slots_in_use",
         "mayfly_refusals_total",
+        "mayfly_certificate_not_after_timestamp_seconds",
     ],
 )
-def test_calls_steps_queue_slots_and_refusals_are_shown(metric: str) -> None:
-    """What an operator asks first has a panel."""
+def test_what_an_operator_asks_first_is_shown(metric: str) -> None:
+    """Calls, steps, queue, slots, refusals, and what ends by itself each have a panel."""
     assert [title for title, target in targets() if re.search(rf"\b{metric}\b", target["expr"])]
 
 
