@@ -29,9 +29,10 @@ NOT_STORED = (
 )
 """Errors that say that nobody has taken what was sent."""
 
-NO_PEERS = 10005
-"""nats-server's error code for a stream that finds no place: a cluster that has just started, or lost its leader, takes
-servers for offline that it has not heard from yet. Nothing has been made then."""
+NOT_YET = frozenset({10005, 10008})
+"""nats-server's error codes of a cluster that is not all there, and has done nothing: no peers for a stream's copies,
+since it has just started or lost its leader and takes servers for offline that it has not heard from; and JetStream
+without a leader of its own."""
 
 UNANSWERED = (nats.errors.TimeoutError, asyncio.TimeoutError)
 """Errors after which nobody knows."""
@@ -48,7 +49,7 @@ async def patiently(
     """
 
     def is_transient(error: BaseException) -> bool:
-        return isinstance(error, (*NOT_STORED, *also)) or (isinstance(error, APIError) and error.err_code == NO_PEERS)
+        return isinstance(error, (*NOT_STORED, *also)) or (isinstance(error, APIError) and error.err_code in NOT_YET)
 
     try:
         return await action()

@@ -21,7 +21,7 @@ import structlog
 from nats.aio.subscription import Subscription
 
 from mayfly.bus.connection import Bus, translated
-from mayfly.bus.patience import NO_PEERS, patiently
+from mayfly.bus.patience import NOT_YET, patiently
 from mayfly.domain.errors import PreconditionFailed, QueueUnavailable
 
 log = structlog.get_logger()
@@ -123,7 +123,7 @@ async def replace(bus: Bus, stream: str, *, state: dict[str, Any], chunks: Itera
     config = (await stream_state(bus, stream)).config
     try:
         await _ask(bus, f"$JS.API.STREAM.DELETE.{stream}", None)
-        answer = await _place(bus, f"$JS.API.STREAM.RESTORE.{stream}", {"config": config, "state": state})
+        answer = await _ask(bus, f"$JS.API.STREAM.RESTORE.{stream}", {"config": config, "state": state})
         for chunk in chunks:
             _end_if_cancelled()
             await _send(bus, answer["deliver_subject"], chunk)
@@ -140,7 +140,7 @@ async def _make_empty(bus: Bus, stream: str, config: dict[str, Any]) -> None:
         await _ask(bus, f"$JS.API.STREAM.DELETE.{stream}", None)
     except PreconditionFailed:  # nothing was left
         log.debug("snapshot.nothing-left", stream=stream)
-    await _place(bus, f"$JS.API.STREAM.CREATE.{stream}", config)
+    await _ask(bus, f"$JS.API.STREAM.CREATE.{stream}", config)
 
 
 async def empty(bus: Bus, stream: str) -> None:
@@ -169,6 +169,11 @@ async def _send(bus: Bus, subject: str, chunk: bytes) -> None:
 
 
 async def _ask(bus: Bus, subject: str, query: dict[str, Any] | None) -> dict[str, Any]:
+    """Ask JetStream; a cluster that is not all there has done nothing, and is asked again."""
+    return await patiently(partial(_ask_once, bus, subject, query), also=(_NotYet,))
+
+
+async def _ask_once(bus: Bus, subject: str, query: dict[str, Any] | None) -> dict[str, Any]:
     payload = b"" if query is None else json.dumps(query).encode()
     with translated("ask JetStream"):
         message = await bus.client.request(subject, payload, timeout=ANSWER_S)
@@ -177,21 +182,13 @@ async def _ask(bus: Bus, subject: str, query: dict[str, Any] | None) -> dict[str
     return answer
 
 
-async def _place(bus: Bus, subject: str, query: dict[str, Any]) -> dict[str, Any]:
-    """
-    Ask for a new stream. A cluster that has just started, or lost its leader, says for a moment that servers are
-    offline which are not; nothing has been made then, so it is asked again.
-    """
-    return await patiently(partial(_ask, bus, subject, query), also=(_NoPeers,))
-
-
-class _NoPeers(PreconditionFailed):
-    """The cluster knows of too few servers for a stream."""
+class _NotYet(PreconditionFailed):
+    """The cluster is not all there."""
 
 
 def _refuse(answer: dict[str, Any]) -> None:
     if error := answer.get("error"):
-        kind = _NoPeers if error.get("err_code") == NO_PEERS else PreconditionFailed
+        kind = _NotYet if error.get("err_code") in NOT_YET else PreconditionFailed
         raise kind(f"nats-server refused: {error.get('description')} ({error.get('err_code')}).")
 
 

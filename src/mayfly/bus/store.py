@@ -23,7 +23,6 @@ from mayfly.bus.codec import Codec, Versioned
 from mayfly.bus.connection import Bus, translated
 from mayfly.bus.patience import UNANSWERED, patiently
 from mayfly.bus.subjects import kv_stream, kv_subject, message_get
-from mayfly.domain.errors import QueueUnavailable
 
 T = TypeVar("T", bound=Versioned)
 
@@ -52,7 +51,7 @@ class _Failure(msgspec.Struct):
 
 class _GetAnswer(msgspec.Struct):
     message: _Stored | None = None
-    error: _Failure | None = None
+    error: _Failure = msgspec.field(default_factory=_Failure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +149,13 @@ class Store(Generic[T]):
     async def _read(self, key: str) -> _Stored | None:
         query = msgspec.json.encode({"last_by_subj": kv_subject(self._bucket, key)})
         with translated("read"):
-            message = await patiently(
-                lambda: self._bus.client.request(self._get_subject, query, timeout=READ_TIMEOUT_S), also=UNANSWERED
-            )
-        answer = self._answers.decode(message.data)
-        if answer.error and answer.error.err_code == NOT_FOUND:
-            return None
-        if answer.message is None:
-            raise QueueUnavailable(retry_after_s=1)
+            return await patiently(lambda: self._ask(query), also=UNANSWERED)
+
+    async def _ask(self, query: bytes) -> _Stored | None:
+        reply = await self._bus.client.request(self._get_subject, query, timeout=READ_TIMEOUT_S)
+        answer = self._answers.decode(reply.data)
+        if answer.message is None and answer.error.err_code != NOT_FOUND:
+            raise APIError(**msgspec.structs.asdict(answer.error))
         return answer.message
 
     async def _compare_and_set(
@@ -193,7 +191,7 @@ class Store(Generic[T]):
         except APIError as error:
             if error.err_code in WRONG_LAST_SEQUENCE:
                 raise Conflict(key) from error
-            raise QueueUnavailable(retry_after_s=1) from error
+            raise
         return ack.seq
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import pytest
 from msgspec.structs import replace
+from nats.aio.msg import Msg
 
 from mayfly.bus.connection import Bus
 from mayfly.bus.patience import FAILOVER_S
 from mayfly.bus.store import Conflict, Store
-from mayfly.bus.subjects import FUNCTIONS
+from mayfly.bus.subjects import FUNCTIONS, kv_stream, message_get
 from mayfly.domain.errors import QueueUnavailable
 from mayfly.domain.function import Function
 from mayfly.domain.ids import FunctionName, UserId, new_id
@@ -153,6 +155,40 @@ async def test_a_write_whose_answer_was_lost_is_recognised(nats: Installation, s
     assert entry.value == changed
 
 
+async def test_a_server_without_a_leader_is_asked_again(nats: Installation) -> None:
+    """A read that is told that JetStream has no leader just now is repeated; another refusal is final at once."""
+    function = a_function()
+    refusals = [10008, 10008]
+    asked = 0
+
+    async with nats.connect("admin") as admin:
+
+        async def answer(message: Msg) -> None:
+            nonlocal asked
+            asked += 1
+            if refusals:
+                error = {"code": 503, "err_code": refusals.pop(), "description": "temporarily unavailable"}
+                await message.respond(json.dumps({"error": error}).encode())
+            else:
+                leader = await admin.client.request(message_get(kv_stream(FUNCTIONS)), message.data)
+                await message.respond(leader.data)
+
+        await admin.client.subscribe("stand.in", cb=answer)
+        store = Store(admin, FUNCTIONS, Function)
+        await store.create(function.key, function)
+        store._get_subject = "stand.in"
+
+        entry = await store.get(function.key)
+        assert entry is not None
+        assert entry.value == function
+        assert asked == 3
+
+        refusals.append(10052)
+        with pytest.raises(QueueUnavailable):
+            await store.get(function.key)
+        assert asked == 4
+
+
 async def test_without_a_server_nothing_hangs(nats: Installation, store: Store[Function]) -> None:
     """With nats-server gone a read fails when no leader can be expected any more, and works again when it is back."""
     function = a_function()
@@ -160,7 +196,7 @@ async def test_without_a_server_nothing_hangs(nats: Installation, store: Store[F
 
     await nats.server.kill()
     with pytest.raises(QueueUnavailable):
-        async with asyncio.timeout(FAILOVER_S + 3):
+        async with asyncio.timeout(FAILOVER_S + 10):
             await store.get(function.key)
     await nats.server.restart()
 
