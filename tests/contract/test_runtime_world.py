@@ -79,7 +79,8 @@ async def test_there_is_no_network_but_loopback(world: World) -> None:
     """Only `lo`, up, answering for localhost and the container's own name; nothing is routed anywhere."""
     assert await lines(world, "ls /sys/class/net; cat /sys/class/net/lo/flags; ip route") == ["lo", "0x9"]
     assert await lines(world, "ping -c1 -W1 localhost 2>&1 | head -1; nslookup x 2>&1 | tail -1; hostname") != []
-    script = "nc -l -p 8080 -e echo hello & sleep 0.2; nc localhost 8080; wget -T1 -qO- http://192.0.2.1/ || echo none"
+    hello = "nc -l -p 8080 -e echo hello & until nc localhost 8080; do sleep 0.05; done"
+    script = f"{hello}; wget -T1 -qO- http://192.0.2.1/ || echo none"
     assert await lines(world, script) == ["hello", "none"]
 
 

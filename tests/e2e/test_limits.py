@@ -11,7 +11,7 @@ from itertools import cycle
 import httpx
 import pytest
 
-from tests.e2e.conftest import Shell
+from tests.e2e.conftest import Shell, most_at_once
 from tests.support.up import Up, running_up
 
 pytestmark = pytest.mark.F13
@@ -27,7 +27,8 @@ cut -d' ' -f1 /proc/uptime
 @pytest.fixture(scope="module")
 def small(registry: str) -> Iterator[Up]:
     """An installation with M=8 and U=4, and more slots than that."""
-    with running_up(registry, slots=10, max_activations=8, max_activations_per_user=4) as up:
+    limits = {"max_activations": 8, "max_activations_per_user": 4}
+    with running_up(registry, slots=10, admission_wait_ms=1000, **limits) as up:  # slots return behind the answer
         yield up
 
 
@@ -39,7 +40,7 @@ async def test_two_hundred_racing_callers(small: Up, image: str) -> None:
     clients = [await small.user() for _ in range(10)]
     shells = [Shell(client, image) for client in clients]
     names = [await shell.make(SCRIPT) for shell in shells]
-    until = int(time.time()) + 8
+    until = int(time.time()) + 15
     limits = httpx.Limits(max_connections=50)
     wires = [httpx.AsyncClient(base_url=small.url, verify=small.tls, timeout=60, limits=limits) for _ in range(4)]
 
@@ -73,8 +74,8 @@ async def test_two_hundred_racing_callers(small: Up, image: str) -> None:
 async def a_full_house_is_admitted_again(up: Up, shells: list[Shell]) -> None:
     """Afterwards nothing is in flight, and two users with four calls each fill the platform once more."""
     await nothing_in_flight(shells[0].client)
-    until = int(time.time()) + 3
     names = [await shell.make(SCRIPT) for shell in shells]
+    until = int(time.time()) + 6
 
     calls = [shell.call(name, f"{until}\n") for shell, name in zip(shells, names, strict=True) for _ in range(4)]
     answers = await asyncio.gather(*calls)
@@ -89,7 +90,7 @@ async def test_one_user_who_offers_twenty(small: Up, image: str) -> None:
         shell = Shell(client, image)
         name = await shell.make(SCRIPT)
         await nothing_in_flight(client)
-        until = int(time.time()) + 4
+        until = int(time.time()) + 8
 
         answers = await asyncio.gather(*(shell.call(name, f"{until}\n") for _ in range(20)))
 
@@ -128,19 +129,6 @@ async def test_without_a_maximum_none_is_refused(registry: str, image: str) -> N
             answers = await asyncio.gather(*(shell.call(name, str(number)) for number in range(40)))
 
     assert [answer.text for answer in answers] == [str(number) for number in range(40)]
-
-
-def most_at_once(outputs: list[str]) -> int:
-    """Count how many ran at the same moment, from when each says it came and left."""
-    events = []
-    for output in outputs:
-        came, left = map(float, output.split())
-        events += [(came, 1), (left, -1)]
-    running = most = 0
-    for _, step in sorted(events):
-        running += step
-        most = max(most, running)
-    return most
 
 
 async def nothing_in_flight(client: httpx.AsyncClient) -> None:

@@ -29,6 +29,7 @@ from tests.support.nats import free_port
 
 NAMES = ("nats-1", "nats-2", "nats-3")
 READY_S = 60.0
+LINKED_S = 10.0
 
 
 @dataclass
@@ -70,6 +71,17 @@ class Node:
         async with httpx.AsyncClient(trust_env=False) as client:
             answer = await client.get(f"http://127.0.0.1:{self.monitor_port}/{path}")
             return dict(answer.json())
+
+    async def until_linked(self, others: set[str]) -> None:
+        """Wait until it has routes to these servers, and to no other; health comes before the last of them."""
+        linked: set[str] = set()
+        try:
+            async with asyncio.timeout(LINKED_S):
+                while linked != others:
+                    linked = {route["remote_name"] for route in (await self.monitor("routez"))["routes"]}
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError(f"{self.name} is linked to {linked}, not {others}") from None
 
 
 @dataclass

@@ -221,7 +221,7 @@ def processes_of(container_id: str) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
-                cgroup, command = (entry / "cgroup").read_text(), (entry / "cmdline").read_text()
+                cgroup, command = (entry / "cgroup").read_text(), (entry / "cmdline").read_text(errors="replace")
                 dead = (entry / "stat").read_text().rpartition(")")[2].split()[0] in "ZX"
             except (FileNotFoundError, ProcessLookupError):
                 continue

@@ -15,15 +15,26 @@ from typing import Any
 
 from mayfly.ops.up import bundled_nats_server
 
-READY_S = 10.0
+READY_S = 30.0
 FREEZE_S = 5.0
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback that nobody uses, nor the one after it, and that was not given to anybody before."""
+    while True:
+        with socket.socket() as probe, socket.socket() as following:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+            try:
+                following.bind(("127.0.0.1", port + 1))
+            except (OSError, OverflowError):  # taken, or there is none
+                continue
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 class NatsServer:

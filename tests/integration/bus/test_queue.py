@@ -162,12 +162,12 @@ async def test_a_worker_is_given_no_more_than_its_slots(nats: Installation, bus:
 
 
 async def test_pulling_goes_on_past_the_first_batch(bus: Bus) -> None:
-    """A worker that works off one activation after the other never stops asking: 60 in a row, none later than 2 s."""
+    """A worker that works off one activation after the other never stops asking: 60 in a row, none late."""
     puller = Puller(bus, slots=8)
     for _ in range(60):
         work = _work_of(new_id())
         await submit(bus, work, wait_s=0)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(5):
             claim = await puller.claims.get()
         assert claim.work.ulid == work.ulid
         await puller.finish(claim)

@@ -64,8 +64,7 @@ async def test_the_servers_form_a_cluster(tmp_path: Path) -> None:
             await bootstrap(bus, BootstrapSettings(**cluster.access(ADMIN), nats_replicas=3))
 
         for node in cluster.nodes:
-            routes = (await node.monitor("routez"))["routes"]
-            assert {route["remote_name"] for route in routes} == set(NAMES) - {node.name}
+            await node.until_linked(set(NAMES) - {node.name})
 
 
 async def test_a_server_that_comes_back_is_joined_again(tmp_path: Path) -> None:
@@ -78,8 +77,7 @@ async def test_a_server_that_comes_back_is_joined_again(tmp_path: Path) -> None:
         back.start()
         await cluster.until_ready()
 
-        routes = (await back.monitor("routez"))["routes"]
-        assert {route["remote_name"] for route in routes} == {"nats-1", "nats-3"}
+        await back.until_linked({"nats-1", "nats-3"})
 
 
 async def test_bootstrap_and_an_api_server_start(deployment: Tree, tmp_path: Path) -> None:
