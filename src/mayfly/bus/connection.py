@@ -92,6 +92,13 @@ class Bus:
         """Whether the connection is up now."""
         return self.client.is_connected
 
+    @property
+    def server_certificate(self) -> bytes | None:
+        """What the connected nats-server has shown, as DER; None while there is no TLS connection."""
+        writer = getattr(self.client._transport, "_io_writer", None)  # nats-py itself shows neither of the two
+        connection = writer.get_extra_info("ssl_object") if writer and self.is_connected else None
+        return connection.getpeercert(binary_form=True) if isinstance(connection, ssl.SSLObject) else None
+
 
 @asynccontextmanager
 async def connect(settings: NatsSettings, *, role: str, buffer_while_disconnected: bool = False) -> AsyncIterator[Bus]:

@@ -7,7 +7,6 @@ Nothing is renewed or refused here; `ops.certificates` makes certificates, and T
 
 from __future__ import annotations
 
-import ssl
 from pathlib import Path
 
 import structlog
@@ -39,11 +38,7 @@ def ends_of(**files: Path | None) -> dict[str, float]:
 
 def end_of_server(bus: Bus | None) -> float | None:
     """Say when the certificate ends that the connected nats-server has shown; None while there is no TLS connection."""
-    if bus is None or not bus.is_connected:
-        return None
-    writer = getattr(bus.client._transport, "_io_writer", None)  # nats-py shows neither its connection nor the peer
-    connection = writer.get_extra_info("ssl_object") if writer else None
-    shown = connection.getpeercert(binary_form=True) if isinstance(connection, ssl.SSLObject) else None
+    shown = bus.server_certificate if bus else None
     try:
         return _end(x509.load_der_x509_certificate(shown)) if shown else None
     except ValueError:
