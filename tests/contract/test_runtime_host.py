@@ -184,7 +184,6 @@ def test_explaining_needs_no_privileges() -> None:
     need(shutil.which("crun"), "crun")
     script = """
 import os
-from mayfly.containers import mounts
 from mayfly.containers.choose import explain_runtime
 os.setresuid(65534, 65534, 65534)
 print(*explain_runtime("auto"), flush=True)
