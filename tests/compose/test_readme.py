@@ -88,9 +88,15 @@ async def _kid(up: Up) -> str:
 @pytest.mark.A5
 @pytest.mark.D4
 async def test_workers_and_api_servers_are_replaced_and_no_call_is_lost(whole: Shell, terminal: Terminal) -> None:
-    """Afterwards there is none of the old containers, and as many as before."""
+    """Afterwards there is none of the old containers, and as many as before, also of a system that was scaled."""
+    (scale,) = blocks("Scale")
     block, _ = blocks("Upgrade")
-    load, began = await _replace(whole, terminal, block, "api-1", "api-2", "worker")
+    await terminal.type(scale.replace("worker=4", "worker=3"))
+    assert len(containers("worker")) == 3
+    try:
+        load, began = await _replace(whole, terminal, block, "api-1", "api-2", "worker")
+    finally:
+        await terminal.type(scale.replace("worker=4", "worker=2"))
     assert load.told(began) == []
 
 
