@@ -76,6 +76,11 @@ class Container:
         return state["Running"] is True and state.get("Health", {}).get("Status") == "healthy"
 
     @property
+    def is_stand_in(self) -> bool:
+        """Whether it is a gateway that is not APISIX."""
+        return "NOT APISIX" in self.facts["Config"]["Labels"].get("mayfly.gateway", "")
+
+    @property
     def secrets(self) -> set[str]:
         """The volumes with secrets that it sees, by their names in the compose file."""
         names = {mount["Name"].partition("_")[2] for mount in self.facts["Mounts"] if mount["Type"] == "volume"}
