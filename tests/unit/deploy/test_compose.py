@@ -257,12 +257,40 @@ def test_the_workers_seccomp_profile_takes_nothing_from_functions() -> None:
 
 
 @pytest.mark.A5
-def test_the_docker_variant_is_a_runtime_and_a_socket() -> None:
-    """It asks for the docker driver and mounts the socket where the driver is told it is."""
-    worker = VARIANTS["compose.docker-socket.yaml"]["services"]["worker"]
-    assert worker["environment"]["MAYFLY_RUNTIME"] == "docker"
-    socket = worker["environment"]["MAYFLY_DOCKER_HOST"].removeprefix("unix://")
-    assert [plain(volume) for volume in worker["volumes"]] == [f"{socket}:{socket}"]
+def test_the_docker_variant_asks_the_daemon() -> None:
+    """Its worker has the docker driver, and the socket where the driver is told it is; the other one is gone."""
+    services = VARIANTS["compose.docker-socket.yaml"]["services"]
+    assert services.keys() == {"worker", "worker-docker"}
+    assert services["worker"] == {"scale": 0}
+    environment = services["worker-docker"]["environment"]
+    assert environment["MAYFLY_RUNTIME"] == "docker"
+    socket = environment["MAYFLY_DOCKER_HOST"].removeprefix("unix://")
+    assert plain(services["worker-docker"]["volumes"][-1]) == f"{socket}:{socket}"
+
+
+@pytest.mark.A5
+def test_the_docker_variant_may_only_unpack() -> None:
+    """Four capabilities, Docker's own seccomp and AppArmor, the image's own entry point: nothing is mounted there."""
+    worker = VARIANTS["compose.docker-socket.yaml"]["services"]["worker-docker"]
+    assert worker["cap_drop"] == ["ALL"]
+    assert worker["cap_add"] == ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETFCAP"]
+    assert worker["security_opt"] == ["no-new-privileges:true"]
+    assert worker["command"] == ["worker"]
+    assert not {"entrypoint", "privileged", "devices", "pid", "ipc", "userns_mode", "user"} & worker.keys()
+
+
+def test_the_docker_variants_worker_is_otherwise_the_worker() -> None:
+    """Whatever is not about rights, socket and name is the same in both files."""
+    about = {"cap_add", "security_opt", "entrypoint", "command"}
+    ours = {key: value for key, value in SERVICES["worker"].items() if key not in about}
+    theirs = dict(VARIANTS["compose.docker-socket.yaml"]["services"]["worker-docker"])
+    theirs = {key: value for key, value in theirs.items() if key not in about}
+    ours["environment"] = ours["environment"] | {
+        name: theirs["environment"][name] for name in ("MAYFLY_RUNTIME", "MAYFLY_DOCKER_HOST")
+    }
+    ours["volumes"] = [*ours["volumes"], theirs["volumes"][-1]]
+    ours["networks"] = {"bus": {"aliases": ["worker"]}, "outside": {}}
+    assert theirs == ours
 
 
 @pytest.mark.parametrize("profiles", ["", "monitoring,registry"])
@@ -296,12 +324,13 @@ def test_the_readme_says_what_each_part_may_do() -> None:
     """Its table of users, capabilities and networks is the file's."""
     table = README.split("## What each part may do\n", 1)[1].split("\n## ", 1)[0]
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines() if row.startswith("| ")]
-    assert len(rows) == 7  # the head and six parts
+    assert len(rows) == 8  # the head and seven parts
+    known = SERVICES | VARIANTS["compose.docker-socket.yaml"]["services"] | {"worker": SERVICES["worker"]}
     for part, user, capabilities, networks, _memory in rows[1:]:
-        service = SERVICES[{"nats-1, -2, -3": "nats-1"}.get(part, part.partition(",")[0])]
+        service = known[{"nats-1, -2, -3": "nats-1"}.get(part, part.partition(",")[0])]
         assert service.get("user", "0:0").partition(":")[0] == user, part
         assert service.get("cap_add", ["none"]) == capabilities.split(), part
-        assert service.get("networks", ["none at all"]) == networks.split(", "), part
+        assert list(service.get("networks", ["none at all"])) == networks.split(", "), part
 
 
 def test_the_readme_names_what_is_published() -> None:
