@@ -9,16 +9,21 @@ from __future__ import annotations
 import re
 import time
 from base64 import urlsafe_b64decode
+from datetime import datetime
+from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from mayfly.domain.ids import new_id
 from tests.compose.load import CALLERS, Load, calling
 from tests.compose.terminal import Terminal, blocks
 from tests.e2e.conftest import Shell
-from tests.support.compose import containers
+from tests.support.compose import containers, settled
 from tests.support.up import PASSWORD, Up
+
+LASTING = ("gateway", "api-1", "api-2", "worker", "nats-1", "nats-2", "nats-3")
 
 
 @pytest.mark.D4
@@ -34,6 +39,26 @@ async def test_the_first_call(whole: Shell, terminal: Terminal) -> None:
         .replace(":8443", f":{httpx.URL(terminal.up.url).port}")
     )
     assert "HELLO, MAYFLY" in await terminal.type(ours)
+
+
+@pytest.mark.D3
+@pytest.mark.D4
+async def test_a_changed_setting_of_the_gateway_is_in_force_after_up(whole: Shell, terminal: Terminal) -> None:
+    """One that it reads at its start: its file is there before it starts anew, and nobody else that lasts does."""
+    before = {each.id: each.service for each in containers(*LASTING)}
+    try:
+        await terminal.type("MAYFLY_GATEWAY_WORKERS=1 docker compose up --detach")
+        await settled()
+        after = {each.id for each in containers(*LASTING)}
+        assert [service for id_, service in before.items() if id_ not in after] == ["gateway"]
+        (gateway,) = containers("gateway")
+        (files,) = (mount for mount in gateway.facts["Mounts"] if mount["Destination"] == "/run/secrets/mayfly")
+        config = Path(files["Source"], "config.yaml")
+        assert yaml.safe_load(config.read_text(encoding="utf-8"))["nginx_config"]["worker_processes"] == 1
+        assert config.stat().st_mtime < datetime.fromisoformat(gateway.facts["State"]["StartedAt"]).timestamp()
+        assert (await whole.run("echo back")).text == "back\n"
+    finally:
+        await terminal.type("docker compose up --detach")
 
 
 @pytest.mark.A1

@@ -147,10 +147,13 @@ def _settings(found: Found, every: list[Part]) -> Iterator[str]:
 
 
 def _apisix(_found: Found, every: list[Part]) -> Iterator[str]:
-    """APISIX is told the same everywhere: what it has to know otherwise is in its files."""
-    yield from _same(
-        ("gateway", part, json.dumps(part.environment, sort_keys=True)) for part in every if part.role == "gateway"
-    )
+    """APISIX is told the same everywhere: what it has to know otherwise is in its files. Of ours it reads nothing."""
+    read = [
+        (part, {name: value for name, value in part.environment.items() if not name.startswith("MAYFLY_")})
+        for part in every
+        if part.role == "gateway"
+    ]
+    yield from _same(("gateway", part, json.dumps(told, sort_keys=True)) for part, told in read)
 
 
 def _shown(value: object) -> str:
@@ -186,16 +189,17 @@ def _limits(found: Found, every: list[Part]) -> Iterator[str]:
 
 
 def _rendering(found: Found, every: list[Part]) -> Iterator[str]:
-    """What compose gives `mayfly gateway render` are settings of it, and U is what bootstrap puts in force."""
+    """What compose gives `mayfly gateway render` are settings of it, and M and U are those of the API servers."""
     given = {name: plain(value) for name, value in found.compose["services"]["secrets"]["environment"].items()}
     ours = {name.removeprefix("MAYFLY_").lower(): value for name, value in given.items() if name.startswith("MAYFLY_")}
     yield from (
         f"compose: secrets: {name} is no setting of gateway" for name in ours.keys() - GatewaySettings.model_fields
     )
-    bootstrap = next(part for part in every if (part.platform, part.role) == ("compose", "bootstrap"))
-    wanted = str(bootstrap.settings().max_activations_per_user)
-    if ours.get("max_activations_per_user") != wanted:
-        yield f"compose: the gateway's files are made for {ours.get('max_activations_per_user')} a user, not {wanted}"
+    api = next(part.settings() for part in every if (part.platform, part.role) == ("compose", "api"))
+    for name, whose in (("max_activations", "of everybody"), ("max_activations_per_user", "a user")):
+        wanted = str(getattr(api, name))
+        if ours.get(name) != wanted:
+            yield f"compose: the gateway's files are made for {ours.get(name)} {whose}, not {wanted}"
 
 
 def _times(found: Found, every: list[Part]) -> Iterator[str]:

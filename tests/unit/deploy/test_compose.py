@@ -7,16 +7,19 @@ import os
 import re
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from mayfly import __version__
 from mayfly.api.server import GRACE_S
 from mayfly.containers.seccomp import DENY
 from mayfly.domain.limits import TIMEOUT_MAX_S
+from mayfly.ops.gateway.render import render
 from mayfly.settings import ROLES, GatewaySettings
 from tests.support.need import need
 
@@ -37,6 +40,33 @@ STAGES = {
 }
 ROLE_OF = {"api-1": "api", "api-2": "api", "worker": "worker", "bootstrap": "bootstrap"}
 ONLY_WITH_CAPABILITIES = {"clock_settime", "fanotify_init", "ioperm", "iopl", "settimeofday", "stime"}
+
+
+NOT_OF_COMPOSE = {
+    "gateway_api_discovery": "API servers are services, each with a name",
+    "gateway_api_name": "mayfly secrets create gives them one",
+    "gateway_ca_file": "the volume is mounted where it says",
+    "gateway_clear_text": "9080 is not published",
+    "gateway_private_address": "nor are 7085 and 9091",
+    "admission_wait_ms": "nothing in the gateway's files follows from it",
+}
+"""Settings of the gateway that compose need not pass on, and why."""
+OTHER_VALUES = (64, "test", ("192.0.2.1",), ("api-9:8443",))
+"""Of which each setting of the gateway takes one."""
+
+
+def gateways() -> dict[str, str]:
+    """The settings by which the gateway's files are made, with their defaults."""
+    given = {name: plain(value) for name, value in SERVICES["secrets"]["environment"].items()}
+    return {name.removeprefix("MAYFLY_").lower(): value for name, value in given.items() if name.startswith("MAYFLY_")}
+
+
+def changed(name: str) -> GatewaySettings:
+    """The default settings but for this one."""
+    for value in OTHER_VALUES:
+        with suppress(ValidationError):
+            return GatewaySettings.model_validate({name: value})
+    raise AssertionError(f"OTHER_VALUES has none for {name}")
 
 
 def plain(value: object) -> str:
@@ -151,12 +181,43 @@ def test_nothing_secret_is_in_the_environment() -> None:
                     assert value.startswith("/run/secrets/mayfly/"), (name, variable)
 
 
-def test_the_gateways_files_are_made_by_its_settings() -> None:
-    """Of the variables of `secrets`, those of ours are the gateway's."""
-    variables = {name: plain(value) for name, value in SERVICES["secrets"]["environment"].items()}
-    ours = {name for name in variables if name.startswith("MAYFLY_")}
-    assert ours <= {f"MAYFLY_{field.upper()}" for field in GatewaySettings.model_fields}
-    assert GatewaySettings.model_validate({name.removeprefix("MAYFLY_").lower(): variables[name] for name in ours})
+@pytest.mark.D3
+def test_whatever_an_operator_may_turn_of_the_gateway_reaches_its_files() -> None:
+    """Of the variables of `secrets`, those of ours are the gateway's settings, but those that compose decides."""
+    assert gateways().keys() == GatewaySettings.model_fields.keys() - NOT_OF_COMPOSE.keys()
+
+
+@pytest.mark.D3
+@pytest.mark.parametrize("name", gateways())
+def test_the_gateways_defaults_are_those_of_the_code(name: str) -> None:
+    """What compose gives `mayfly gateway render` when nothing is set changes nothing; an empty text is no exception."""
+    given = GatewaySettings.model_validate({name: gateways()[name]})
+    assert getattr(given, name) == GatewaySettings.model_fields[name].default
+
+
+@pytest.mark.D3
+@pytest.mark.parametrize("name", gateways())
+def test_a_changed_setting_of_the_gateway_changes_its_files(name: str) -> None:
+    """Each is there for something; the maxima change them when the other one is `none`."""
+    other = {"max_activations": {"max_activations_per_user": "none"}}.get(name, {})
+    before, after = (
+        render(GatewaySettings.model_validate({**other, **settings}))
+        for settings in ({}, {name: getattr(changed(name), name)})
+    )
+    assert before != after
+
+
+@pytest.mark.D3
+def test_the_gateway_is_made_anew_when_its_first_file_changes() -> None:
+    """APISIX reads config.yaml when it starts; compose starts it anew when its variables change. It reads none."""
+    before = render(GatewaySettings.model_validate({}))
+    at_start = {f"MAYFLY_{name.upper()}" for name in gateways() if render(changed(name)).config != before.config}
+    assert "MAYFLY_GATEWAY_TRUSTED_PROXIES" in at_start
+    environment, made_by = (SERVICES[service]["environment"] for service in ("gateway", "secrets"))
+    assert {name for name in environment if name.startswith("MAYFLY_")} == at_start
+    assert {name: environment[name] for name in at_start} == {name: made_by[name] for name in at_start}
+    assert "${{" not in before.config
+    assert "$env" not in (before.config + before.routes).lower()
 
 
 @pytest.mark.parametrize(("service", "role"), ROLE_OF.items())
@@ -171,9 +232,8 @@ def test_every_variable_is_a_setting_of_its_role(service: str, role: str) -> Non
 def test_limits_are_the_same_for_everybody() -> None:
     """The API says what the limits are; bootstrap puts them in force, and the gateway's must be above."""
     for name in ("MAYFLY_MAX_ACTIVATIONS", "MAYFLY_MAX_ACTIVATIONS_PER_USER"):
-        assert len({SERVICES[service]["environment"][name] for service in ("api-1", "api-2", "bootstrap")}) == 1
-    per_user = "MAYFLY_MAX_ACTIVATIONS_PER_USER"  # the gateway's flood limits come from it
-    assert SERVICES["secrets"]["environment"][per_user] == SERVICES["api-1"]["environment"][per_user]
+        who = ("api-1", "api-2", "bootstrap", "secrets")  # the gateway's flood limits come from them
+        assert len({SERVICES[service]["environment"][name] for service in who}) == 1
 
 
 @pytest.mark.F11
