@@ -362,6 +362,13 @@ PLANTED = [
         ('gateway: {*true*": "compose: gateway", *false*": "Kubernetes: gateway"}',),
     ),
     Planted(
+        "another limit of all for the gateway's files",
+        "compose",
+        "services secrets environment MAYFLY_MAX_ACTIVATIONS",
+        "512",
+        ("compose: the gateway's files are made for 512 of everybody, not 256",),
+    ),
+    Planted(
         "another limit for the gateway's files",
         "compose",
         "services secrets environment MAYFLY_MAX_ACTIVATIONS_PER_USER",
