@@ -208,59 +208,64 @@ def _show_all_of_proc_and_sys() -> None:
 
 def _let_functions_have_their_own_sys() -> None:
     """
-    Make /sys writable, for us alone, and see that a container can mount one of its own.
+    See that a container can mount a /sys of its own, and put ours right where that keeps it from doing so.
 
-    Container engines mount /sys read-only, and beside such a one the kernel lets nobody in a user namespace mount
-    another. crun then shows the function ours, without a word: our network interfaces, our cgroups. So before the first
-    function we do what the runtime will do, and whatever reason the kernel has to refuse it, we refuse to start.
+    Container engines mount /sys read-only, and some systems without times of access. Beside such a one the kernel lets
+    nobody in a user namespace mount another that is not the same in this. crun then shows the function ours, without a
+    word: our network interfaces, our cgroups. So before the first function we do what the runtime will do, and whatever
+    reason the kernel has to refuse it, we refuse to start.
 
     Mounts elsewhere of the same file system (a pod has one for all its containers) stay as read-only as they are.
 
     Raises: RuntimeFailed.
     """
-    if os.statvfs(SYS).f_flag & os.ST_RDONLY:
-        try:
-            mounts.mount("none", SYS, None, flags=mounts.MS_REMOUNT | KERNELS_OWN)
-        except OSError as error:
-            raise _no_sys("it is mounted read-only, and making it writable is refused", error) from error
     try:
         _mount_sys_as_a_container()
-    except OSError as error:
-        raise _no_sys("in a user namespace the kernel mounts no other, as where a mount hides a part", error) from error
+    except OSError as first:
+        try:
+            mounts.mount("none", SYS, None, flags=mounts.MS_REMOUNT | mounts.MS_RELATIME | KERNELS_OWN)
+            _mount_sys_as_a_container()
+        except OSError as error:
+            how = ", ".join(sorted(_options_of(SYS)))
+            raise RuntimeFailed(
+                "Functions would see the worker's own /sys, its network interfaces and cgroups: a container cannot "
+                f"mount one of its own ({first}), and making ours fit for that ({how}) did not help ({error}). In "
+                "Docker or a pod it needs CAP_SYS_ADMIN outside of user namespaces, a seccomp profile that allows "
+                "mount, apparmor=unconfined, and nothing mounted over parts of /sys. Where that cannot be had: "
+                "MAYFLY_RUNTIME=docker."
+            ) from error
 
 
-def _no_sys(why: str, error: OSError) -> RuntimeFailed:
-    return RuntimeFailed(
-        f"Functions would see the worker's own /sys, its network interfaces and cgroups: {why} ({error}). In Docker or "
-        "a pod it needs CAP_SYS_ADMIN outside of user namespaces, a seccomp profile that allows mount, "
-        "apparmor=unconfined, and nothing mounted over parts of /sys. Where that cannot be had: MAYFLY_RUNTIME=docker."
-    )
+def _options_of(point: Path) -> frozenset[str]:
+    return next((each.options for each in reversed(mounts.mounts()) if each.point == point), frozenset())
 
 
 def _mount_sys_as_a_container() -> None:
     """
     Mount a sysfs in namespaces such as a container's, in a child that ends with them.
 
-    Raises: OSError.
+    Raises: OSError, naming what was refused.
     """
+    ours, theirs = os.pipe2(os.O_CLOEXEC)
     _flush()
     child = os.fork()
     if not child:
-        number = errno.EIO
         try:
             if _libc.unshare(CLONE_NEWUSER | mounts.CLONE_NEWNS | CLONE_NEWNET):
-                number = ctypes.get_errno()
+                os.write(theirs, b"%d user, mount and network namespaces" % ctypes.get_errno())
             else:
                 mounts.mount("sysfs", SYS, "sysfs", flags=KERNELS_OWN)
-                number = 0
         except OSError as error:
-            number = error.errno or errno.EIO
+            os.write(theirs, b"%d sysfs in a user namespace" % (error.errno or errno.EIO))
         finally:
-            os._exit(number)
-    _, status = os.waitpid(child, 0)
-    if status:
-        number = os.waitstatus_to_exitcode(status)
-        raise OSError(number, os.strerror(number), str(SYS))
+            os._exit(0)
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as pipe:
+        refused = pipe.read().decode()
+    os.waitpid(child, 0)
+    if refused:
+        number, _, what = refused.partition(" ")
+        raise OSError(int(number), os.strerror(int(number)), what)
 
 
 # --- cgroups ------------------------------------------------------------------------------------------------------
