@@ -13,8 +13,11 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import nats.errors
+import structlog
 from nats.js.errors import APIError, NoStreamResponseError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+log = structlog.get_logger()
 
 R = TypeVar("R")
 
@@ -56,6 +59,7 @@ async def patiently(
     except Exception as error:
         if not is_transient(error):
             raise
+        log.info("nats.awaited", error=repr(error), for_s=for_s)
     async for attempt in AsyncRetrying(
         retry=retry_if_exception(is_transient),
         wait=wait_random_exponential(multiplier=0.05, max=0.5),

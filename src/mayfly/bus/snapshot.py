@@ -21,7 +21,7 @@ import structlog
 from nats.aio.subscription import Subscription
 
 from mayfly.bus.connection import Bus, translated
-from mayfly.bus.patience import NOT_YET, patiently
+from mayfly.bus.patience import NOT_YET, UNANSWERED, patiently
 from mayfly.domain.errors import PreconditionFailed, QueueUnavailable
 
 log = structlog.get_logger()
@@ -58,7 +58,7 @@ async def stream_state(bus: Bus, stream: str) -> StreamState:
 
     Raises: PreconditionFailed when there is no such stream; QueueUnavailable.
     """
-    return _state(await _ask(bus, f"$JS.API.STREAM.INFO.{stream}", None))
+    return _state(await _ask(bus, f"$JS.API.STREAM.INFO.{stream}", None, also=UNANSWERED))
 
 
 @dataclass
@@ -113,7 +113,7 @@ async def snapshot(bus: Bus, stream: str) -> AsyncIterator[Snapshot]:
             await subscription.unsubscribe()
 
 
-async def replace(bus: Bus, stream: str, *, state: dict[str, Any], chunks: Iterable[bytes]) -> StreamState:
+async def replace(bus: Bus, stream: str, *, state: dict[str, Any], chunks: Iterable[bytes]) -> None:
     """
     Put what `snapshot` gave in the place of all that a stream holds; the stream keeps its own configuration, so what
     was saved on one server can go into a cluster and back. When it fails the stream is empty.
@@ -128,7 +128,6 @@ async def replace(bus: Bus, stream: str, *, state: dict[str, Any], chunks: Itera
             _end_if_cancelled()
             await _send(bus, answer["deliver_subject"], chunk)
         await _send(bus, answer["deliver_subject"], b"")
-        return await stream_state(bus, stream)
     except BaseException:
         await _make_empty(bus, stream, config)
         raise
@@ -150,7 +149,7 @@ async def empty(bus: Bus, stream: str) -> None:
     Raises: QueueUnavailable.
     """
     with translated("empty a stream"):
-        await bus.js.purge_stream(stream)
+        await patiently(partial(bus.js.purge_stream, stream), also=UNANSWERED)
 
 
 def _end_if_cancelled() -> None:
@@ -168,22 +167,27 @@ async def _send(bus: Bus, subject: str, chunk: bytes) -> None:
         _refuse(json.loads(message.data))
 
 
-async def _ask(bus: Bus, subject: str, query: dict[str, Any] | None) -> dict[str, Any]:
-    """Ask JetStream; a cluster that is not all there has done nothing, and is asked again."""
-    return await patiently(partial(_ask_once, bus, subject, query), also=(_NotYet,))
+async def _ask(
+    bus: Bus, subject: str, query: dict[str, Any] | None, *, also: tuple[type[Exception], ...] = ()
+) -> dict[str, Any]:
+    """
+    Ask JetStream. A cluster that is not all there has done nothing, and is asked again; *also* names further errors
+    after which it may be.
+    """
+    with translated("ask JetStream"):
+        return await patiently(partial(_ask_once, bus, subject, query), also=(_NotYet, *also))
 
 
 async def _ask_once(bus: Bus, subject: str, query: dict[str, Any] | None) -> dict[str, Any]:
     payload = b"" if query is None else json.dumps(query).encode()
-    with translated("ask JetStream"):
-        message = await bus.client.request(subject, payload, timeout=ANSWER_S)
+    message = await bus.client.request(subject, payload, timeout=ANSWER_S)
     answer: dict[str, Any] = json.loads(message.data)
     _refuse(answer)
     return answer
 
 
-class _NotYet(PreconditionFailed):
-    """The cluster is not all there."""
+class _NotYet(QueueUnavailable):
+    """The cluster is not all there, and has done nothing."""
 
 
 def _refuse(answer: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, Self, cast
@@ -34,6 +35,7 @@ from mayfly import __version__
 from mayfly.bus import subjects
 from mayfly.bus.codec import Undecodable
 from mayfly.bus.connection import Bus, translated
+from mayfly.bus.patience import UNANSWERED, patiently
 from mayfly.bus.schema import all_streams
 from mayfly.bus.snapshot import empty, replace, snapshot, stream_state
 from mayfly.bus.store import Conflict
@@ -246,7 +248,7 @@ def _major_and_minor(version: str) -> list[int]:
 async def _make_missing(bus: Bus) -> list[str]:
     """Make the streams that an earlier restore, killed between removing and restoring one, has left out."""
     with translated("list streams"):
-        present = {info.config.name: info.config for info in await bus.js.streams_info()}
+        present = {info.config.name: info.config for info in await patiently(bus.js.streams_info, also=UNANSWERED)}
     work = present.get(subjects.ACT)
     if work is None:
         raise PreconditionFailed("There are no streams here to restore into: run `mayfly bootstrap` first.")
@@ -254,7 +256,7 @@ async def _make_missing(bus: Bus) -> list[str]:
     missing = [shape for shape in all_streams(settings) if shape.name in set(STREAMS) - set(present)]
     for shape in missing:
         with translated("make a stream"):
-            await bus.js.add_stream(shape)
+            await patiently(partial(bus.js.add_stream, shape), also=UNANSWERED)
     return [f"made {shape.name}, which was missing: was an earlier restore cut off?" for shape in missing]
 
 
@@ -272,14 +274,14 @@ async def _check_target(bus: Bus, *, replace_all: bool) -> None:
 
 async def _restore_part(bus: Bus, found: Opened, part: Part) -> None:
     try:
-        stands = await replace(bus, part.stream, state=part.state, chunks=found.chunks(part))
+        await replace(bus, part.stream, state=part.state, chunks=found.chunks(part))
     except (MayflyError, tarfile.TarError, OSError) as error:
         why = error.detail if isinstance(error, MayflyError) else f"{error}."
         raise PreconditionFailed(
             f"{part.stream} could not be restored and is empty now: {why} "
             "The backup is unharmed: run it again with --replace."
         ) from error
-    if stands.last_seq != part.last_seq:
+    if (await stream_state(bus, part.stream)).last_seq != part.last_seq:
         raise PreconditionFailed(
             f"{part.stream} was written to while it was restored. Stop the API servers and workers, and run it again "
             "with --replace."
