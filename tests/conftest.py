@@ -82,5 +82,6 @@ class Budget:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give the run its time."""
-    if seconds := config.getoption("--budget-s"):
+    is_helper = hasattr(config, "workerinput")  # one of several processes, which the first ends
+    if (seconds := config.getoption("--budget-s")) and not is_helper:
         config.pluginmanager.register(Budget(seconds), "budget")

@@ -37,10 +37,11 @@ def pytest_run(code: str, directory: Path, *arguments: str, **environment: str) 
     )
 
 
-def test_a_run_out_of_time_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [(), ("--numprocesses=2",)], ids=["one process", "several"])
+def test_a_run_out_of_time_ends(tmp_path: Path, processes: tuple[str, ...]) -> None:
     """Past its budget a run ends with status 124 and says so."""
     code = "import time\ndef test_waits():\n  while True: time.sleep(0.01)"
-    ended = pytest_run(code, tmp_path, "--budget-s=1")
+    ended = pytest_run(code, tmp_path, "--budget-s=1", *processes)
     assert ended.returncode == 124
     assert "Interrupted: its 1 s are over." in ended.stdout
 
