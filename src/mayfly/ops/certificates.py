@@ -144,6 +144,10 @@ class Authority:
         lacking = [name for name in names if _general_name(name) not in present]
         return f"lacks the name {lacking[0]}" if lacking else None
 
+    def vouches_for(self, pair: Issued) -> bool:
+        """Whether it issued a certificate, at whatever time, and the key is the certificate's."""
+        return key_belongs(pair) and self._issued(x509.load_pem_x509_certificate(pair.certificate))
+
     def _issued(self, certificate: x509.Certificate) -> bool:
         try:
             certificate.verify_directly_issued_by(self._loaded())
@@ -245,6 +249,14 @@ def names_of(certificate: x509.Certificate) -> list[x509.GeneralName]:
         return list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
     except x509.ExtensionNotFound:
         return []
+
+
+def names_in(certificate: bytes) -> tuple[str, ...]:
+    """List the names of a certificate in PEM, as they are given to `Authority.issue`; none if it cannot be read."""
+    try:
+        return tuple(str(name.value) for name in names_of(x509.load_pem_x509_certificate(certificate)))
+    except ValueError:
+        return ()
 
 
 def ends_soon(certificate: x509.Certificate) -> bool:

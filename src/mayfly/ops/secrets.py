@@ -28,8 +28,6 @@ from mayfly.ops.certificates import (
     Authority,
     Issued,
     ends_soon,
-    is_address,
-    is_host,
     issuer_of,
     key_belongs,
     new_token_key,
@@ -38,14 +36,19 @@ from mayfly.ops.certificates import (
 )
 from mayfly.ops.folder import Folder, SecretsUnusable
 from mayfly.ops.nats_config import ADMIN, API, ROLES, WORKER, Node, node_config, route_password, with_passwords
+from mayfly.ops.secrets_names import (
+    NO_SERVERS,
+    Names,
+    certified,
+    label,
+    monitor_of,
+    names_of_role,
+    read_pair,
+    servers_of,
+)
 from mayfly.settings import SettingsError
 
-GATEWAY_HOSTS = ("localhost", "127.0.0.1", "::1")
-API_HOSTS = ("api", "api-1", "api-2", "localhost", "127.0.0.1")
-NATS_HOSTS = ("nats-1", "nats-2", "nats-3")
 LOOPBACK = ("localhost", "127.0.0.1")
-
-NO_SERVERS = frozenset({"ca", "public", "gateway", *ROLES})  # directories of others
 
 NEXT = ".next"  # of a token key that everybody shall know before it signs
 
@@ -53,7 +56,6 @@ UID_MAX = 2**32 - 2  # one more is "leave it as it is"
 PASSWORD = re.compile(rb"[!-~]{16,512}")  # of visible characters: it goes into nats.conf and onto one line of a file
 GATEWAY_SECRET = re.compile(rb"[!-~]{32,512}")  # in a header
 ACCEPTED_AT_MOST = 8
-SERVER = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")  # a directory's name, and a server's
 
 LOCK_WITHIN_S = 60.0
 
@@ -81,39 +83,30 @@ class Owners:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a deployment needs secrets for."""
+    """What a deployment needs secrets for. Names that are not given stay what they are in the directory."""
 
-    hosts: tuple[str, ...] = GATEWAY_HOSTS  # names by which clients reach the gateway
-    api_hosts: tuple[str, ...] = API_HOSTS
-    nats: tuple[str, ...] = NATS_HOSTS  # the first label of each names its directory
-    nats_monitor: str = "127.0.0.1"
+    hosts: tuple[str, ...] = ()  # names by which clients reach the gateway
+    api_hosts: tuple[str, ...] = ()
+    nats: tuple[str, ...] = ()  # the first label of each names its directory
+    nats_monitor: str | None = None
     owners: Owners = field(default_factory=Owners)
 
-    def check(self) -> None:
+    def in_new_directory(self) -> Names:
         """
-        Refuse what can be in no certificate.
+        Say what they are where there is nothing yet.
 
-        Raises: SettingsError.
+        Raises: SettingsError for a name, or a user id, that cannot be.
         """
         self.owners.check()
-        given = {"--host": self.hosts, "--api-host": self.api_hosts, "--nats": self.nats}
-        for option, names in {**given, "--nats-monitor": (self.nats_monitor,)}.items():
-            if bad := [name for name in names if not is_host(name)]:
-                raise SettingsError(f"{option}: {bad[0][:80]!r} is neither a host name nor an address, without a port.")
-            if option in {"--nats", "--nats-monitor"} and (bad := [name for name in names if "*" in name]):
-                raise SettingsError(f"{option}: {bad[0]!r} is not the name of one host.")
-        labels = [name.partition(".")[0] for name in self.nats]
-        if bad := [name for name, label in zip(self.nats, labels, strict=True) if not _can_be_server(name, label)]:
-            raise SettingsError(
-                f"--nats: {bad[0]!r} is no host name whose first label can name a directory: an address, or more than "
-                "small letters, digits, `-` and `_`."
-            )
-        if len(set(labels)) != len(labels) or set(labels) & NO_SERVERS:
-            raise SettingsError("--nats: the first label of each name is its directory, and so must be its own.")
-
-
-def _can_be_server(name: str, label: str) -> bool:
-    return not is_address(name) and SERVER.fullmatch(label) is not None
+        new = Names()
+        names = Names(
+            self.hosts or new.hosts,
+            self.api_hosts or new.api_hosts,
+            self.nats or new.nats,
+            new.nats_monitor if self.nats_monitor is None else self.nats_monitor,
+        )
+        names.check()
+        return names
 
 
 class SecretsDirectory:
@@ -236,20 +229,20 @@ def create(root: Path, wanted: Wanted) -> list[str]:
 
     Raises: SettingsError for a name that cannot be; SecretsUnusable, AuthorityUnusable; OSError.
     """
-    wanted.check()
-    _refuse_another_directory(root, wanted)
+    _refuse_another_directory(root, wanted.in_new_directory())
     with locked(root):
         authority = Authority(root / "ca")
         is_new = authority.ensure()
         authority.check()
         directory = SecretsDirectory(root, wanted.owners)
         directory.check()
+        names = _names(directory, authority, wanted)
         if is_new:
             directory.done.append(f"made {root / 'ca'}: the internal certificate authority, for ten years")
         (root / "ca").chmod(0o700)
-        _fill_api(directory, authority, wanted)
-        _fill_gateway(directory, authority, wanted)
-        _fill_nats(directory, authority, wanted)
+        _fill_api(directory, authority, names)
+        _fill_gateway(directory, authority, names)
+        _fill_nats(directory, authority, names, keep=not wanted.nats)
         for folder in (directory.public, directory.worker, directory.admin):
             folder.put("ca.crt", authority.certificate)
         if authority.ends_within_a_certificate():
@@ -257,7 +250,35 @@ def create(root: Path, wanted: Wanted) -> list[str]:
         return directory.done
 
 
-def _refuse_another_directory(root: Path, wanted: Wanted) -> None:
+def _names(directory: SecretsDirectory, authority: Authority, wanted: Wanted) -> Names:
+    """
+    Say what the names are: those that are given, else those of the directory, which are noted if they are not usual.
+
+    Raises: SecretsUnusable when they cannot be told.
+    """
+    servers, usual = [directory.nats(name) for name in directory.nats_names()], Names()
+    gateway, api = directory.gateway, directory.api
+    is_ours = issuer_of(gateway.read("gateway.crt") or b"") == CA_NAME  # another one is kept, whatever its names
+    names = Names(
+        wanted.hosts or (names_of_role(gateway, "gateway", authority) if is_ours else usual.hosts),
+        wanted.api_hosts or names_of_role(api, "api", authority),
+        wanted.nats or servers_of(servers),
+        monitor_of(servers) if wanted.nats_monitor is None else wanted.nats_monitor,
+    )
+    names.check()
+    options = (
+        ("--host", wanted.hosts, names.hosts, usual.hosts),
+        ("--api-host", wanted.api_hosts, names.api_hosts, usual.api_hosts),
+        ("--nats", wanted.nats, names.nats, usual.nats),
+        ("--nats-monitor", wanted.nats_monitor, (names.nats_monitor,), (usual.nats_monitor,)),
+    )
+    for option, given, kept, default in options:
+        if not given and set(kept) != set(default):
+            directory.done.append(f"kept {' '.join(f'{option} {name}' for name in kept)}: none was given")
+    return names
+
+
+def _refuse_another_directory(root: Path, names: Names) -> None:
     """
     A directory of something else may have an `api` or a `public` of its own, which would be given away.
 
@@ -265,7 +286,7 @@ def _refuse_another_directory(root: Path, wanted: Wanted) -> None:
     """
     if not root.is_dir() or (root / "ca").exists():
         return
-    known = NO_SERVERS | {host.partition(".")[0] for host in wanted.nats} | {"lost+found"}
+    known = NO_SERVERS | {label(host) for host in names.nats} | {"lost+found"}
     foreign = sorted(path.name for path in root.iterdir() if path.name not in known and not path.name.startswith("."))
     if foreign:
         raise SecretsUnusable(f"{root} has other things in it, such as {foreign[0]!r}: name a directory of its own.")
@@ -276,10 +297,10 @@ def new_secret() -> bytes:
     return secrets.token_urlsafe(32).encode()
 
 
-def _fill_api(directory: SecretsDirectory, authority: Authority, wanted: Wanted) -> None:
+def _fill_api(directory: SecretsDirectory, authority: Authority, names: Names) -> None:
     folder = directory.api
     folder.put("ca.crt", authority.certificate)
-    renew(folder, authority, "api", wanted.api_hosts)
+    renew(folder, authority, "api", names.api_hosts)
     if not directory.api_keys.names("*.pem"):
         directory.api_keys.put(f"{new_ulid()}.pem", new_token_key())
     for name in directory.api_keys.names("*.pem*"):
@@ -298,12 +319,12 @@ def _fill_gateway_secret(directory: SecretsDirectory) -> None:
     directory.gateway.put("gateway.secret", sent)
 
 
-def _fill_gateway(directory: SecretsDirectory, authority: Authority, wanted: Wanted) -> None:
+def _fill_gateway(directory: SecretsDirectory, authority: Authority, names: Names) -> None:
     folder = directory.gateway
     folder.put("ca.crt", authority.certificate)
-    own = _pair(folder, "gateway")
+    own = read_pair(folder, "gateway")
     if own is None or issuer_of(own.certificate) == CA_NAME:
-        renew(folder, authority, "gateway", wanted.hosts)
+        renew(folder, authority, "gateway", names.hosts)
     else:
         _keep_own(folder, own, directory.done)
 
@@ -320,15 +341,17 @@ def _keep_own(folder: Folder, own: Issued, done: list[str]) -> None:
         done.append(f"NOTE {path} is not of this authority and is kept; it ends on {certificate.not_valid_after_utc}")
 
 
-def _fill_nats(directory: SecretsDirectory, authority: Authority, wanted: Wanted) -> None:
+def _fill_nats(directory: SecretsDirectory, authority: Authority, names: Names, *, keep: bool) -> None:
+    """See to the nats-servers; with *keep* also to names of their certificates that are a platform's own."""
     passwords = directory.passwords()
     route = _present_route_password(directory) or new_secret().decode()
-    for host in wanted.nats:
-        peers = tuple(peer for peer in wanted.nats if peer != host)
-        node = Node(host, peers, monitor=wanted.nats_monitor)
+    for host in names.nats:
+        peers = tuple(peer for peer in names.nats if peer != host)
+        node = Node(host, peers, monitor=names.nats_monitor)
         folder = directory.nats(node.name)
         folder.put("ca.crt", authority.certificate)
-        renew(folder, authority, "nats", tuple(dict.fromkeys((node.name, host, *LOOPBACK))), peer=True)
+        present = certified(folder, "nats", authority) if keep else ()
+        renew(folder, authority, "nats", tuple(dict.fromkeys((*present, node.name, host, *LOOPBACK))), peer=True)
         folder.put("nats.conf", node_config(node, passwords=passwords, route_password=route).encode())
 
 
@@ -337,14 +360,9 @@ def _present_route_password(directory: SecretsDirectory) -> str | None:
     return next(filter(None, map(route_password, configurations)), None)
 
 
-def _pair(folder: Folder, name: str) -> Issued | None:
-    certificate, key = folder.read(f"{name}.crt"), folder.read(f"{name}.key")
-    return None if certificate is None or key is None else Issued(certificate, key)
-
-
 def renew(folder: Folder, authority: Authority, name: str, hosts: tuple[str, ...], *, peer: bool = False) -> None:
     """See to `<name>.crt` and `<name>.key`, good for *hosts*. A crash between the two is seen at the next run."""
-    present = _pair(folder, name)
+    present = read_pair(folder, name)
     why = authority.fault(present, hosts) if present else ""
     issued = present if present and why is None else authority.issue(hosts, peer=peer)
     folder.put(f"{name}.key", issued.key)

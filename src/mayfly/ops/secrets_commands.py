@@ -38,7 +38,7 @@ def create(
     host: Annotated[list[str] | None, typer.Option(help="A name by which clients reach the gateway.")] = None,
     api_host: Annotated[list[str] | None, typer.Option(help="A name by which the gateway reaches the API.")] = None,
     nats: Annotated[list[str] | None, typer.Option(help="A nats-server's host; its first label is its name.")] = None,
-    nats_monitor: Annotated[str, typer.Option(help="Where nats-servers listen for monitoring.")] = "127.0.0.1",
+    nats_monitor: Annotated[str | None, typer.Option(help="Where nats-servers listen for monitoring.")] = None,
     api_uid: ApiUid = 59802,
     nats_uid: NatsUid = 59801,
     gateway_uid: GatewayUid = 636,
@@ -48,19 +48,20 @@ def create(
     """
     Make the secrets of a deployment, one directory for each role; keep what is there, renew what is about to end.
 
-    Can be run before every start. As root it gives each directory to its role's user. Options that can be given
-    several times replace their defaults: localhost, 127.0.0.1, ::1 for --host; api, api-1, api-2, localhost, 127.0.0.1
-    for --api-host; nats-1, nats-2, nats-3 for --nats.
+    Can be run before every start. As root it gives each directory to its role's user. The first four options, of which
+    the first three can be given several times, replace what is there; one that is not given stays what it is in DIR, as
+    certificates and configurations there say. A new DIR has: localhost, 127.0.0.1, ::1 for --host; api, api-1, api-2,
+    localhost, 127.0.0.1 for --api-host; nats-1, nats-2, nats-3 for --nats; 127.0.0.1 for --nats-monitor.
 
     Example: mayfly secrets create ./secrets --host faas.example.org
     """
-    from mayfly.ops.secrets import API_HOSTS, GATEWAY_HOSTS, NATS_HOSTS, Owners, Wanted
+    from mayfly.ops.secrets import Owners, Wanted
     from mayfly.ops.secrets import create as make
 
     wanted = Wanted(
-        hosts=tuple(host or GATEWAY_HOSTS),
-        api_hosts=tuple(api_host or API_HOSTS),
-        nats=tuple(nats or NATS_HOSTS),
+        hosts=tuple(host or ()),
+        api_hosts=tuple(api_host or ()),
+        nats=tuple(nats or ()),
         nats_monitor=nats_monitor,
         owners=Owners(api=api_uid, nats=nats_uid, gateway=gateway_uid, worker=worker_uid, admin=admin_uid),
     )

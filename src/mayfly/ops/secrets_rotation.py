@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from cryptography import x509
-
 from mayfly.domain.ids import new_ulid
-from mayfly.ops.certificates import CA_NAME, Authority, issuer_of, names_of, new_token_key
+from mayfly.ops.certificates import CA_NAME, Authority, issuer_of, new_token_key
 from mayfly.ops.folder import Folder, SecretsUnusable
 from mayfly.ops.nats_config import with_passwords
 from mayfly.ops.secrets import NEXT, Owners, SecretsDirectory, locked, new_secret
+from mayfly.ops.secrets_names import certified
 
 KEYS_AT_MOST = 2
 
@@ -112,13 +111,12 @@ def _certificates(directory: SecretsDirectory) -> str:
 
 
 def _issue_again(folder: Folder, authority: Authority, name: str, *, peer: bool = False) -> None:
-    try:
-        present = x509.load_pem_x509_certificate(folder.read(f"{name}.crt") or b"")
-    except ValueError as error:
+    """For the same names; those of a certificate that a role has put there itself would be names of its choice."""
+    if not (names := certified(folder, name, authority)):
         raise SecretsUnusable(
-            f"{folder.path}/{name}.crt is missing or no certificate: run `mayfly secrets create` first."
-        ) from error
-    issued = authority.issue(tuple(str(host.value) for host in names_of(present)), peer=peer)
+            f"{folder.path}/{name}.crt is not one of this authority with its key: run `mayfly secrets create` first."
+        )
+    issued = authority.issue(names, peer=peer)
     folder.put(f"{name}.key", issued.key)
     folder.put(f"{name}.crt", issued.certificate)
 
