@@ -105,8 +105,8 @@ def _certificates(directory: SecretsDirectory) -> str:
     if issuer_of(directory.gateway.read("gateway.crt") or b"") == CA_NAME:
         _issue_again(directory.gateway, authority, "gateway")
     return (
-        "NEXT restart the nats-servers, the API servers and the gateways, one after the other. The authority is the "
-        "same, so everybody trusts old and new."
+        "NEXT render the gateway's files again, and restart the nats-servers and the API servers, one after the other. "
+        "The authority is the same, so everybody trusts old and new."
     )
 
 
