@@ -248,7 +248,7 @@ def _major_and_minor(version: str) -> list[int]:
 async def _make_missing(bus: Bus) -> list[str]:
     """Make the streams that an earlier restore, killed between removing and restoring one, has left out."""
     with translated("list streams"):
-        present = {info.config.name: info.config for info in await patiently(bus.js.streams_info, also=UNANSWERED)}
+        present = {info.config.name: info.config for info in await patiently(bus.js.streams_info)}
     work = present.get(subjects.ACT)
     if work is None:
         raise PreconditionFailed("There are no streams here to restore into: run `mayfly bootstrap` first.")

@@ -63,7 +63,7 @@ def test_the_steps_do_what_the_page_says(secrets: Path) -> None:
 
     authority, certificate = (secrets / "ca/ca.crt").read_bytes(), (secrets / "api/api.crt").read_bytes()
     said = typed(certificates, secrets.parent)
-    assert "NEXT restart the nats-servers, the API servers and the gateways, one after the other" in said
+    assert "NEXT render the gateway's files again, and restart the nats-servers and the API servers" in said
     assert (secrets / "ca/ca.crt").read_bytes() == authority
     assert (secrets / "api/api.crt").read_bytes() != certificate
 
