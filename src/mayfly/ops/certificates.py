@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -28,6 +28,9 @@ CA_DAYS = 3650
 SERVER_DAYS = 397  # more, and clients refuse it
 RENEW_DAYS = 30
 CA_NAME = "Mayfly CA"
+
+UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
+"""What reading a certificate or a key may raise that somebody has put there."""
 
 HOST_MAX_CHARACTERS = 253
 LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
@@ -228,7 +231,7 @@ def issuer_of(certificate: bytes) -> str | None:
     """Name the authority that a certificate says it is of; None if it cannot be read."""
     try:
         issuer = x509.load_pem_x509_certificate(certificate).issuer
-    except ValueError:
+    except UNREADABLE:
         return None
     found = issuer.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(found[0].value) if found else None
@@ -239,7 +242,7 @@ def key_belongs(pair: Issued) -> bool:
     try:
         key = serialization.load_pem_private_key(pair.key, password=None)
         return key.public_key() == x509.load_pem_x509_certificate(pair.certificate).public_key()
-    except (ValueError, TypeError):
+    except UNREADABLE:
         return False
 
 
@@ -255,7 +258,7 @@ def names_in(certificate: bytes) -> tuple[str, ...]:
     """List the names of a certificate in PEM, as they are given to `Authority.issue`; none if it cannot be read."""
     try:
         return tuple(str(name.value) for name in names_of(x509.load_pem_x509_certificate(certificate)))
-    except ValueError:
+    except UNREADABLE:
         return ()
 
 

@@ -108,25 +108,6 @@ def route_password(config: str) -> str | None:
     return str(cluster["authorization"]["password"]) if cluster else None
 
 
-def node_of(config: str) -> Node | None:
-    """
-    Read back what `node_config` was given; None if it wrote no such configuration. Of a server alone the configuration
-    has the name only, as nobody has to find it.
-    """
-    read = json.loads(config)
-    try:
-        cluster = read.get("cluster")
-        host = _host(cluster["advertise"]) if cluster and "advertise" in cluster else read["server_name"]
-        peers = tuple(_host(route.rpartition("@")[2]) for route in cluster["routes"]) if cluster else ()
-        return Node(host, peers, monitor=_host(read["http"]))
-    except (KeyError, TypeError, AttributeError):
-        return None
-
-
-def _host(address: str) -> str:
-    return address.rpartition(":")[0].removeprefix("[").removesuffix("]")
-
-
 def _common(store: str, passwords: dict[str, str]) -> dict[str, Any]:
     """Return what every server has: limits, JetStream and the accounts."""
     return {

@@ -36,19 +36,8 @@ from mayfly.ops.certificates import (
 )
 from mayfly.ops.folder import Folder, SecretsUnusable
 from mayfly.ops.nats_config import ADMIN, API, ROLES, WORKER, Node, node_config, route_password, with_passwords
-from mayfly.ops.secrets_names import (
-    NO_SERVERS,
-    Names,
-    certified,
-    label,
-    monitor_of,
-    names_of_role,
-    read_pair,
-    servers_of,
-)
+from mayfly.ops.secrets_names import NO_SERVERS, Names, keep_names, label, names_before, names_of_server, read_pair
 from mayfly.settings import SettingsError
-
-LOOPBACK = ("localhost", "127.0.0.1")
 
 NEXT = ".next"  # of a token key that everybody shall know before it signs
 
@@ -83,7 +72,7 @@ class Owners:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a deployment needs secrets for. Names that are not given stay what they are in the directory."""
+    """What a deployment needs secrets for. Names that are not given stay what they were."""
 
     hosts: tuple[str, ...] = ()  # names by which clients reach the gateway
     api_hosts: tuple[str, ...] = ()
@@ -91,19 +80,18 @@ class Wanted:
     nats_monitor: str | None = None
     owners: Owners = field(default_factory=Owners)
 
-    def in_new_directory(self) -> Names:
+    def over(self, before: Names) -> Names:
         """
-        Say what they are where there is nothing yet.
+        Say what the names are, given those before.
 
         Raises: SettingsError for a name, or a user id, that cannot be.
         """
         self.owners.check()
-        new = Names()
         names = Names(
-            self.hosts or new.hosts,
-            self.api_hosts or new.api_hosts,
-            self.nats or new.nats,
-            new.nats_monitor if self.nats_monitor is None else self.nats_monitor,
+            self.hosts or before.hosts,
+            self.api_hosts or before.api_hosts,
+            self.nats or before.nats,
+            before.nats_monitor if self.nats_monitor is None else self.nats_monitor,
         )
         names.check()
         return names
@@ -122,6 +110,7 @@ class SecretsDirectory:
         self.admin = Folder(root / "admin", owners.admin, self.done)
         self.gateway = Folder(root / "gateway", owners.gateway, self.done)
         self.public = Folder(root / "public", os.geteuid(), self.done, public=True)
+        self.ca = Folder(root / "ca", os.geteuid(), self.done)
         self.api_keys = self.api.folder("token-keys")
         self.gateway_keys = self.gateway.folder("token-keys")
 
@@ -183,7 +172,7 @@ def _check_configuration(folder: Folder) -> None:
         config = (folder.read("nats.conf") or b"").decode()
         route_password(config)
         with_passwords(config, dict.fromkeys(ROLES, ""))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise SecretsUnusable(
             f"{folder.path}/nats.conf is not one that this program wrote: remove it, and `mayfly secrets create` makes "
             "it anew."
@@ -229,20 +218,21 @@ def create(root: Path, wanted: Wanted) -> list[str]:
 
     Raises: SettingsError for a name that cannot be; SecretsUnusable, AuthorityUnusable; OSError.
     """
-    _refuse_another_directory(root, wanted.in_new_directory())
+    _refuse_another_directory(root, wanted.over(Names()))
     with locked(root):
         authority = Authority(root / "ca")
         is_new = authority.ensure()
         authority.check()
         directory = SecretsDirectory(root, wanted.owners)
         directory.check()
-        names = _names(directory, authority, wanted)
+        names = wanted.over(names_before(directory.ca) or Names())
         if is_new:
             directory.done.append(f"made {root / 'ca'}: the internal certificate authority, for ten years")
-        (root / "ca").chmod(0o700)
+        keep_names(directory.ca, names)
+        directory.done.extend(_kept(names, wanted))
         _fill_api(directory, authority, names)
         _fill_gateway(directory, authority, names)
-        _fill_nats(directory, authority, names, keep=not wanted.nats)
+        _fill_nats(directory, authority, names)
         for folder in (directory.public, directory.worker, directory.admin):
             folder.put("ca.crt", authority.certificate)
         if authority.ends_within_a_certificate():
@@ -250,32 +240,12 @@ def create(root: Path, wanted: Wanted) -> list[str]:
         return directory.done
 
 
-def _names(directory: SecretsDirectory, authority: Authority, wanted: Wanted) -> Names:
-    """
-    Say what the names are: those that are given, else those of the directory, which are noted if they are not usual.
-
-    Raises: SecretsUnusable when they cannot be told.
-    """
-    servers, usual = [directory.nats(name) for name in directory.nats_names()], Names()
-    gateway, api = directory.gateway, directory.api
-    is_ours = issuer_of(gateway.read("gateway.crt") or b"") == CA_NAME  # another one is kept, whatever its names
-    names = Names(
-        wanted.hosts or (names_of_role(gateway, "gateway", authority) if is_ours else usual.hosts),
-        wanted.api_hosts or names_of_role(api, "api", authority),
-        wanted.nats or servers_of(servers),
-        monitor_of(servers) if wanted.nats_monitor is None else wanted.nats_monitor,
-    )
-    names.check()
-    options = (
-        ("--host", wanted.hosts, names.hosts, usual.hosts),
-        ("--api-host", wanted.api_hosts, names.api_hosts, usual.api_hosts),
-        ("--nats", wanted.nats, names.nats, usual.nats),
-        ("--nats-monitor", wanted.nats_monitor, (names.nats_monitor,), (usual.nats_monitor,)),
-    )
-    for option, given, kept, default in options:
-        if not given and set(kept) != set(default):
-            directory.done.append(f"kept {' '.join(f'{option} {name}' for name in kept)}: none was given")
-    return names
+def _kept(names: Names, wanted: Wanted) -> Iterator[str]:
+    """Say which names are not those of a new directory, though none was given: they were given before."""
+    usual, given = Names().as_options(), wanted.over(Names()).as_options()
+    for option, kept in names.as_options().items():
+        if kept != usual[option] == given[option]:
+            yield f"kept {' '.join(f'{option} {name}' for name in kept)}: none was given"
 
 
 def _refuse_another_directory(root: Path, names: Names) -> None:
@@ -341,8 +311,7 @@ def _keep_own(folder: Folder, own: Issued, done: list[str]) -> None:
         done.append(f"NOTE {path} is not of this authority and is kept; it ends on {certificate.not_valid_after_utc}")
 
 
-def _fill_nats(directory: SecretsDirectory, authority: Authority, names: Names, *, keep: bool) -> None:
-    """See to the nats-servers; with *keep* also to names of their certificates that are a platform's own."""
+def _fill_nats(directory: SecretsDirectory, authority: Authority, names: Names) -> None:
     passwords = directory.passwords()
     route = _present_route_password(directory) or new_secret().decode()
     for host in names.nats:
@@ -350,8 +319,7 @@ def _fill_nats(directory: SecretsDirectory, authority: Authority, names: Names, 
         node = Node(host, peers, monitor=names.nats_monitor)
         folder = directory.nats(node.name)
         folder.put("ca.crt", authority.certificate)
-        present = certified(folder, "nats", authority) if keep else ()
-        renew(folder, authority, "nats", tuple(dict.fromkeys((*present, node.name, host, *LOOPBACK))), peer=True)
+        renew(folder, authority, "nats", names_of_server(host, folder, authority), peer=True)
         folder.put("nats.conf", node_config(node, passwords=passwords, route_password=route).encode())
 
 

@@ -49,8 +49,9 @@ def create(
     Make the secrets of a deployment, one directory for each role; keep what is there, renew what is about to end.
 
     Can be run before every start. As root it gives each directory to its role's user. The first four options, of which
-    the first three can be given several times, replace what is there; one that is not given stays what it is in DIR, as
-    certificates and configurations there say. A new DIR has: localhost, 127.0.0.1, ::1 for --host; api, api-1, api-2,
+    the first three can be given several times, replace what was given before, which DIR/ca/names.json keeps; one that
+    is not given stays as it was. A name that is given no more stays in its certificate until that ends, or `rotate
+    certificates` makes another. A new DIR has: localhost, 127.0.0.1, ::1 for --host; api, api-1, api-2,
     localhost, 127.0.0.1 for --api-host; nats-1, nats-2, nats-3 for --nats; 127.0.0.1 for --nats-monitor.
 
     Example: mayfly secrets create ./secrets --host faas.example.org

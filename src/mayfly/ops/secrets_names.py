@@ -1,36 +1,35 @@
 """
-The names that a deployment's certificates and nats-servers have: those that were given, else those of the directory.
+The names that a deployment's certificates and nats-servers have: those that are given, else those given before.
 
-A role owns its directory, and so may have put another certificate there, or another configuration. So names are taken
-over only from a certificate of the authority with its key beside it, which nobody has who was not given it, and only
-of nats-servers that have directories here. From anything else nothing is taken but what a new directory would have
-anyway; for other names the operator is asked. Rows: D4, D7.
+They are kept beside the authority's key, where no role can write: a role owns its directory, and would choose names for
+itself if they were taken from what lies there. Rows: D4, D7.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from mayfly.ops.certificates import Authority, Issued, is_address, is_host, names_in
 from mayfly.ops.folder import Folder, SecretsUnusable
-from mayfly.ops.nats_config import ROLES, Node, node_of
+from mayfly.ops.nats_config import ROLES
 from mayfly.settings import SettingsError
+
+FILE = "names.json"
 
 GATEWAY_HOSTS = ("localhost", "127.0.0.1", "::1")
 API_HOSTS = ("api", "api-1", "api-2", "localhost", "127.0.0.1")
 NATS_HOSTS = ("nats-1", "nats-2", "nats-3")
 NATS_MONITOR = "127.0.0.1"
 
-USUAL = {"gateway": ("--host", GATEWAY_HOSTS), "api": ("--api-host", API_HOSTS)}
+LOOPBACK = ("localhost", "127.0.0.1")
 
 NO_SERVERS = frozenset({"ca", "public", "gateway", *ROLES})  # directories of others
 SERVER = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")  # a directory's name, and a server's
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
+class Names(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """By which names, or addresses, everybody is reached. The defaults are those of a new directory."""
 
     hosts: tuple[str, ...] = GATEWAY_HOSTS  # by which clients reach the gateway
@@ -38,14 +37,22 @@ class Names:
     nats: tuple[str, ...] = NATS_HOSTS  # the first label of each names its directory
     nats_monitor: str = NATS_MONITOR
 
+    def as_options(self) -> dict[str, tuple[str, ...]]:
+        """Show them by the options that give them."""
+        return {
+            "--host": self.hosts,
+            "--api-host": self.api_hosts,
+            "--nats": self.nats,
+            "--nats-monitor": (self.nats_monitor,),
+        }
+
     def check(self) -> None:
         """
         Refuse what can be in no certificate.
 
         Raises: SettingsError.
         """
-        given = {"--host": self.hosts, "--api-host": self.api_hosts, "--nats": self.nats}
-        for option, names in {**given, "--nats-monitor": (self.nats_monitor,)}.items():
+        for option, names in self.as_options().items():
             if bad := [name for name in names if not is_host(name)]:
                 raise SettingsError(f"{option}: {bad[0][:80]!r} is neither a host name nor an address, without a port.")
             if option in {"--nats", "--nats-monitor"} and (bad := [name for name in names if "*" in name]):
@@ -75,75 +82,39 @@ def read_pair(folder: Folder, name: str) -> Issued | None:
     return None if certificate is None or key is None else Issued(certificate, key)
 
 
+def names_of_server(host: str, folder: Folder, authority: Authority) -> tuple[str, ...]:
+    """List the names of a nats-server's certificate: its own, and those that a platform has had put into it."""
+    return tuple(dict.fromkeys((*certified(folder, "nats", authority), label(host), host, *LOOPBACK)))
+
+
 def certified(folder: Folder, name: str, authority: Authority) -> tuple[str, ...]:
     """List the names of a certificate of the authority that has its key beside it; none of any other."""
     pair = read_pair(folder, name)
     return names_in(pair.certificate) if pair and authority.vouches_for(pair) else ()
 
 
-def names_of_role(folder: Folder, role: str, authority: Authority) -> tuple[str, ...]:
+def names_before(ca: Folder) -> Names | None:
     """
-    List the names of the certificate of the API or the gateway; a new one's if there is none, or none that can be read.
+    Read the names that were given before; None if nobody has kept any.
 
-    Raises: SecretsUnusable when it is for other names, and not one to take them from.
+    Raises: SecretsUnusable.
     """
-    option, usual = USUAL[role]
-    if names := certified(folder, role, authority):
-        return names
-    if not set(names_in(folder.read(f"{role}.crt") or b"")) <= set(usual):
+    content = ca.read(FILE)
+    try:
+        return None if content is None else msgspec.json.decode(content, type=Names)
+    except msgspec.MsgspecError as error:
         raise SecretsUnusable(
-            f"{folder.path / role}.crt is not of this authority, or not of the key beside it, so its names are not "
-            f"taken over: give them by {option}."
-        )
-    return usual
+            f"{ca.path / FILE} is not what this program wrote ({error}): remove it, and give all names again by "
+            "--host, --api-host, --nats and --nats-monitor."
+        ) from error
 
 
-def servers_of(folders: Sequence[Folder]) -> tuple[str, ...]:
-    """
-    List the hosts of the nats-servers that have a configuration, in the order in which they were given.
-
-    Raises: SecretsUnusable when the configurations do not name the same servers, those that have directories.
-    """
-    nodes = _nodes(folders)
-    hosts = {node.host for node in nodes}
-    named = {frozenset({node.host, *node.peers}) for node in nodes}
-    if named <= {frozenset(NATS_HOSTS)}:  # also of a first run that was killed before it had come to the last one
-        hosts = set(NATS_HOSTS)
-    elif named != {frozenset(hosts)}:
-        raise SecretsUnusable(
-            f"{_paths(folders)} do not name each other, and nobody else, as the servers of one cluster: name all by "
-            "--nats, and remove the directory of one that is no more."
-        )
-    # Who stands behind more of the others in their lists was given later.
-    return tuple(sorted(sorted(hosts), key=lambda host: sum(n.peers.index(host) for n in nodes if host in n.peers)))
+def keep_names(ca: Folder, names: Names) -> None:
+    """Keep them for the next time; the order is nobody's business."""
+    before = names_before(ca)
+    if before is None or not all(map(_same, names.as_options().values(), before.as_options().values())):
+        ca.put(FILE, msgspec.json.format(msgspec.json.encode(names), indent=2))
 
 
-def monitor_of(folders: Sequence[Folder]) -> str:
-    """
-    Say where all nats-servers listen for monitoring.
-
-    Raises: SecretsUnusable when they do not agree.
-    """
-    found = {node.monitor for node in _nodes(folders)} or {NATS_MONITOR}
-    if len(found) > 1:
-        raise SecretsUnusable(
-            f"{_paths(folders)} do not listen for monitoring at the same address: give it by --nats-monitor."
-        )
-    return found.pop()
-
-
-def _nodes(folders: Sequence[Folder]) -> list[Node]:
-    nodes = []
-    for folder in folders:
-        node = node_of((folder.read("nats.conf") or b"").decode())
-        if node is None or node.name != folder.path.name:
-            raise SecretsUnusable(
-                f"{folder.path}/nats.conf is not what this program writes for {folder.path.name}: remove it, and "
-                "`mayfly secrets create` makes it anew."
-            )
-        nodes.append(node)
-    return nodes
-
-
-def _paths(folders: Sequence[Folder]) -> str:
-    return ", ".join(f"{folder.path}/nats.conf" for folder in folders)
+def _same(some: tuple[str, ...], others: tuple[str, ...]) -> bool:
+    return set(some) == set(others)

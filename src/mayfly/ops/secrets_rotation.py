@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mayfly.domain.ids import new_ulid
-from mayfly.ops.certificates import CA_NAME, Authority, issuer_of, new_token_key
+from mayfly.ops.certificates import CA_NAME, Authority, Issued, issuer_of, new_token_key
 from mayfly.ops.folder import Folder, SecretsUnusable
 from mayfly.ops.nats_config import with_passwords
 from mayfly.ops.secrets import NEXT, Owners, SecretsDirectory, locked, new_secret
-from mayfly.ops.secrets_names import certified
+from mayfly.ops.secrets_names import label, names_before, names_of_server
 
 KEYS_AT_MOST = 2
 
@@ -98,25 +98,25 @@ def _nats_passwords(directory: SecretsDirectory) -> str:
 
 
 def _certificates(directory: SecretsDirectory) -> str:
-    authority = Authority(directory.root / "ca")
-    _issue_again(directory.api, authority, "api")
-    for name in directory.nats_names():
-        _issue_again(directory.nats(name), authority, "nats", peer=True)
+    """For the names that `create` was given; those in a role's directory could be of its own choice."""
+    authority, names = Authority(directory.root / "ca"), names_before(directory.ca)
+    if names is None:
+        raise SecretsUnusable(
+            f"{directory.ca.path} does not say for which names: run `mayfly secrets create` with all of them first."
+        )
+    _put(directory.api, "api", authority.issue(names.api_hosts))
+    for host in names.nats:
+        folder = directory.nats(label(host))
+        _put(folder, "nats", authority.issue(names_of_server(host, folder, authority), peer=True))
     if issuer_of(directory.gateway.read("gateway.crt") or b"") == CA_NAME:
-        _issue_again(directory.gateway, authority, "gateway")
+        _put(directory.gateway, "gateway", authority.issue(names.hosts))
     return (
         "NEXT render the gateway's files again, and restart the nats-servers and the API servers, one after the other. "
         "The authority is the same, so everybody trusts old and new."
     )
 
 
-def _issue_again(folder: Folder, authority: Authority, name: str, *, peer: bool = False) -> None:
-    """For the same names; those of a certificate that a role has put there itself would be names of its choice."""
-    if not (names := certified(folder, name, authority)):
-        raise SecretsUnusable(
-            f"{folder.path}/{name}.crt is not one of this authority with its key: run `mayfly secrets create` first."
-        )
-    issued = authority.issue(names, peer=peer)
+def _put(folder: Folder, name: str, issued: Issued) -> None:
     folder.put(f"{name}.key", issued.key)
     folder.put(f"{name}.crt", issued.certificate)
 

@@ -718,8 +718,13 @@ def test_secrets_for_other_names_are_found(prepared: Path, tmp_path: Path) -> No
     """With a secrets directory that was made for compose, certificates and names do not fit, and nothing is built."""
     place = tmp_path / "kubernetes"
     shutil.copytree(prepared, place)
-    shutil.rmtree(place / "secrets/api")
-    names = ["--nats-monitor", "127.0.0.1", *(word for n in range(3) for word in ("--nats", f"nats-{n}"))]
+    names = [
+        "--api-host",
+        "api",
+        "--nats-monitor",
+        "127.0.0.1",
+        *(word for n in range(3) for word in ("--nats", f"nats-{n}")),
+    ]
     subprocess.run(
         [sys.executable, "-m", "mayfly", "secrets", "create", place / "secrets", *names],
         check=True,

@@ -50,7 +50,7 @@ def test_each_role_has_its_files_and_no_others(tmp_path: Path) -> None:
     [kid] = keys(tmp_path / "api/token-keys")
     nats = ("nats.conf", "nats.crt", "nats.key", "ca.crt")
     assert set(files(tmp_path)) == {
-        *("ca/ca.crt", "ca/ca.key", "public/ca.crt"),
+        *("ca/ca.crt", "ca/ca.key", "ca/names.json", "public/ca.crt"),
         *(f"gateway/{name}" for name in ("gateway.crt", "gateway.key", "ca.crt", "gateway.secret")),
         f"gateway/token-keys/{kid}.pem",
         *(f"api/{name}" for name in ("api.crt", "api.key", "ca.crt", "nats.password", "gateway.secret")),
@@ -101,7 +101,7 @@ def test_running_it_again_changes_nothing(tmp_path: Path) -> None:
     create(tmp_path, wanted())
     before = files(tmp_path)
 
-    assert create(tmp_path, wanted(hosts=("::1", "localhost"))) == []
+    assert create(tmp_path, wanted(hosts=("::1", "localhost", "127.0.0.1"))) == []
     assert files(tmp_path) == before
 
 
@@ -253,7 +253,7 @@ def test_an_operators_own_certificate_is_kept(tmp_path: Path) -> None:
     an_operators_certificate(tmp_path / "gateway")
     before = (tmp_path / "gateway/gateway.crt").read_bytes()
 
-    assert create(tmp_path, wanted(hosts=("unknown.example",))) == []
+    assert create(tmp_path, wanted(hosts=("unknown.example",))) == [f"changed {tmp_path}/ca/names.json"]
     rotate(tmp_path, "certificates", ME)
 
     assert (tmp_path / "gateway/gateway.crt").read_bytes() == before

@@ -6,6 +6,7 @@ import datetime
 import errno
 import fcntl
 import os
+import ssl
 import stat
 import subprocess
 import sys
@@ -15,12 +16,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mayfly.ops import certificates, folder
 from mayfly.ops.bundle import bundle
-from mayfly.ops.certificates import AuthorityUnusable, is_host, write_secret
+from mayfly.ops.certificates import Authority, AuthorityUnusable, is_host, write_secret
 from mayfly.ops.folder import SecretsUnusable
 from mayfly.ops.secrets import Owners, Wanted, create, locked
 from mayfly.ops.secrets_rotation import STEPS, rotate
@@ -410,3 +412,22 @@ def test_a_killed_rotation_heals(root: Path, what: str, writes: int) -> None:
     assert known == sorted({path.name.partition(".")[0] for path in signing})
     for path in signing:
         serialization.load_pem_private_key(path.read_bytes(), password=None)
+
+
+def test_a_certificate_that_cannot_be_read_is_made_anew(tmp_path: Path) -> None:
+    """Whatever a role puts in the place of its own, such as one of version 7, `create` and `rotate` go on."""
+    root, own = tmp_path / "secrets", Authority(tmp_path / "own")
+    create(root, WANTED)
+    own.ensure()
+    issued = own.issue(("faas.example.org",))
+    der = x509.load_pem_x509_certificate(issued.certificate).public_bytes(serialization.Encoding.DER)
+    version = bytes.fromhex("a0030201")
+    strange = ssl.DER_cert_to_PEM_cert(der.replace(version + b"\2", version + b"\6", 1)).encode()
+    certificate, key = root / "api/api.crt", root / "api/api.key"
+
+    for go_on in (partial(rotate, root, "certificates", ME), partial(create, root, WANTED)):
+        for path, content in ((certificate, strange), (key, issued.key)):
+            path.unlink()
+            path.write_bytes(content)
+        go_on()
+        assert certificate.read_bytes() != strange

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from mayfly.ops import certificates
 from mayfly.ops.certificates import Authority, Issued
 from mayfly.ops.folder import Folder, SecretsUnusable
-from mayfly.ops.nats_config import Node, node_config, node_of
+from mayfly.ops.nats_config import Node, node_config
 from mayfly.ops.secrets import Owners, Wanted, create, renew
 from mayfly.ops.secrets_commands import register
 from mayfly.ops.secrets_rotation import rotate
@@ -153,65 +153,44 @@ def test_the_command_says_what_it_kept(tmp_path: Path) -> None:
     assert files(tmp_path) == before
 
 
-# --- what is not whole ----------------------------------------------------------------------------------------------
-
-
-def test_a_certificate_that_is_gone_is_made_for_the_names_of_a_new_directory(tmp_path: Path) -> None:
-    """There is nothing to take others from."""
+@pytest.mark.parametrize("lost", ["api.crt", "api.key", "token-keys"])
+def test_what_is_gone_is_made_for_the_names_of_before(tmp_path: Path, lost: str) -> None:
+    """Also a certificate, its key, or all that a role had: names do not go with them."""
     create(tmp_path, given(**KUBERNETES))
-    (tmp_path / "api/api.crt").unlink()
+    shutil.rmtree(tmp_path / "nats-1")
+    if lost == "token-keys":
+        shutil.rmtree(tmp_path / "api")
+    else:
+        (tmp_path / "api" / lost).unlink()
 
     create(tmp_path, BARE)
 
-    assert names(tmp_path / "api/api.crt") == ("api", "api-1", "api-2", "localhost", "127.0.0.1")
+    assert names(tmp_path / "api/api.crt") == KUBERNETES["api_hosts"]
+    assert names(tmp_path / "nats-1/nats.crt") == ("nats-1", f"nats-1.{DOMAIN}", "localhost", "127.0.0.1")
+    assert not (tmp_path / "nats-3").exists()
 
 
-@pytest.mark.parametrize("role", ["api", "gateway"])
-def test_a_certificate_without_its_key_is_asked_about(tmp_path: Path, role: str) -> None:
-    """As after a crash between the two: for other names than a new directory's the operator is asked for them."""
-    create(tmp_path, given(hosts=("faas.example.org",), api_hosts=("api.example.org",)))
-    (tmp_path / role / f"{role}.key").unlink()
-    before = files(tmp_path)
-    option, parameter = ("--host", "hosts") if role == "gateway" else ("--api-host", "api_hosts")
-
-    with pytest.raises(SecretsUnusable, match=rf"{role}\.crt.*not of the key beside it.*give them by {option}\."):
-        create(tmp_path, BARE)
-    assert files(tmp_path) == before
-
-    create(tmp_path, given(**{parameter: ("faas.example.org",)}))
-    assert names(tmp_path / role / f"{role}.crt") == ("faas.example.org",)
-
-
-def test_servers_that_do_not_agree_are_asked_about(tmp_path: Path) -> None:
-    """One that was taken out has a directory still; nobody is taken in again without being named."""
+def test_a_server_that_is_taken_out_stays_out(tmp_path: Path) -> None:
+    """Its directory is left to whoever removes it; nobody names it any more."""
     create(tmp_path, given(nats=("q-1", "q-2", "q-3")))
     create(tmp_path, given(nats=("q-1", "q-2")))
 
-    with pytest.raises(SecretsUnusable, match=r"q-3/nats\.conf do not name each other.*by --nats"):
-        create(tmp_path, BARE)
-    shutil.rmtree(tmp_path / "q-3")
     assert create(tmp_path, BARE) == ["kept --nats q-1 --nats q-2: none was given"]
+    assert "q-3" not in (tmp_path / "q-1/nats.conf").read_text()
 
 
-def test_servers_that_listen_at_several_addresses_are_asked_about(tmp_path: Path) -> None:
-    """`--nats-monitor` is one for all."""
-    create(tmp_path, BARE)
-    changed = (tmp_path / "nats-2/nats.conf").read_text().replace("127.0.0.1:8222", "0.0.0.0:8222")
-    (tmp_path / "nats-2/nats.conf").chmod(0o600)
-    (tmp_path / "nats-2/nats.conf").write_text(changed)
+@pytest.mark.parametrize("content", [b"", b"{", b'{"hosts": "a"}', b'{"host": ["a"]}', b"[" * 100_000], ids=range(5))
+def test_names_that_cannot_be_read_are_asked_for(tmp_path: Path, content: bytes) -> None:
+    """Nothing is made for names that nobody gave."""
+    create(tmp_path, given(**KUBERNETES))
+    kept = tmp_path / "ca/names.json"
+    kept.unlink()
+    kept.write_bytes(content)
+    before = files(tmp_path)
 
-    with pytest.raises(SecretsUnusable, match="give it by --nats-monitor"):
+    with pytest.raises(SecretsUnusable, match=r"names\.json is not what this program wrote .*give all names again"):
         create(tmp_path, BARE)
-    assert [line for line in create(tmp_path, given(nats_monitor="127.0.0.1")) if "nats-2/nats.conf" in line]
-
-
-@pytest.mark.parametrize("host", ["::1", "0.0.0.0", "127.0.0.1"])
-def test_a_configuration_is_read_back(host: str) -> None:
-    """What `node_of` reads is what `node_config` was given, brackets and all."""
-    passwords = dict.fromkeys(("admin", "api", "worker"), "secret")
-    for node in (Node("a.x", ("c.x", "b.x"), monitor=host), Node("a", (), monitor=host)):
-        assert node_of(node_config(node, passwords=passwords, route_password="secret")) == node
-    assert node_of('{"server_name": "a"}') is None
+    assert files(tmp_path) == before
 
 
 # --- a role that chooses names itself -------------------------------------------------------------------------------
@@ -237,22 +216,35 @@ def test_a_role_gets_no_certificate_for_a_name_of_its_choice(tmp_path: Path, wha
         put(root, "api", own.issue(("faas.example.org",)), key=True)
     else:
         put(root, "api", Issued((root / "gateway/gateway.crt").read_bytes(), b""), key=False)
-    before = files(root)
 
-    with pytest.raises(SecretsUnusable, match=r"api\.crt is not"):
-        create(root, BARE) if what == "create" else rotate(root, "certificates", ME)
-    assert files(root) == before
+    create(root, BARE) if what == "create" else rotate(root, "certificates", ME)
+
+    assert names(root / "api/api.crt") == ("api", "api-1", "api-2", "localhost", "127.0.0.1")
 
 
 def test_a_nats_server_brings_nobody_into_the_cluster(tmp_path: Path) -> None:
-    """Who writes another host into a server's own configuration gets no certificate for it."""
+    """Who writes another host into a server's own configuration gets no certificate for it, and loses the line."""
     create(tmp_path, given(nats=("nats",)))
-    passwords = dict.fromkeys(("admin", "api", "worker"), "sixteen-or-more-characters")
+    before = files(tmp_path / "nats")
+    passwords = {role: (tmp_path / role / "nats.password").read_text() for role in ("admin", "api", "worker")}
     path = tmp_path / "nats/nats.conf"
+    route = "x" * 20
     for node in (Node("nats", ("faas.example.org",)), Node("faas.example.org", ())):
         path.unlink()
-        path.write_text(node_config(node, passwords=passwords, route_password="x" * 20))
+        path.write_text(node_config(node, passwords=passwords, route_password=route))
 
-        with pytest.raises(SecretsUnusable, match=r"nats/nats\.conf"):
-            create(tmp_path, BARE)
+        create(tmp_path, BARE)
+
+        assert files(tmp_path / "nats") == before
     assert not (tmp_path / "faas").exists()
+
+
+def test_without_the_names_nothing_is_rotated(tmp_path: Path) -> None:
+    """A directory that does not say for which names its certificates are gets none for others."""
+    create(tmp_path, given(**KUBERNETES))
+    (tmp_path / "ca/names.json").unlink()
+    before = files(tmp_path)
+
+    with pytest.raises(SecretsUnusable, match="run `mayfly secrets create` with all of them first"):
+        rotate(tmp_path, "certificates", ME)
+    assert files(tmp_path) == before
