@@ -364,6 +364,28 @@ except Exception as error:
     assert "MAYFLY_RUNTIME=docker" in said
 
 
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "raise MemoryError"])
+def test_an_attempt_that_does_not_come_back_is_a_refusal(end: str) -> None:
+    """As under a seccomp profile that kills: what was not seen to work counts as not working."""
+    script = f"""
+import os, signal
+from mayfly.containers import host
+def die(flags):
+    {end}
+class Kills:
+    unshare = staticmethod(die)
+host._libc = Kills()
+try:
+    host._let_functions_have_their_own_sys()
+except Exception as error:
+    print(type(error).__name__, error, flush=True)
+"""
+    with python(script, by=outside("true")) as process:
+        said = line(process)
+    assert said.startswith("RuntimeFailed Functions would see the worker's own /sys"), said
+    assert "the attempt ended by itself, with status" in said
+
+
 async def _reap(runtime: Runtime) -> int:
     try:
         return await runtime.reap()

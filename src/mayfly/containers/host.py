@@ -255,16 +255,19 @@ def _mount_sys_as_a_container() -> None:
                 os.write(theirs, b"%d user, mount and network namespaces" % ctypes.get_errno())
             else:
                 mounts.mount("sysfs", SYS, "sysfs", flags=KERNELS_OWN)
+                os.write(theirs, b"0 mounted")
         except OSError as error:
             os.write(theirs, b"%d sysfs in a user namespace" % (error.errno or errno.EIO))
         finally:
             os._exit(0)
     os.close(theirs)
     with os.fdopen(ours, "rb") as pipe:
-        refused = pipe.read().decode()
-    os.waitpid(child, 0)
-    if refused:
-        number, _, what = refused.partition(" ")
+        said = pipe.read().decode()
+    _, status = os.waitpid(child, 0)
+    number, _, what = said.partition(" ")
+    if not said:  # a seccomp profile that kills, or no memory
+        raise OSError(errno.EIO, f"the attempt ended by itself, with status {os.waitstatus_to_exitcode(status)}")
+    if int(number):
         raise OSError(int(number), os.strerror(int(number)), what)
 
 
