@@ -37,7 +37,10 @@ def pytest_run(code: str, directory: Path, *arguments: str, **environment: str) 
     )
 
 
-@pytest.mark.parametrize("processes", [(), ("--numprocesses=2",)], ids=["one process", "several"])
+PROCESSES = pytest.mark.parametrize("processes", [(), ("--numprocesses=2",)], ids=["one process", "several"])
+
+
+@PROCESSES
 def test_a_run_out_of_time_ends(tmp_path: Path, processes: tuple[str, ...]) -> None:
     """Past its budget a run ends with status 124 and says so."""
     code = "import time\ndef test_waits():\n  while True: time.sleep(0.01)"
@@ -46,21 +49,57 @@ def test_a_run_out_of_time_ends(tmp_path: Path, processes: tuple[str, ...]) -> N
     assert "Interrupted: its 1 s are over." in ended.stdout
 
 
-def test_a_run_out_of_time_cleans_up(tmp_path: Path) -> None:
-    """The fixtures of a test that is interrupted so are closed."""
-    code = """
-import pathlib, pytest, threading, time
+@pytest.mark.parametrize("hook", ["pytest_sessionstart", "pytest_sessionfinish"])
+def test_a_run_out_of_time_between_tests_ends(tmp_path: Path, hook: str) -> None:
+    """It does so, too, where no test runs yet, as while xdist starts its workers, or any more."""
+    (tmp_path / "conftest.py").write_text(f"import time\ndef {hook}():\n  while True: time.sleep(0.01)")
+    ended = pytest_run("def test_it(): pass", tmp_path, "--budget-s=1")
+    assert ended.returncode == 124
+    assert "Interrupted: its 1 s are over." in ended.stdout + ended.stderr
+
+
+@PROCESSES
+def test_a_run_out_of_time_cleans_up(tmp_path: Path, processes: tuple[str, ...]) -> None:
+    """The fixtures of a test that is interrupted so are closed, and have longer for it than xdist would give them."""
+    end_while_the_test_runs = """
+import pathlib, threading, time
+def pytest_sessionstart(session):
+    if budget := session.config.pluginmanager.get_plugin("budget"):
+        def end():
+            while not pathlib.Path(__file__).with_name("running").exists():
+                time.sleep(0.01)
+            budget.end()
+        threading.Thread(target=end, daemon=True).start()
+"""
+    code = f"""
+import pathlib, pytest, time
 @pytest.fixture
 def thing():
     yield
+    time.sleep({7 if processes else 0})
     pathlib.Path(__file__).with_name("closed").touch()
-def test_waits(thing, pytestconfig):
-    threading.Thread(target=pytestconfig.pluginmanager.get_plugin("budget").end).start()
+def test_waits(thing):
+    pathlib.Path(__file__).with_name("running").touch()
     while True:
         time.sleep(0.01)
 """
-    assert pytest_run(code, tmp_path, "--budget-s=50").returncode == 124
+    (tmp_path / "conftest.py").write_text(end_while_the_test_runs)
+    assert pytest_run(code, tmp_path, "--budget-s=50", *processes).returncode == 124
     assert (tmp_path / "closed").exists()
+
+
+def test_a_worker_that_dies_after_its_tests_is_a_failure(tmp_path: Path) -> None:
+    """Tests that have passed do not make up for a process that did not come to its end."""
+    (tmp_path / "conftest.py").write_text("""
+import os
+def pytest_sessionfinish():
+    if os.environ.get("PYTEST_XDIST_WORKER") == "gw0":
+        os._exit(0)
+""")
+    ended = pytest_run("def test_it(): pass", tmp_path, "--numprocesses=2")
+    assert "1 passed" in ended.stdout
+    assert ended.returncode == 1
+    assert "A worker died, gw0: Not properly terminated" in ended.stdout
 
 
 def test_a_run_in_time_keeps_its_status(tmp_path: Path) -> None:

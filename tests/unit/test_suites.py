@@ -87,6 +87,13 @@ def test_what_cannot_be_collected_is_a_failure(project: Path) -> None:
     assert run(project, unit=OK, contract="import nothing_of_this_name") == (1, "1 passed, 1 failed, 0 skipped")
 
 
+def test_a_process_that_dies_is_a_failure(project: Path) -> None:
+    """One that a suite's tests ran in counts as a failed test if it dies after them."""
+    dies = "import os\ndef pytest_sessionfinish():\n  if os.environ.get('PYTEST_XDIST_WORKER') == 'gw0': os._exit(0)\n"
+    (project / "tests/unit/conftest.py").write_text(dies)
+    assert run(project, unit=OK, contract=OK) == (1, "2 passed, 1 failed, 0 skipped")
+
+
 def test_a_failed_check_fails_the_whole(project: Path) -> None:
     """Checks that fail let the tests run; they count as one failure, and the status tells of them."""
     script(project / "scripts/check", "exit 1")
