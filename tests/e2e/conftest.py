@@ -55,10 +55,6 @@ class Shell:
 
 OUR_REGISTRY_PORT = 5000
 
-ROOMY = {"slots": 8, "max_activations": 16, "max_activations_per_user": 16}
-"""Eight callers who come back at once are never refused, though a slot returns a moment after the answer. The limit has
-tests of its own."""
-
 
 def most_at_once(outputs: list[str]) -> int:
     """Count how many ran at the same moment, from when each says it came and left: two times by one clock."""
@@ -107,7 +103,7 @@ def up(registry: str) -> Iterator[Up]:
     if url := os.environ.get("MAYFLY_E2E_URL"):
         yield Up(url, Path(os.environ["MAYFLY_E2E_CA"]), Path("/nonexistent"))
         return
-    with running_up(registry, **ROOMY) as installation:
+    with running_up(registry, slots=8) as installation:
         yield installation
 
 
@@ -117,7 +113,7 @@ def own_up(up: Up, registry: str) -> Iterator[Up]:
     if up.process is not None:
         yield up
         return
-    with running_up(registry, **ROOMY) as installation:
+    with running_up(registry, slots=8) as installation:
         yield installation
 
 

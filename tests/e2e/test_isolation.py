@@ -188,9 +188,9 @@ async def test_nothing_of_300_calls_is_left(own_up: Up, own_shell: Shell) -> Non
 @pytest.mark.F11
 async def test_a_running_container_is_seen(own_up: Up, own_shell: Shell) -> None:
     """The look for leftovers sees all four kinds while a container runs, so that finding none means something."""
-    running = asyncio.create_task(own_shell.run("sleep 5"))
+    running = asyncio.create_task(own_shell.run("sleep 2"))
     await _until_running(own_shell)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(2):
         while len(leftovers(own_up)) < 4:
             await asyncio.sleep(0.02)
 

@@ -27,8 +27,7 @@ cut -d' ' -f1 /proc/uptime
 @pytest.fixture(scope="module")
 def small(registry: str) -> Iterator[Up]:
     """An installation with M=8 and U=4, and more slots than that."""
-    limits = {"max_activations": 8, "max_activations_per_user": 4}
-    with running_up(registry, slots=10, admission_wait_ms=1000, **limits) as up:  # slots return behind the answer
+    with running_up(registry, slots=10, max_activations=8, max_activations_per_user=4) as up:
         yield up
 
 
@@ -40,7 +39,7 @@ async def test_two_hundred_racing_callers(small: Up, image: str) -> None:
     clients = [await small.user() for _ in range(10)]
     shells = [Shell(client, image) for client in clients]
     names = [await shell.make(SCRIPT) for shell in shells]
-    until = int(time.time()) + 15
+    until = int(time.time()) + 8
     limits = httpx.Limits(max_connections=50)
     wires = [httpx.AsyncClient(base_url=small.url, verify=small.tls, timeout=60, limits=limits) for _ in range(4)]
 
@@ -75,7 +74,7 @@ async def a_full_house_is_admitted_again(up: Up, shells: list[Shell]) -> None:
     """Afterwards nothing is in flight, and two users with four calls each fill the platform once more."""
     await nothing_in_flight(shells[0].client)
     names = [await shell.make(SCRIPT) for shell in shells]
-    until = int(time.time()) + 6
+    until = int(time.time()) + 3
 
     calls = [shell.call(name, f"{until}\n") for shell, name in zip(shells, names, strict=True) for _ in range(4)]
     answers = await asyncio.gather(*calls)
@@ -90,7 +89,7 @@ async def test_one_user_who_offers_twenty(small: Up, image: str) -> None:
         shell = Shell(client, image)
         name = await shell.make(SCRIPT)
         await nothing_in_flight(client)
-        until = int(time.time()) + 8
+        until = int(time.time()) + 4
 
         answers = await asyncio.gather(*(shell.call(name, f"{until}\n") for _ in range(20)))
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from mayfly.ops.up import bundled_nats_server
 
-READY_S = 30.0
+READY_S = 10.0
 FREEZE_S = 5.0
 
 

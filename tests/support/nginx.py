@@ -23,7 +23,7 @@ from mayfly.ops.gateway.render import Rendered
 from tests.support.nats import free_port
 
 MODULES = Path("/usr/lib/nginx/modules")
-READY_S = 30.0
+READY_S = 10.0
 CONF = """\
 load_module {modules}/ndk_http_module.so;
 load_module {modules}/ngx_http_lua_module.so;

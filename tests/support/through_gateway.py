@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from tests.e2e.conftest import OUR_REGISTRY_PORT, ROOMY
+from tests.e2e.conftest import OUR_REGISTRY_PORT
 from tests.support.nats import free_port
 from tests.support.up import Up, running_up
 
@@ -72,7 +72,7 @@ def _wait(url: str, up: Up, process: subprocess.Popen[bytes]) -> None:
 
 def main() -> None:
     """Bring both up, run the suite, take both down."""
-    with running_up(REGISTRY, **ROOMY) as up, stand_in_before(up) as url:
+    with running_up(REGISTRY, slots=8) as up, stand_in_before(up) as url:
         environment = os.environ | {"MAYFLY_E2E_URL": url, "MAYFLY_E2E_CA": str(up.ca_file)}
         arguments = sys.argv[1:] or ["tests/e2e"]
         ended = subprocess.run([sys.executable, "-m", "pytest", *arguments], env=environment, check=False)

@@ -37,13 +37,14 @@ def pytest_run(code: str, directory: Path, *arguments: str, **environment: str) 
     )
 
 
+XDIST_GIVES_S = 5  # execnet, by itself, interrupts a worker 5 s after it was told to end, and kills it 5 s later
 PROCESSES = pytest.mark.parametrize("processes", [(), ("--numprocesses=2",)], ids=["one process", "several"])
 
 
 @PROCESSES
 def test_a_run_out_of_time_ends(tmp_path: Path, processes: tuple[str, ...]) -> None:
     """Past its budget a run ends with status 124 and says so."""
-    code = "import time\ndef test_waits():\n  while True: time.sleep(0.01)"
+    code = "import signal\ndef test_never_ends():\n  signal.pause()"
     ended = pytest_run(code, tmp_path, "--budget-s=1", *processes)
     assert ended.returncode == 124
     assert "Interrupted: its 1 s are over." in ended.stdout
@@ -52,7 +53,7 @@ def test_a_run_out_of_time_ends(tmp_path: Path, processes: tuple[str, ...]) -> N
 @pytest.mark.parametrize("hook", ["pytest_sessionstart", "pytest_sessionfinish"])
 def test_a_run_out_of_time_between_tests_ends(tmp_path: Path, hook: str) -> None:
     """It does so, too, where no test runs yet, as while xdist starts its workers, or any more."""
-    (tmp_path / "conftest.py").write_text(f"import time\ndef {hook}():\n  while True: time.sleep(0.01)")
+    (tmp_path / "conftest.py").write_text(f"import signal\ndef {hook}():\n  signal.pause()")
     ended = pytest_run("def test_it(): pass", tmp_path, "--budget-s=1")
     assert ended.returncode == 124
     assert "Interrupted: its 1 s are over." in ended.stdout + ended.stderr
@@ -62,28 +63,28 @@ def test_a_run_out_of_time_between_tests_ends(tmp_path: Path, hook: str) -> None
 def test_a_run_out_of_time_cleans_up(tmp_path: Path, processes: tuple[str, ...]) -> None:
     """The fixtures of a test that is interrupted so are closed, and have longer for it than xdist would give them."""
     end_while_the_test_runs = """
-import pathlib, threading, time
+import pathlib, threading
 def pytest_sessionstart(session):
     if budget := session.config.pluginmanager.get_plugin("budget"):
         def end():
-            while not pathlib.Path(__file__).with_name("running").exists():
-                time.sleep(0.01)
+            pathlib.Path(__file__).with_name("running").read_bytes()  # the test is the only writer of this pipe
             budget.end()
         threading.Thread(target=end, daemon=True).start()
 """
+    closing_s = XDIST_GIVES_S + 2 if processes else 0
     code = f"""
-import pathlib, pytest, time
+import pathlib, pytest, signal, time
 @pytest.fixture
 def thing():
     yield
-    time.sleep({7 if processes else 0})
+    time.sleep({closing_s})  # what it takes to close it: nothing is waited for
     pathlib.Path(__file__).with_name("closed").touch()
-def test_waits(thing):
-    pathlib.Path(__file__).with_name("running").touch()
-    while True:
-        time.sleep(0.01)
+def test_never_ends(thing):
+    pathlib.Path(__file__).with_name("running").write_bytes(b"")
+    signal.pause()
 """
     (tmp_path / "conftest.py").write_text(end_while_the_test_runs)
+    os.mkfifo(tmp_path / "running")
     assert pytest_run(code, tmp_path, "--budget-s=50", *processes).returncode == 124
     assert (tmp_path / "closed").exists()
 

@@ -357,11 +357,11 @@ async def test_deleted_account_is_gone_with_all_it_had(
 @pytest.mark.F3
 async def test_flood_of_logins_is_bounded_and_calls_go_on(ann: Someone, anybody: httpx.AsyncClient) -> None:
     """Beyond the line logins are 429 with Retry-After; a call that needs no hash is answered meanwhile."""
-    flood = [asyncio.create_task(log_in(anybody, ann.username, "not the password")) for _ in range(100)]
+    flood = [asyncio.create_task(log_in(anybody, ann.username, "not the password")) for _ in range(60)]
     await asyncio.sleep(0.1)
     began = time.perf_counter()
     assert (await ann.client.get(ME)).status_code == 200
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - began < 1
     assert not all(login.done() for login in flood), "it was answered after the last login, not meanwhile"
     answers = await asyncio.gather(*flood)
     refused = [answer for answer in answers if answer.status_code == 429]

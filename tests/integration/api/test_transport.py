@@ -352,7 +352,7 @@ async def test_outage_of_nats_is_503_and_passes(tmp_path: Path) -> None:
                     assert answer.headers["Retry-After"] == "1"
                 finally:
                     nats.thaw()
-                async with asyncio.timeout(15):
+                async with asyncio.timeout(3):
                     while (await client.get("/readyz")).status_code != 200:
                         await asyncio.sleep(0.05)
                 assert (await client.get("/v1/users/me")).status_code == 200

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -164,19 +162,16 @@ async def test_a_worker_is_given_no_more_than_its_slots(nats: Installation, bus:
 
 
 async def test_pulling_goes_on_past_the_first_batch(bus: Bus) -> None:
-    """A worker that works off one activation after the other never stops asking: 60 in a row, none late."""
-    puller, waits = Puller(bus, slots=8), []
+    """A worker that works off one activation after the other never stops asking: 60 in a row, none later than 2 s."""
+    puller = Puller(bus, slots=8)
     for _ in range(60):
         work = _work_of(new_id())
         await submit(bus, work, wait_s=0)
-        began = time.monotonic()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(2):
             claim = await puller.claims.get()
-        waits.append(time.monotonic() - began)
         assert claim.work.ulid == work.ulid
         await puller.finish(claim)
     await puller.stop()
-    assert statistics.median(waits) < 0.5, "a pull that was forgotten is asked again after 2 s"
 
 
 async def test_what_is_given_back_goes_to_another(nats: Installation, bus: Bus) -> None:

@@ -196,7 +196,7 @@ async def test_without_a_server_nothing_hangs(nats: Installation, store: Store[F
 
     await nats.server.kill()
     with pytest.raises(QueueUnavailable):
-        async with asyncio.timeout(FAILOVER_S + 10):
+        async with asyncio.timeout(FAILOVER_S + 3):
             await store.get(function.key)
     await nats.server.restart()
 
