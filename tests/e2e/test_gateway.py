@@ -127,10 +127,9 @@ async def test_the_gateways_502_says_that_nobody_knows(registry: str) -> None:
         async with await through.user() as client:
             assert (await client.get("/v1/functions")).status_code == 200
             assert installation.process is not None
-            found = subprocess.check_output(
-                ["pgrep", "--parent", str(installation.process.pid), "--full", "mayfly api"]
-            )
-            os.kill(int(found), signal.SIGKILL)
+            parent = str(installation.process.pid)
+            api = subprocess.check_output(["pgrep", "--parent", parent, "--full", "mayfly api"])
+            os.kill(int(api), signal.SIGKILL)
             async with asyncio.timeout(20):
                 while (answer := await client.get("/v1/functions")).status_code == 200:
                     await asyncio.sleep(0.05)
