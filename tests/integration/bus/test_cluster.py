@@ -216,7 +216,6 @@ async def until_it_is(meant: Ownership, bus: Bus) -> None:
 A_WORKER = """
 import asyncio, pathlib, sys
 from mayfly.bus.connection import connect
-from mayfly.bus.patience import UNANSWERED, patiently
 from mayfly.bus.queue import PullLoop
 from mayfly.settings import NatsSettings
 
