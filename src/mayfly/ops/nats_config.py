@@ -147,7 +147,8 @@ def api_permissions() -> dict[str, Any]:
     What an API server publishes and hears.
 
     It can remove any message of the work stream (the janitor does) and purge responses (a user's, who leaves): the
-    server cannot be told to allow less of either. It cannot read the audit trail that it writes.
+    server cannot be told to allow less of either. It cannot read the audit trail that it writes. Of each stream that it
+    reads, and of the workers' consumer, it is told how they stand.
     """
     own = (
         subjects.USERS,
@@ -158,7 +159,6 @@ def api_permissions() -> dict[str, Any]:
         subjects.PLACES,
     )
     read = (subjects.ACT, subjects.RESPONSES, *map(subjects.kv_stream, (*own, subjects.WORKERS)))
-    listed = (subjects.SESSIONS, subjects.FUNCTIONS, subjects.ACTIVATIONS, subjects.WORKERS)
     publish = [
         subjects.act("*"),
         "audit.>",
@@ -167,7 +167,8 @@ def api_permissions() -> dict[str, Any]:
         subjects.owns("*"),
         *(subjects.kv_subject(bucket, ">") for bucket in own),
         *(f"$JS.API.STREAM.MSG.GET.{stream}" for stream in read),
-        *(f"$JS.API.STREAM.INFO.{stream}" for stream in (subjects.ACT, *map(subjects.kv_stream, listed))),
+        *(f"$JS.API.STREAM.INFO.{stream}" for stream in read),
+        f"$JS.API.CONSUMER.INFO.{subjects.ACT}.{subjects.ACT_CONSUMER}",
         f"$JS.API.STREAM.MSG.DELETE.{subjects.ACT}",
         f"$JS.API.STREAM.PURGE.{subjects.RESPONSES}",
     ]
