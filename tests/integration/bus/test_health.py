@@ -12,16 +12,18 @@ import pytest
 from mayfly.bus.connection import Bus
 from mayfly.bus.health import STREAMS, StreamHealth, streams_health, waiting
 from mayfly.bus.queue import submit
-from mayfly.bus.subjects import ACT, RESPONSES
+from mayfly.bus.stores import Stores
+from mayfly.bus.subjects import ACT, RESPONSES, WORKERS, kv_stream
 from mayfly.domain.errors import QueueUnavailable
-from mayfly.domain.ids import new_id
-from mayfly.services.status import remarks_on
+from mayfly.domain.ids import UserId, new_id
+from mayfly.services.status import remarks_on, status
 from tests.integration.bus.test_queue import Puller, _work_of
 from tests.support.bus import Installation
 from tests.support.cluster import Cluster, Node, cluster
 
 pytestmark = [pytest.mark.A2, pytest.mark.A3, pytest.mark.A4]
 
+BEATS = kv_stream(WORKERS)
 NOTICED_S = 60.0
 
 
@@ -70,24 +72,28 @@ async def test_without_a_server_nobody_is_said_to_lag(nats: Installation) -> Non
 async def test_the_copies_of_a_dead_server_are_named() -> None:
     """
     Of three servers one dies: all its copies are behind, by its name, and every stream still has a leader. The stream
-    of which it had the only copy has none, and the others' health is told all the same.
+    of which it had the only copy has none, and the others' health is told all the same. An operator who
+    asks for the status, which needs that stream, is told so instead of waiting for it.
     """
     async with cluster() as nats, nats.connect("admin") as admin:
         await until(admin, lambda found: all((each.replicas, each.current) == (3, 3) for each in found.values()))
-        config = (await admin.js.stream_info(RESPONSES)).config
+        config = (await admin.js.stream_info(BEATS)).config
         config.num_replicas = 1
         await admin.js.update_stream(config)
-        found = await until(admin, lambda found: is_alone(found[RESPONSES]))
+        found = await until(admin, lambda found: is_alone(found[BEATS]))
 
-        dead = node_named(nats, found[RESPONSES].leader)
+        dead = node_named(nats, found[BEATS].leader)
         others = [node for node in nats.nodes if node is not dead]
         async with nats.connect("api", nats_url=",".join(node.url for node in others)) as bus:
             await dead.end(signal.SIGKILL)
             found = await until(bus, lambda found: all(is_behind(each, dead) for each in found.values()))
-            assert found[RESPONSES] == StreamHealth(name=RESPONSES)
+            assert found[BEATS] == StreamHealth(name=BEATS)
             leaderless, lagging = remarks_on(tuple(found.values()))
-            assert leaderless.startswith(f"Without a leader, so neither read nor written: {RESPONSES}. ")
+            assert leaderless.startswith(f"Without a leader, so neither read nor written: {BEATS}. ")
             assert lagging.startswith(f"{dead.name} is offline or lags behind: ")
+            with pytest.raises(QueueUnavailable) as told:
+                await status(bus, Stores.on(bus), UserId(new_id()), operator=True)
+            assert leaderless in told.value.detail
 
             dead.start()
             await until(bus, lambda found: all(each.leader and not each.behind for each in found.values()))
@@ -111,7 +117,7 @@ def is_alone(stream: StreamHealth) -> bool:
 
 def is_behind(stream: StreamHealth, dead: Node) -> bool:
     """Whether a stream is as it should be without a server."""
-    if stream.name == RESPONSES:
+    if stream.name == BEATS:
         return stream.leader is None
     return stream.leader not in (None, dead.name) and (stream.current, stream.behind) == (2, (dead.name,))
 
