@@ -33,6 +33,8 @@ ENDINGS: tuple[tuple[State, dict[str, Any]], ...] = (
     (State.FAILED, {"ran": "yes", "code": "function-failed"}),
     (State.FAILED, {"ran": "no", "code": "runtime-failed"}),  # it knows that the command was not started
     (State.TIMED_OUT, {"ran": "yes", "code": "timed-out", "clock": "run"}),
+    (State.CANCELLED, {"ran": "yes", "code": "cancelled"}),
+    (State.CANCELLED, {"ran": "no", "code": "cancelled"}),  # likewise
     (State.WORKER_LOST, {"ran": "unknown", "code": "worker-lost"}),
 )
 """How a worker ends what it ran: `worker.endings`."""
@@ -206,8 +208,8 @@ def steps_of(party: str, record: Activation) -> list[Step | None]:
         return [None]
     if record.worker == party:
         return [_ends(state, **changes) for state, changes in ENDINGS]
-    if party == "canceller":
-        return [*[None] * 3, _ends(State.CANCELLED, ran="unknown", code="cancelled")]
+    if party == "canceller":  # it asks the worker, which is the one to write
+        return [None]
     return [*[None] * 6, _ends(State.WORKER_LOST, ran="unknown", code="worker-lost")]
 
 

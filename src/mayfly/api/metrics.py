@@ -39,6 +39,12 @@ class ApiMetrics(Metrics):
         self._refusals = self._counter(
             "mayfly_refusals_total", "Calls refused because a limit was reached, by whose limit it was.", "scope"
         )
+        self._submissions = self._counter(
+            "mayfly_submissions_total",
+            "Asynchronous calls (`Prefer: respond-async`): `accepted`, or the code of the error with which one was "
+            "refused. How they end is in `mayfly_worker_activations_total`.",
+            "outcome",
+        )
         self._logins = self._counter(
             "mayfly_logins_total",
             "Logins and refreshed logins: `succeeded`, or the code of the error with which one was refused.",
@@ -46,8 +52,8 @@ class ApiMetrics(Metrics):
         )
         self._janitor = self._counter(
             "mayfly_janitor_actions_total",
-            "What the janitor put right: a slot given back that nobody else would have, an activation ended that was "
-            "out of time, one whose worker was lost.",
+            "What the janitor put right: a slot or a place given back that nobody else would have, an activation ended "
+            "that was out of time, one whose worker was lost.",
             "action",
         )
         self.in_flight = self._gauge(
@@ -73,12 +79,17 @@ class ApiMetrics(Metrics):
             "Workers whose signs of life ended without a goodbye, as noticed when this API server was scraped. Every "
             "API server notices the same, so take the `max`.",
         )
+        self.store_bytes = self._gauge(
+            "mayfly_store_bytes", "What all streams take on the disks of all nats-servers together."
+        )
+        self.store_limit = self._gauge("mayfly_store_limit_bytes", "What they may take; +Inf without a limit.")
         self._describe_streams()
         self.forget_usage()
         self.forget_streams()
         self._activations.labels(State.SUCCEEDED, NO_CODE, "yes")
         for counter, values in (
             (self._refusals, SCOPES),
+            (self._submissions, ("accepted",)),
             (self._logins, ("succeeded",)),
             (self._janitor, ACTIONS),
         ):
@@ -139,6 +150,18 @@ class ApiMetrics(Metrics):
             raise
         self._called(State.SUCCEEDED, NO_CODE, "yes", began)
 
+    @contextmanager
+    def submission(self) -> Iterator[None]:
+        """Count the asynchronous call that is made inside: `accepted`, or the code with which it was not."""
+        try:
+            yield
+        except MayflyError as error:
+            self._submissions.labels(error.code).inc()
+            if isinstance(error, LimitReached):
+                self._refusals.labels(error.members.get("scope", UNKNOWN)).inc()
+            raise
+        self._submissions.labels("accepted").inc()
+
     def _called(self, state: str, code: str, ran: str, began: float) -> None:
         self._activations.labels(state, code, ran).inc()
         self._durations.labels(state).observe(time.monotonic() - began)
@@ -159,7 +182,15 @@ class ApiMetrics(Metrics):
 
     def forget_usage(self) -> None:
         """What was read of the installation is too old to be shown: not a number, until it is read again."""
-        for gauge in (self.in_flight, self.waiting, self.running, self.workers, self.slots):
+        for gauge in (
+            self.in_flight,
+            self.waiting,
+            self.running,
+            self.workers,
+            self.slots,
+            self.store_bytes,
+            self.store_limit,
+        ):
             gauge.set(math.nan)
         for scope in ("platform", "user"):
             self.limit.labels(scope).set(math.nan)

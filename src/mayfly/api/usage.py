@@ -17,7 +17,7 @@ import structlog
 
 from mayfly.api.metrics import ApiMetrics
 from mayfly.bus.connection import Bus
-from mayfly.bus.health import streams_health, waiting
+from mayfly.bus.health import store_usage, streams_health, waiting
 from mayfly.bus.queue import in_flight
 from mayfly.bus.schema import limits_in_force
 from mayfly.bus.stores import Stores
@@ -67,19 +67,22 @@ class Usage:
         self._metrics.show_streams(await streams_health(self._bus))
 
     async def _read(self) -> None:
-        depth, waits, limits, workers = await asyncio.gather(
-            in_flight(self._bus), waiting(self._bus), limits_in_force(self._bus), read_workers(self._stores)
+        bus = self._bus
+        depth, waits, limits, store, workers = await asyncio.gather(
+            in_flight(bus), waiting(bus), limits_in_force(bus), store_usage(bus), read_workers(self._stores)
         )
         show = self._metrics
         show.in_flight.set(depth)
         show.waiting.set(waits)
+        show.store_bytes.set(store.size_bytes)
+        show.store_limit.set(store.max_bytes or math.inf)
         show.workers.set(len(workers.alive))
         show.slots.set(workers.slots)
         show.running.set(workers.running)
         for scope, limit in zip(("platform", "user"), limits, strict=True):
             show.limit.labels(scope).set(math.inf if limit is None else limit)
         alive = {beat.id for beat in workers.alive}
-        show.workers_lost.inc(self._losses.noticed(alive, workers.known, now=time.monotonic()))
+        show.workers_lost.inc(self._losses.noticed(alive, workers.left, now=time.monotonic()))
 
 
 class Losses:
@@ -97,12 +100,13 @@ class Losses:
         self._missing_since: dict[str, float | None] = {}  # of each worker seen; None: it is there
         self._looked_at = -math.inf
 
-    def noticed(self, alive: Collection[str], known: Collection[str], *, now: float) -> int:
-        """Say how many have just turned out to be lost; *known* are those *alive* and those that said goodbye."""
+    def noticed(self, alive: Collection[str], left: Collection[str], *, now: float) -> int:
+        """Say how many have just turned out to be lost; *left* are those that said goodbye."""
         if now - self._looked_at > FORGOTTEN_AFTER_S:
             self._missing_since = {}
         self._looked_at = now
-        missing = {each: since or now for each, since in self._missing_since.items() if each not in known}
+        seen = {each: since for each, since in self._missing_since.items() if each not in left}
+        missing = {each: since or now for each, since in seen.items() if each not in alive}
         lost = [each for each, since in missing.items() if now - since >= LOST_AFTER_S]
         self._missing_since = {**dict.fromkeys(alive), **missing}
         for each in lost:

@@ -45,6 +45,19 @@ class StreamHealth:
         return self.size_bytes / self.max_bytes if self.max_bytes else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class StoreUsage:
+    """What all streams take on the disks of all servers together, and may take."""
+
+    size_bytes: int
+    max_bytes: int | None
+
+    @property
+    def fullness(self) -> float:
+        """From 0 to 1; 0 without a limit."""
+        return self.size_bytes / self.max_bytes if self.max_bytes else 0.0
+
+
 class _Peer(msgspec.Struct):
     name: str = ""
     current: bool = False
@@ -123,6 +136,18 @@ def _led(name: str, answer: _StreamAnswer) -> StreamHealth:
         max_bytes=answer.config.max_bytes if answer.config.max_bytes > 0 else None,
         drops_oldest=answer.config.discard == "old",
     )
+
+
+async def store_usage(bus: Bus) -> StoreUsage:
+    """
+    Ask how full the store is: the limit is that of NATS's account.
+
+    Raises: QueueUnavailable.
+    """
+    with translated("ask how full the store is"):
+        info = await bus.js.account_info()
+    limit = info.limits.max_storage
+    return StoreUsage(info.storage, limit if limit > 0 else None)
 
 
 async def waiting(bus: Bus) -> int:

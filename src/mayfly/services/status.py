@@ -16,7 +16,7 @@ import structlog
 from mayfly.bus import subjects
 from mayfly.bus.codec import Undecodable
 from mayfly.bus.connection import Bus
-from mayfly.bus.health import StreamHealth, streams_health, waiting
+from mayfly.bus.health import StoreUsage, StreamHealth, store_usage, streams_health, waiting
 from mayfly.bus.queue import in_flight
 from mayfly.bus.schema import limits_in_force
 from mayfly.bus.stores import Stores
@@ -33,10 +33,10 @@ NO_WORKER = "No worker is connected: calls wait until one comes, or until their 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workers:
-    """The workers that live, and the ids of these and of those that have said goodbye within the last minute."""
+    """The workers that live, and the ids of those that have left of themselves not long ago."""
 
     alive: tuple[WorkerBeat, ...]
-    known: frozenset[str]
+    left: frozenset[str]
 
     @property
     def slots(self) -> int:
@@ -61,7 +61,8 @@ class Status:
     max_activations: int | None
     own_in_flight: int
     max_activations_per_user: int | None
-    streams: tuple[StreamHealth, ...] = ()  # only for the operator
+    streams: tuple[StreamHealth, ...] = ()  # only for the operator, as what follows
+    store: StoreUsage | None = None
 
     @property
     def remark(self) -> str | None:
@@ -82,6 +83,8 @@ class Status:
             idle = self.slots - self.max_activations
             yield f"{idle} of {self.slots} slots can never be used: MAYFLY_MAX_ACTIVATIONS is {self.max_activations}."
         yield from remarks_on(self.streams)
+        if self.store and self.store.fullness >= NEARLY_FULL:
+            yield f"NATS's store is {self.store.fullness:.0%} full: when it is, no call is taken."
 
 
 async def status(bus: Bus, stores: Stores, owner: UserId, *, operator: bool = False) -> Status:
@@ -104,6 +107,7 @@ async def status(bus: Bus, stores: Stores, owner: UserId, *, operator: bool = Fa
         own_in_flight=own,
         max_activations_per_user=most_per_user,
         streams=streams,
+        store=await store_usage(bus) if operator else None,
     )
 
 
@@ -133,13 +137,17 @@ def remarks_on(streams: tuple[StreamHealth, ...]) -> Iterator[str]:
 
 async def read_workers(stores: Stores) -> Workers:
     """
-    Read what each worker that lives has last said of itself.
+    Read what each worker that lives has last said of itself. Its own last words are those of one that drains, or
+    nothing, where its entry was; the last words of one that was lost are its successor's.
 
     Raises: QueueUnavailable.
     """
-    known = await stores.workers.keys()
-    found = await asyncio.gather(*(_beat(stores, key) for key in known))
-    return Workers(alive=tuple(beat for beat in found if beat and not beat.gone), known=frozenset(known))
+    ids = await stores.workers.keys()
+    found = dict(zip(ids, await asyncio.gather(*(_beat(stores, each) for each in ids)), strict=True))
+    return Workers(
+        alive=tuple(beat for beat in found.values() if beat and not beat.gone),
+        left=frozenset(each for each, beat in found.items() if beat is None or (beat.gone and beat.draining)),
+    )
 
 
 async def _beat(stores: Stores, worker_id: str) -> WorkerBeat | None:

@@ -151,7 +151,7 @@ class LimitsMachine(RuleBasedStateMachine):
     async def _delete(self, which: int) -> None:
         found = [queued async for queued in walk(self.server.api)]
         queued = found[which % len(found)]
-        await delete_queued(self.server.api, queued)
+        await delete_queued(self.server.api, queued.seq)
         self._took_away(queued.key)
         await self._look()
 

@@ -32,6 +32,8 @@ WELL = {
     'mayfly_stream_limit_bytes{stream="RESPONSES"}': f"100{LONG}",
     'mayfly_stream_bytes{stream="ACT"}': f"1e12{LONG}",
     'mayfly_stream_limit_bytes{stream="ACT"}': " ".join(["Inf"] * 200),
+    "mayfly_store_bytes": f"89{LONG}",
+    "mayfly_store_limit_bytes": f"100{LONG}",
     "mayfly_containers_left_total": f"4{LONG}",
     'mayfly_certificate_not_after_timestamp_seconds{certificate="own"}': f"{31 * DAY_S + 7200}{LONG}",
     'mayfly_certificate_not_after_timestamp_seconds{certificate="authority"}': f"{91 * DAY_S + 7200}{LONG}",
@@ -43,6 +45,7 @@ TROUBLE = {
     "StreamWithoutLeader": {'mayfly_stream_leader{stream="ACT",instance="api-1"}': f"0{LONG}"},
     "ReplicaBehind": {'mayfly_stream_replicas_current{stream="ACT"}': f"2{LONG}"},
     "StreamNearlyFull": {'mayfly_stream_bytes{stream="RESPONSES"}': f"91{LONG}"},
+    "StoreNearlyFull": {"mayfly_store_bytes": f"91{LONG}"},
     "ContainersLeft": {"mayfly_containers_left_total": "4x80 5x100"},
     "CertificateEndsSoon": {'mayfly_certificate_not_after_timestamp_seconds{certificate="own"}': f"{30 * DAY_S}{LONG}"},
     "AuthorityEndsSoon": {

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mayfly.api.shapes import StatusShape
-from mayfly.bus.health import StreamHealth
+from mayfly.bus.health import StoreUsage, StreamHealth
 from mayfly.domain.ids import WorkerId
 from mayfly.domain.worker import WorkerBeat
 from mayfly.services.status import NO_WORKER, Status
@@ -56,6 +56,7 @@ def test_nothing_is_remarked_when_all_is_well() -> None:
             "RESPONSES is 91% full: the oldest entries go before their time.",
         ),
         ({"streams": (a_stream(size_bytes=90, max_bytes=100),)}, "ACT is 90% full: it refuses what is new when full."),
+        ({"store": StoreUsage(95, 100)}, "NATS's store is 95% full: when it is, no call is taken."),
     ],
 )
 def test_an_operator_is_told_what_to_look_after(given: dict[str, Any], sentence: str) -> None:
