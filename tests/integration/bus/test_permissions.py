@@ -134,7 +134,7 @@ async def test_nobody_but_bootstrap_makes_a_consumer(installed: Installation, ad
 
 
 async def test_an_api_server_is_told_how_things_stand(installed: Installation) -> None:
-    """An API server asks how the streams that it reads and the whole store stand; a worker only asks of its consumer."""
+    """An API server asks how its streams and the whole store stand; a worker asks of its consumer only."""
     meant = {"api": set(STREAMS) - {subjects.AUDIT}, "worker": set()}
     for role, streams in meant.items():
         async with installed.connect(role) as bus:
