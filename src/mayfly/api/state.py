@@ -21,6 +21,8 @@ from mayfly.services.invoke import Invoker
 from mayfly.services.janitor import Janitor
 from mayfly.services.metrics_port import served
 from mayfly.services.passwords import Passwords
+from mayfly.services.retention import Keeper
+from mayfly.services.room import Guard
 from mayfly.services.sessions import Sessions
 from mayfly.services.tokens import TokenKeys
 from mayfly.services.users import Users
@@ -40,6 +42,8 @@ class ApiState:
     activations: Activations
     invoker: Invoker
     janitor: Janitor
+    keeper: Keeper
+    guard: Guard
     metrics: ApiMetrics
 
 
@@ -59,6 +63,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[ApiState]:
         passwords = Passwords(settings.login_concurrency)
         stack.callback(passwords.close)
         state = _build(settings, bus, listener, keys=keys, passwords=passwords)
+        await stack.enter_async_context(state.keeper.listening())
         usage = Usage(bus, state.stores, state.metrics)
         await stack.enter_async_context(served(settings.metrics_listen, state.metrics, refresh=usage.refresh))
         yield state
@@ -68,6 +73,8 @@ def _build(settings: ApiSettings, bus: Bus, listener: Listener, *, keys: TokenKe
     stores = Stores.on(bus)
     metrics = ApiMetrics()
     metrics.follow(bus)
+    guard = Guard(bus)
+    keep_s, room = settings.record_keep_s, settings.responses_max_bytes_per_user
     sessions = Sessions(stores, keys, passwords, access_s=settings.access_token_s, refresh_s=settings.refresh_token_s)
     return ApiState(
         settings=settings,
@@ -77,8 +84,10 @@ def _build(settings: ApiSettings, bus: Bus, listener: Listener, *, keys: TokenKe
         sessions=sessions,
         functions=Functions(bus, stores),
         activations=Activations(bus, stores),
-        invoker=Invoker(bus, stores, listener, wait_ms=settings.admission_wait_ms, keep_s=settings.record_keep_s),
-        janitor=Janitor(bus, stores, keep_s=settings.record_keep_s, on_action=metrics.janitor_acted),
+        invoker=Invoker(bus, stores, listener, wait_ms=settings.admission_wait_ms, keep_s=keep_s, guard=guard),
+        janitor=Janitor(bus, stores, keep_s=keep_s, on_action=metrics.janitor_acted),
+        keeper=Keeper(bus, listener.instance, max_bytes=room, keep_s=keep_s),
+        guard=guard,
         metrics=metrics,
     )
 

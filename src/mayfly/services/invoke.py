@@ -27,6 +27,7 @@ from mayfly.domain.errors import LimitReached, MayflyError, QueueUnavailable
 from mayfly.domain.function import Function
 from mayfly.domain.ids import UserId, new_id, new_ulid
 from mayfly.services.outcome import Succeeded, outcome_of
+from mayfly.services.room import Guard
 from mayfly.services.settle import REFUSED_KEEP_S, OwnerCheck, settle, settle_lost, settle_out_of_time
 
 RECORD_MARGIN_S = 3600.0  # a record that nobody ends lives this much longer than its deadline
@@ -66,9 +67,15 @@ class RunTimes:
 class Invoker:
     """Invokes functions for one API server, and answers with what became of them."""
 
-    def __init__(self, bus: Bus, stores: Stores, listener: Listener, *, wait_ms: int, keep_s: float) -> None:
-        """*wait_ms* is how long a full stream is asked again, *keep_s* how long records are kept."""
+    def __init__(
+        self, bus: Bus, stores: Stores, listener: Listener, *, wait_ms: int, keep_s: float, guard: Guard | None = None
+    ) -> None:
+        """
+        *wait_ms* is how long a full stream is asked again, *keep_s* how long records are kept, *guard* who keeps calls
+        out while their outcome could not be stored.
+        """
         self._bus = bus
+        self._guard = guard or Guard(bus)
         self._records: Store[Activation] = stores.activations
         self._listener = listener
         self._wait_s = wait_ms / 1000
@@ -84,6 +91,7 @@ class Invoker:
         Raises: LimitReached; QueueUnavailable; and any FunctionError or PlatformError that ends an activation, with
         its id in the member `activation_id`.
         """
+        self._guard.check()
         began = options.received_at if options.received_at is not None else time.monotonic()
         budget_s = min(function.limits.timeout_s, options.timeout_s or math.inf)
         record = self._new_record(owner, function, parameter, budget_s)
