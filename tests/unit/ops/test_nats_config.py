@@ -85,7 +85,9 @@ def test_up_and_a_cluster_have_the_same_accounts_and_limits() -> None:
 def test_the_accounts_limit_comes_before_the_servers(peers: tuple[str, ...]) -> None:
     """Whatever a server may store, all of them together are refused a little earlier, in the account; and never so
     little that the streams could not be made."""
-    config = json.loads(node_config(Node("nats-1", peers, store_bytes=2 << 30), passwords=PASSWORDS, route_password="x"))
+    config = json.loads(
+        node_config(Node("nats-1", peers, store_bytes=2 << 30), passwords=PASSWORDS, route_password="x")
+    )
     server, account = config["jetstream"]["max_file_store"], config["accounts"]["MAYFLY"]["jetstream"]["max_file"]
     assert server == 2 << 30
     assert 0.9 * server < account / (1 + len(peers)) < server
