@@ -93,19 +93,16 @@ async def test_several_keepers_do_no_harm(nats: Installation, bus: Bus) -> None:
     ):
         hers = [await respond(worker, ann, instances[number % 3]) for number in range(6)]
         async with asyncio.timeout(SOON_S):
-            while not all(
-                keeper._last_seq and not keeper._heard and is_within(keeper, ann) for keeper in (first, last)
-            ):
+            while not all(has_settled(keeper, ann, responses=6) for keeper in (first, last)):
                 await asyncio.sleep(0.01)
             await until_gone(api, hers[1])
 
         assert await has(bus, ann) == hers[3:]
 
 
-def is_within(keeper: Keeper, user: str) -> bool:
-    """Whether a keeper has counted all six, and what is too much is gone."""
-    tally = keeper._tallies.get(user)
-    return tally is not None and 0 < MAX - tally.size < 2 * MIB
+def has_settled(keeper: Keeper, user: str, *, responses: int) -> bool:
+    """Whether a keeper has counted so many, and has removed what is too much."""
+    return keeper._last_seq >= responses and not keeper._heard and keeper._tallies[user].size <= MAX
 
 
 async def test_what_lay_there_before_counts(nats: Installation, bus: Bus) -> None:
