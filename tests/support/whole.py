@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
@@ -24,8 +24,6 @@ from mayfly.settings import NatsSettings
 from mayfly.worker.loop import Worker
 from mayfly.worker.run import Tools
 from tests.support.api import ApiServer
-from tests.support.bus import Installation
-from tests.support.cluster import Cluster
 
 FUNCTION = {"name": "f", "image": "registry.example/f:1", "limits": {"timeout_s": 60}}
 
@@ -49,11 +47,19 @@ class OneImage:
         return []
 
 
+class Reachable(Protocol):
+    """One nats-server, a cluster, or either behind a `Wire`."""
+
+    def access(self, role: str) -> dict[str, Any]:
+        """The settings with which a role connects."""
+        ...
+
+
 @dataclass
 class Whole:
     """It, with one user and his function `f`, which gives its parameter back."""
 
-    nats: Installation | Cluster
+    nats: Reachable
     api: ApiServer
     client: httpx.AsyncClient
     worker_bus: Bus
@@ -100,9 +106,7 @@ def assert_refused(answer: httpx.Response) -> None:
 
 
 @asynccontextmanager
-async def whole(
-    nats: Installation | Cluster, directory: Path, *, slots: int = 4, **api_settings: object
-) -> AsyncIterator[Whole]:
+async def whole(nats: Reachable, directory: Path, *, slots: int = 4, **api_settings: object) -> AsyncIterator[Whole]:
     """Start everything on *nats*; what is started is ended, also when NATS cannot be reached any more."""
     async with AsyncExitStack() as stack:
         bus = await stack.enter_async_context(
