@@ -66,12 +66,14 @@ def collected() -> Iterator[None]:
     gc.collect()
 
 
-async def call_often(system: Whole, count: int = CALLS, *, every_s: float = 0.02) -> dict[bytes, httpx.Response]:
+async def call_often(
+    system: Whole, count: int = CALLS, *, every_s: float = 0.02, name: str = "call"
+) -> dict[bytes, httpx.Response]:
     """Call again and again, each time with another parameter; the answers by parameter."""
 
     async def call(number: int) -> tuple[bytes, httpx.Response]:
         await asyncio.sleep(number * every_s)
-        parameter = f"call {number}".encode()
+        parameter = f"{name} {number}".encode()
         return parameter, await system.call(parameter)
 
     return dict(await asyncio.gather(*map(call, range(count))))
@@ -202,7 +204,7 @@ async def test_leader_change(tmp_path: Path) -> None:
         for stream in (ACT, RESPONSES, kv_stream(ACTIVATIONS)):
             await bus.client.request(f"$JS.API.STREAM.LEADER.STEPDOWN.{stream}", b"", timeout=5)
         stepped_down = await coming
-        coming = asyncio.create_task(call_often(system, every_s=0.1))
+        coming = asyncio.create_task(call_often(system, every_s=0.1, name="later"))
         victim = await leader_of(nats, bus, ACT)
         await victim.end(signal.SIGKILL)
         killed = await coming

@@ -22,10 +22,12 @@ from mayfly.bus.queue import in_flight
 from mayfly.bus.room import Room, StoreRefuses, read_room, try_response
 from mayfly.domain.errors import QueueUnavailable
 from mayfly.domain.limits import MIB
+from mayfly.ops.nats_config import STORE_BYTES
 from mayfly.services.janitor import FENCE_S
 from mayfly.services.room import BETWEEN_LOOKS, CALL_BYTES, MARGIN_BYTES, Guard, reserve_bytes
 from mayfly.worker.run import Run
 from tests.support.bus import Installation, installation
+from tests.support.cluster import cluster
 from tests.support.need import need
 from tests.support.whole import Whole, assert_refused, whole
 
@@ -76,6 +78,13 @@ async def fill(bus: Bus, *, down_to: int) -> None:
 async def make_room(bus: Bus) -> None:
     """Remove what `fill` has stored."""
     await bus.js.purge_stream(FILLED)
+
+
+async def until_empty(bus: Bus) -> None:
+    """Wait until nothing is in flight, not even a slot whose worker was lost."""
+    async with asyncio.timeout(FENCE_S + 15):
+        while await in_flight(bus):
+            await asyncio.sleep(0.1)
 
 
 async def change(bus: Bus, stream: str, **config: Any) -> dict[str, Any]:
@@ -154,9 +163,7 @@ async def test_an_outcome_that_cannot_be_written_is_told_as_unknown(
     assert (record["state"], record["ran"]) == ("worker-lost", "unknown")
     await change(bus, subjects.RESPONSES, **before)
     await system.until_it_works()
-    async with asyncio.timeout(FENCE_S + 10):
-        while await in_flight(bus):
-            await asyncio.sleep(0.1)
+    await until_empty(bus)
     assert system.started == [b"x", b"again"]
 
 
@@ -244,6 +251,8 @@ async def test_on_a_full_disk_nothing_new_runs_and_no_outcome_is_lost(small_disk
         assert (answer.status_code, len(answer.content)) == (200, MIB)
         await system.until_it_works(b"after")
         assert system.started == [b"before", b"y" * MIB, b"after"]
+        async with nats.connect("admin") as bus:
+            await until_empty(bus)
 
 
 def test_the_reserve_is_what_admitted_calls_may_need() -> None:
@@ -257,10 +266,20 @@ def test_the_reserve_is_what_admitted_calls_may_need() -> None:
         assert reserve_bytes(a_room(100, most)) == MARGIN_BYTES + (100 + BETWEEN_LOOKS) * CALL_BYTES
 
 
-async def test_the_room_of_one_copy_is_a_third_in_a_cluster() -> None:
-    """What JetStream says of an account is of all copies."""
-    room = Room(used_bytes=900, limit_bytes=1500, copies=3, in_flight=0, most_in_flight=None)
-    assert room.free_bytes == 200
+@pytest.mark.D4
+async def test_in_a_cluster_room_is_counted_once_for_three_copies() -> None:
+    """What JetStream says of an account is of all copies; what may still be written is a third of it."""
+    async with cluster() as nats, nats.connect("admin") as admin, nats.connect("api") as api:
+        before = await read_room(api)
+        for number in range(4):
+            await admin.js.publish(f"$KV.places.filled.{number}", b"x" * MIB)
+        async with asyncio.timeout(20):
+            while (now := await read_room(api)).used_bytes < before.used_bytes + 3 * 4 * MIB:
+                await asyncio.sleep(0.1)
+
+        assert now.copies == 3
+        assert now.limit_bytes == 3 * (STORE_BYTES - STORE_BYTES // 16)
+        assert 4 * MIB <= before.free_bytes - now.free_bytes < 5 * MIB
 
 
 async def test_an_api_server_may_ask_and_try(nats: Installation) -> None:

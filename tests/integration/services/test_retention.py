@@ -14,6 +14,7 @@ from mayfly.bus import subjects
 from mayfly.bus.connection import Bus
 from mayfly.bus.responses import publish_response, read_response
 from mayfly.bus.retention import read_books
+from mayfly.bus.schema import bootstrap
 from mayfly.domain.activation import Response
 from mayfly.domain.ids import new_id, new_ulid
 from mayfly.domain.limits import MIB
@@ -232,6 +233,19 @@ async def test_an_evicted_result_is_gone_and_its_record_stays(tmp_path: Path) ->
             assert (await clients["bob"].get(f"/v1/activations/{ids['bob'][0]}/result")).status_code == 200
             for client in clients.values():
                 await client.aclose()
+
+
+async def test_an_older_stream_is_brought_up_to_date(nats: Installation, bus: Bus) -> None:
+    """`bootstrap` has a stream say what it takes that was made before there were keepers."""
+    config = (await bus.js.stream_info(subjects.RESPONSES)).config
+    await bus.js.update_stream(config.evolve(republish=None))
+    assert (await bus.js.stream_info(subjects.RESPONSES)).config.republish is None
+
+    await bootstrap(bus, nats.bootstrap_settings)
+
+    republish = (await bus.js.stream_info(subjects.RESPONSES)).config.republish
+    assert republish is not None
+    assert republish.headers_only
 
 
 @pytest.mark.D7
