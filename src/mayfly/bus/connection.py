@@ -21,10 +21,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nats.errors
 import structlog
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import APIError, NoStreamResponseError, ServiceUnavailableError
 from nats.nuid import NUID
@@ -126,7 +128,11 @@ async def connect(settings: NatsSettings, *, role: str, buffer_while_disconnecte
 
 
 class _Client(Client):
-    """A client that refuses by itself what its server would close the connection for: nats-py counts no headers."""
+    """
+    A client that refuses by itself what its server would close the connection for, since nats-py counts no headers; and
+    that hears a cancellation which comes together with an answer. `asyncio.wait_for`, on which nats-py's requests wait,
+    swallows it before Python 3.12, and a loop that was told to end would go on for ever, with somebody waiting for it.
+    """
 
     async def publish(
         self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
@@ -134,6 +140,21 @@ class _Client(Client):
         if len(payload) + HEADERS_MAX_BYTES > self.max_payload:
             raise nats.errors.MaxPayloadError
         await super().publish(subject, payload, reply, headers)
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        timeout: float = 0.5,
+        old_style: bool = False,
+        headers: dict[str, Any] | None = None,
+    ) -> Msg:
+        task = asyncio.current_task()
+        before = task.cancelling() if task else 0
+        message = await super().request(subject, payload, timeout, old_style, headers)
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError
+        return message
 
 
 class Unguessable(NUID):

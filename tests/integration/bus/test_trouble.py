@@ -292,6 +292,31 @@ async def test_slow_consumer(nats: Installation, monkeypatch: pytest.MonkeyPatch
             assert bus.watch.dropped == len(dropped)
 
 
+async def test_a_cancellation_that_comes_with_an_answer_is_heard(
+    nats: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that is told to end in the very moment its answer comes in ends: nobody waits for it in vain."""
+
+    async def answered(*_: object, **__: object) -> str:
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+
+        def answer_and_cancel() -> None:
+            future.set_result("the answer")
+            asking.cancel()
+
+        loop.call_soon(answer_and_cancel)
+        return str(await asyncio.wait_for(future, 5))
+
+    async with nats.connect("api") as bus:
+        with monkeypatch.context() as patched:
+            patched.setattr(Client, "request", answered)
+            asking = asyncio.create_task(bus.client.request("subject"))
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+        assert (await bus.js.account_info()).storage >= 0, "other requests go on"
+
+
 async def test_an_error_that_closes_the_client_ends_the_api_server_and_it_is_restarted(
     nats: Installation, tmp_path: Path
 ) -> None:
