@@ -11,7 +11,8 @@ server at which he calls, whenever a chunk is full.
 Guarantees:
 - several keepers do no harm: each removes a user's responses up to a sequence, and what is gone is gone;
 - what was not heard (an outage, a slow consumer) is missing from the sequences, and read;
-- what the books of a server that was killed lack is less than a chunk of each user, and what came while none ran.
+- what the books of a server that was killed lack is what came in its last moment, less than a chunk of each user, and
+  what came while none ran.
 """
 
 from __future__ import annotations
