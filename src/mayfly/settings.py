@@ -176,6 +176,9 @@ class ApiSettings(LogSettings, NatsSettings, AdmissionSettings, MetricsSettings)
     """How long records, results and logs are kept after an activation ended, and Idempotency-Keys from its beginning,
     in seconds."""
 
+    responses_max_bytes_per_user: Annotated[int, Field(ge=4 << 20)] = 64 << 20
+    """Room for one user's results and logs, in bytes. His own oldest go first; a record whose result went stays."""
+
     drain_s: Annotated[float, Field(ge=0, le=600)] = 1.0
     """How long /readyz says 503 before an API server that was told to stop closes its listener, in seconds."""
 

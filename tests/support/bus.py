@@ -10,7 +10,7 @@ from typing import Any
 
 from mayfly.bus.connection import Bus, connect
 from mayfly.bus.schema import bootstrap
-from mayfly.ops.nats_config import ADMIN, ROLES, server_config
+from mayfly.ops.nats_config import ADMIN, ROLES, STORE_BYTES, server_config
 from mayfly.settings import BootstrapSettings, NatsSettings
 from tests.support.nats import NatsServer
 
@@ -41,11 +41,17 @@ class Installation:
 
 
 @asynccontextmanager
-async def installation(**limits: Any) -> AsyncIterator[Installation]:
-    """Start a server and make the shapes; *limits* are settings of `bootstrap`."""
+async def installation(
+    *, store: Path | None = None, store_bytes: int = STORE_BYTES, **limits: Any
+) -> AsyncIterator[Installation]:
+    """
+    Start a server and make the shapes; *limits* are settings of `bootstrap`. It stores up to *store_bytes* in *store*,
+    or in a directory of its own.
+    """
     server = NatsServer()
     passwords = {role: f"{role}-password" for role in ROLES}
-    server.configure(server_config(port=server.port, store=server.directory / "store", passwords=passwords))
+    store = store or server.directory / "store"
+    server.configure(server_config(port=server.port, store=store, passwords=passwords, store_bytes=store_bytes))
     async with server:
         made = Installation(server, BootstrapSettings())
         for role, password in passwords.items():

@@ -7,7 +7,7 @@ The API server as an ASGI application: routes, the errors' way out, and the life
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -84,27 +84,31 @@ def create_app(settings: ApiSettings) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Be connected, with a janitor beside the calls; when either ends, say so through `app.state.lost`."""
+    """Be connected, with what works beside the calls; when either ends, say so through `app.state.lost`."""
     async with opened(app.state.settings) as state:
         app.state.mayfly = state
-        sweeping = asyncio.create_task(state.janitor.run(), name="janitor")
-        watching = asyncio.create_task(_watch(app, state.bus.closed, sweeping), name="watch-connection")
+        beside = [
+            asyncio.create_task(work.run(), name=name)
+            for name, work in (("janitor", state.janitor), ("retention", state.keeper), ("room", state.guard))
+        ]
+        watching = asyncio.create_task(_watch(app, state.bus.closed, beside), name="watch-connection")
         try:
             yield
         finally:
-            watching.cancel()
-            sweeping.cancel()
-            await asyncio.gather(watching, sweeping, return_exceptions=True)
+            for task in (watching, *beside):
+                task.cancel()
+            await asyncio.gather(watching, *beside, return_exceptions=True)
 
 
-async def _watch(app: FastAPI, closed: asyncio.Event, sweeping: asyncio.Task[None]) -> None:
-    """A server without its connection or its janitor must end, so that its supervisor starts a whole one."""
+async def _watch(app: FastAPI, closed: asyncio.Event, beside: Sequence[asyncio.Task[None]]) -> None:
+    """A server without its connection, its janitor or the like must end, so that its supervisor starts a whole one."""
     closing = asyncio.create_task(closed.wait(), name="closed")
     try:
-        await asyncio.wait((closing, sweeping), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((closing, *beside), return_when=asyncio.FIRST_COMPLETED)
     finally:
         closing.cancel()
-    reason = repr(sweeping.exception()) if sweeping.done() else "the connection is closed for good"
+    ended = [f"{task.get_name()}: {task.exception()!r}" for task in beside if task.done()]
+    reason = ", ".join(ended) or "the connection is closed for good"
     log.error("api.lost", reason=reason)
     app.state.lost.set()
 

@@ -23,6 +23,8 @@ from mayfly.services.invoke import Invoker
 from mayfly.services.janitor import Janitor
 from mayfly.services.metrics_port import served
 from mayfly.services.passwords import Passwords
+from mayfly.services.retention import Keeper
+from mayfly.services.room import Guard
 from mayfly.services.sessions import Sessions
 from mayfly.services.tokens import TokenKeys
 from mayfly.services.users import Users
@@ -43,6 +45,8 @@ class ApiState:
     canceller: Canceller
     invoker: Invoker
     janitor: Janitor
+    keeper: Keeper
+    guard: Guard
     metrics: ApiMetrics
 
 
@@ -63,6 +67,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[ApiState]:
         passwords = Passwords(settings.login_concurrency)
         stack.callback(passwords.close)
         state = _build(settings, bus, listener, keys=keys, passwords=passwords)
+        await stack.enter_async_context(state.keeper.listening())
         usage = Usage(bus, state.stores, state.metrics)
         await stack.enter_async_context(served(settings.metrics_listen, state.metrics, refresh=usage.refresh))
         stack.push_async_callback(state.invoker.close)
@@ -73,6 +78,8 @@ def _build(settings: ApiSettings, bus: Bus, listener: Listener, *, keys: TokenKe
     stores = Stores.on(bus)
     metrics = ApiMetrics()
     metrics.follow(bus)
+    guard = Guard(bus)
+    keep_s, room = settings.record_keep_s, settings.responses_max_bytes_per_user
     sessions = Sessions(stores, keys, passwords, access_s=settings.access_token_s, refresh_s=settings.refresh_token_s)
     return ApiState(
         settings=settings,
@@ -81,10 +88,12 @@ def _build(settings: ApiSettings, bus: Bus, listener: Listener, *, keys: TokenKe
         users=Users(bus, stores, sessions, passwords, open_to_all=settings.registration == "open"),
         sessions=sessions,
         functions=Functions(bus, stores),
-        activations=Activations(bus, stores, listener, keep_s=settings.record_keep_s),
-        canceller=Canceller(bus, stores, listener, keep_s=settings.record_keep_s),
-        invoker=Invoker(bus, stores, listener, wait_ms=settings.admission_wait_ms, keep_s=settings.record_keep_s),
-        janitor=Janitor(bus, stores, keep_s=settings.record_keep_s, on_action=metrics.janitor_acted),
+        activations=Activations(bus, stores, listener, keep_s=keep_s),
+        canceller=Canceller(bus, stores, listener, keep_s=keep_s),
+        invoker=Invoker(bus, stores, listener, wait_ms=settings.admission_wait_ms, keep_s=keep_s, guard=guard),
+        janitor=Janitor(bus, stores, keep_s=keep_s, on_action=metrics.janitor_acted),
+        keeper=Keeper(bus, listener.instance, max_bytes=room, keep_s=keep_s),
+        guard=guard,
         metrics=metrics,
     )
 

@@ -13,16 +13,20 @@ can talk a client out of it: nats-py by itself believes a server that says it ha
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nats.errors
 import structlog
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import APIError, NoStreamResponseError, ServiceUnavailableError
 from nats.nuid import NUID
@@ -36,9 +40,11 @@ log = structlog.get_logger()
 
 REQUEST_TIMEOUT_S = 5.0
 CONNECT_S = 10.0
+DROPPED_TOLD_EVERY_S = 1.0
 MIN_VERSION = (2, 15, 1)
 WORKER_USER = "worker"
 MIN_PAYLOAD_BYTES = 4_000_000
+HEADERS_MAX_BYTES = 16 * 1024  # more than anything here sends beside a payload
 
 UNREACHABLE = (
     nats.errors.TimeoutError,
@@ -123,6 +129,36 @@ async def connect(settings: NatsSettings, *, role: str, buffer_while_disconnecte
         await _close(client)
 
 
+class _Client(Client):
+    """
+    A client that refuses by itself what its server would close the connection for, since nats-py counts no headers; and
+    that hears a cancellation which comes together with an answer. `asyncio.wait_for`, on which nats-py's requests wait,
+    swallows it before Python 3.12, and a loop that was told to end would go on for ever, with somebody waiting for it.
+    """
+
+    async def publish(
+        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        if len(payload) + HEADERS_MAX_BYTES > self.max_payload:
+            raise nats.errors.MaxPayloadError
+        await super().publish(subject, payload, reply, headers)
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        timeout: float = 0.5,
+        old_style: bool = False,
+        headers: dict[str, Any] | None = None,
+    ) -> Msg:
+        task = asyncio.current_task()
+        before = task.cancelling() if task else 0
+        message = await super().request(subject, payload, timeout, old_style, headers)
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError
+        return message
+
+
 class Unguessable(NUID):
     """
     What makes the subjects on which replies are awaited.
@@ -147,6 +183,8 @@ class Watch:
         self.reconnects = 0
         self.leaving = False
         self.last_error = ""
+        self.dropped = 0  # messages that came faster than they were dealt with; who misses one looks in the stream
+        self._dropped_told_at = -math.inf
 
     async def on_closed(self) -> None:
         """The client has given up."""
@@ -164,9 +202,19 @@ class Watch:
 
     async def on_error(self, error: Exception) -> None:
         """Something went wrong that the client goes on after."""
+        if isinstance(error, nats.errors.SlowConsumerError):
+            self._on_dropped(error.subject)
+            return
         if not (isinstance(error, OSError) and "Authorization" in self.last_error):  # a refusal cuts the connection
             self.last_error = str(error) or type(error).__name__
         log.warning("nats.error", role=self.role, error=repr(error))
+
+    def _on_dropped(self, subject: str) -> None:
+        """Thousands may be dropped in a second: say so once."""
+        self.dropped += 1
+        if time.monotonic() - self._dropped_told_at >= DROPPED_TOLD_EVERY_S:
+            self._dropped_told_at = time.monotonic()
+            log.warning("nats.dropped", role=self.role, subject=subject, dropped=self.dropped)
 
 
 async def _open(settings: NatsSettings, watch: Watch, *, pending_bytes: int) -> Client:
@@ -178,7 +226,7 @@ async def _open(settings: NatsSettings, watch: Watch, *, pending_bytes: int) -> 
     try:
         with translated("connect"):
             async with asyncio.timeout(CONNECT_S):  # so as well
-                client = Client()
+                client = _Client()
                 client._nuid = Unguessable()
                 await client.connect(
                     urls,

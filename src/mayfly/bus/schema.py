@@ -77,7 +77,11 @@ def work_consumer() -> api.ConsumerConfig:
 
 
 def response_stream(settings: BootstrapSettings) -> api.StreamConfig:
-    """Describe the stream of responses: every result or failure with the kept stderr, the oldest going first."""
+    """
+    Describe the stream of responses: every result or failure with the kept stderr, the oldest going first. The headers
+    are republished, so that API servers know what each user has there (`services.retention`).
+    """
+    kept = "{{wildcard(1)}}", "{{wildcard(2)}}", "{{wildcard(3)}}"
     return api.StreamConfig(
         name=subjects.RESPONSES,
         subjects=["response.*.*.*"],
@@ -89,6 +93,7 @@ def response_stream(settings: BootstrapSettings) -> api.StreamConfig:
         max_age=settings.record_keep_s,
         max_msg_size=RESPONSE_MAX_BYTES,
         allow_msg_ttl=True,
+        republish=api.RePublish(src="response.*.*.*", dest=subjects.kept(*kept), headers_only=True),
     )
 
 

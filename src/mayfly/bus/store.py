@@ -188,7 +188,7 @@ class Store(Generic[T]):
         sent = {api.Header.EXPECTED_LAST_SUBJECT_SEQUENCE: str(revision), **(headers or {})}
         try:
             ack = await self._bus.js.publish(
-                kv_subject(self._bucket, key), data, headers=sent, msg_ttl=max(1.0, ttl_s) if ttl_s else None
+                kv_subject(self._bucket, key), data, headers=sent, msg_ttl=None if ttl_s is None else max(1.0, ttl_s)
             )
         except KeyWrongLastSequenceError as error:
             raise Conflict(key) from error

@@ -23,6 +23,8 @@ BUCKETS = (USERS, SESSIONS, FUNCTIONS, ACTIVATIONS, IDEMPOTENCY, PLACES, WORKERS
 STREAMS_API = "$JS.API"
 WORKERS_API = "streams.API"  # its name in the workers' account, where `$JS.API` is that account's own, without streams
 
+BOOKS = "books"  # in the place of an instance in RESPONSES: what API servers write there. Too short for an id
+
 PREPARE_IMAGE = "image.prepare"  # a request that one of the workers answers
 PREPARERS = "workers"  # their queue group
 PREFETCH_IMAGE = "image.prefetch"  # told to all workers
@@ -66,6 +68,21 @@ def responses_for(instance: str) -> str:
 def responses_of(user_id: str) -> str:
     """All responses of one user."""
     return f"response.{user_id}.>"
+
+
+def kept(user_id: str, instance: str, ulid: str) -> str:
+    """Where the server republishes the headers of each response."""
+    return f"kept.{user_id}.{instance}.{ulid}"
+
+
+def books(user_id: str) -> str:
+    """Where it is written down how much of a user's lies in RESPONSES."""
+    return response(f"{user_id}.{BOOKS}.size")
+
+
+def probe() -> str:
+    """Where an API server tries whether RESPONSES takes anything."""
+    return response(f"{BOOKS}.{BOOKS}.probe")
 
 
 def done(instance: str, ulid: str) -> str:

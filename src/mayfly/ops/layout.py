@@ -15,8 +15,10 @@ from pathlib import Path
 
 from mayfly.domain.errors import QueueUnavailable
 from mayfly.ops.certificates import ensure_certificates, ensure_token_key, write_secret
-from mayfly.ops.nats_config import ADMIN, API, ROLES, server_config
+from mayfly.ops.nats_config import ADMIN, API, ROLES, STORE_BYTES, server_config
 from mayfly.settings import NatsSettings
+
+STORE_LEAST_BYTES = 3 << 29  # what the streams reserve, and a little
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class Layout:
     def _fill_nats(self, port: int, uid: int) -> None:
         (self.nats / "store").mkdir(mode=0o700, parents=True, exist_ok=True)
         passwords = {role: self.password(role).read_text() for role in ROLES}
-        config = server_config(port=port, store=self.nats / "store", passwords=passwords)
+        config = server_config(port=port, store=self.nats / "store", passwords=passwords, store_bytes=_room(self.nats))
         write_secret(self.nats / "nats.conf", config.encode())
         self.nats.chmod(0o700)
         _give(self.nats, uid)
@@ -109,6 +111,11 @@ def admin_settings(layout: Layout) -> NatsSettings:
     return NatsSettings(
         nats_url=layout.url_file.read_text(), nats_user=ADMIN, nats_password_file=layout.password(ADMIN)
     )
+
+
+def _room(directory: Path) -> int:
+    """Say how much NATS may store: its files may take half of the disk, and it needs some for the streams at all."""
+    return max(STORE_LEAST_BYTES, min(STORE_BYTES, shutil.disk_usage(directory).total // 4))
 
 
 def _give(directory: Path, uid: int) -> None:

@@ -31,6 +31,8 @@ PULL_FORGOTTEN = "30s"  # without an answer or heartbeat: longer than a pull las
 CLUSTER = "mayfly"
 ROUTE_USER = "route"
 CLIENT_PORT, ROUTE_PORT, MONITOR_PORT = 4222, 6222, 8222
+STORE_BYTES = 5 << 30
+"""Of a server's JetStream, unless told otherwise. Its files take up to twice that, before NATS tidies up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Node:
     monitor: str = "127.0.0.1"  # no password guards monitoring, so nobody else reaches it
     secrets: str = "/run/secrets/mayfly"
     store: str = "/data"
+    store_bytes: int = STORE_BYTES
 
     @property
     def name(self) -> str:
@@ -49,9 +52,9 @@ class Node:
         return self.host.partition(".")[0]
 
 
-def server_config(*, port: int, store: Path, passwords: dict[str, str]) -> str:
+def server_config(*, port: int, store: Path, passwords: dict[str, str], store_bytes: int = STORE_BYTES) -> str:
     """Write the configuration of one server on loopback. It is JSON, which nats-server reads as its own format."""
-    config = {"server_name": "mayfly", "listen": f"127.0.0.1:{port}", **_common(str(store), passwords)}
+    config = {"server_name": "mayfly", "listen": f"127.0.0.1:{port}", **_common(str(store), store_bytes, 1, passwords)}
     return json.dumps(config, indent=2) + "\n"
 
 
@@ -74,7 +77,7 @@ def node_config(node: Node, *, passwords: dict[str, str], route_password: str) -
         "listen": f"0.0.0.0:{CLIENT_PORT}",
         "http": f"{_bracketed(node.monitor)}:{MONITOR_PORT}",
         "tls": {**tls, "handshake_first": True},
-        **_common(node.store, passwords),
+        **_common(node.store, node.store_bytes, 1 + len(node.peers), passwords),
         "lame_duck_grace_period": "2s",
         "lame_duck_duration": "30s",
     }
@@ -108,16 +111,21 @@ def route_password(config: str) -> str | None:
     return str(cluster["authorization"]["password"]) if cluster else None
 
 
-def _common(store: str, passwords: dict[str, str]) -> dict[str, Any]:
-    """Return what every server has: limits, JetStream and the accounts."""
+def _common(store: str, store_bytes: int, servers: int, passwords: dict[str, str]) -> dict[str, Any]:
+    """
+    Return what every server has: limits, JetStream and the accounts.
+
+    The account's limit, of all servers together, comes before each server's. At the account's a write is refused and no
+    more; at a server's the streams that it leads look for another leader. And API servers can ask for the account's.
+    """
     return {
         "max_payload": MIN_PAYLOAD_BYTES,
         "ping_interval": "5s",
         "write_deadline": "10s",
-        "jetstream": {"store_dir": store, "strict": True},
+        "jetstream": {"store_dir": store, "max_file_store": store_bytes, "strict": True},
         "accounts": {
             ACCOUNT: {
-                "jetstream": "enabled",
+                "jetstream": {"max_file": servers * (store_bytes - store_bytes // 16)},
                 "users": [
                     {"user": ADMIN, "password": passwords[ADMIN], "permissions": {"publish": ">", "subscribe": ">"}},
                     {"user": API, "password": passwords[API], "permissions": api_permissions()},
@@ -146,9 +154,10 @@ def api_permissions() -> dict[str, Any]:
     """
     What an API server publishes and hears.
 
-    It can remove any message of the work stream (the janitor does), give back any place, and purge responses (a user's,
-    who leaves): the server cannot be told to allow less of any of these. It cannot read the audit trail that it writes.
-    Of each stream that it reads, and of the workers' consumer, it is told how they stand; and how full the store is.
+    It can remove any message of the work stream (the janitor does), give back any place, and purge responses (those of
+    a user who leaves, or has too many): the server cannot be told to allow less of any of these. It cannot read the
+    trail that it writes. Of each stream that it reads, and of the workers' consumer, it is told how they stand; and how
+    full the store is.
     """
     own = (
         subjects.USERS,
@@ -166,6 +175,7 @@ def api_permissions() -> dict[str, Any]:
         subjects.PREFETCH_IMAGE,
         subjects.owns("*"),
         subjects.cancel("*"),
+        subjects.response(f"*.{subjects.BOOKS}.*"),
         *(subjects.kv_subject(bucket, ">") for bucket in own),
         *(f"$JS.API.STREAM.MSG.GET.{stream}" for stream in read),
         *(f"$JS.API.STREAM.INFO.{stream}" for stream in read),
@@ -174,7 +184,7 @@ def api_permissions() -> dict[str, Any]:
         *(f"$JS.API.STREAM.MSG.DELETE.{stream}" for stream in (subjects.ACT, subjects.kv_stream(subjects.PLACES))),
         f"$JS.API.STREAM.PURGE.{subjects.RESPONSES}",
     ]
-    heard = [f"{inbox_prefix(API)}.>", "done.*.*", "response.*.*.*"]
+    heard = [f"{inbox_prefix(API)}.>", "done.*.*", "response.*.*.*", subjects.kept("*", "*", "*")]
     return {"publish": publish, "subscribe": heard}
 
 

@@ -78,6 +78,7 @@ class Wanted:
     api_hosts: tuple[str, ...] = ()
     nats: tuple[str, ...] = ()  # the first label of each names its directory
     nats_monitor: str | None = None
+    nats_store_gib: int | None = None
     owners: Owners = field(default_factory=Owners)
 
     def over(self, before: Names) -> Names:
@@ -92,6 +93,7 @@ class Wanted:
             self.api_hosts or before.api_hosts,
             self.nats or before.nats,
             before.nats_monitor if self.nats_monitor is None else self.nats_monitor,
+            before.nats_store_gib if self.nats_store_gib is None else self.nats_store_gib,
         )
         names.check()
         return names
@@ -316,7 +318,7 @@ def _fill_nats(directory: SecretsDirectory, authority: Authority, names: Names) 
     route = _present_route_password(directory) or new_secret().decode()
     for host in names.nats:
         peers = tuple(peer for peer in names.nats if peer != host)
-        node = Node(host, peers, monitor=names.nats_monitor)
+        node = Node(host, peers, monitor=names.nats_monitor, store_bytes=names.nats_store_gib << 30)
         folder = directory.nats(node.name)
         folder.put("ca.crt", authority.certificate)
         renew(folder, authority, "nats", names_of_server(host, folder, authority), peer=True)

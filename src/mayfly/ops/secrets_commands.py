@@ -39,6 +39,7 @@ def create(
     api_host: Annotated[list[str] | None, typer.Option(help="A name by which the gateway reaches the API.")] = None,
     nats: Annotated[list[str] | None, typer.Option(help="A nats-server's host; its first label is its name.")] = None,
     nats_monitor: Annotated[str | None, typer.Option(help="Where nats-servers listen for monitoring.")] = None,
+    nats_store_gib: Annotated[int | None, typer.Option(help="What each nats-server may store, in GiB.")] = None,
     api_uid: ApiUid = 59802,
     nats_uid: NatsUid = 59801,
     gateway_uid: GatewayUid = 636,
@@ -48,11 +49,12 @@ def create(
     """
     Make the secrets of a deployment, one directory for each role; keep what is there, renew what is about to end.
 
-    Can be run before every start. As root it gives each directory to its role's user. The first four options, of which
+    Can be run before every start. As root it gives each directory to its role's user. The first five options, of which
     the first three can be given several times, replace what was given before, which DIR/ca/names.json keeps; one that
     is not given stays as it was. A name that is given no more stays in its certificate until that ends, or `rotate
     certificates` makes another. A new DIR has: localhost, 127.0.0.1, ::1 for --host; api, api-1, api-2,
-    localhost, 127.0.0.1 for --api-host; nats-1, nats-2, nats-3 for --nats; 127.0.0.1 for --nats-monitor.
+    localhost, 127.0.0.1 for --api-host; nats-1, nats-2, nats-3 for --nats; 127.0.0.1 for --nats-monitor; 5 for
+    --nats-store-gib, of which the volume has to have twice as much.
 
     Example: mayfly secrets create ./secrets --host faas.example.org
     """
@@ -64,6 +66,7 @@ def create(
         api_hosts=tuple(api_host or ()),
         nats=tuple(nats or ()),
         nats_monitor=nats_monitor,
+        nats_store_gib=nats_store_gib,
         owners=Owners(api=api_uid, nats=nats_uid, gateway=gateway_uid, worker=worker_uid, admin=admin_uid),
     )
     with _told():

@@ -13,7 +13,7 @@ import msgspec
 
 from mayfly.ops.certificates import Authority, Issued, is_address, is_host, names_in
 from mayfly.ops.folder import Folder, SecretsUnusable
-from mayfly.ops.nats_config import ROLES
+from mayfly.ops.nats_config import ROLES, STORE_BYTES
 from mayfly.settings import SettingsError
 
 FILE = "names.json"
@@ -22,6 +22,7 @@ GATEWAY_HOSTS = ("localhost", "127.0.0.1", "::1")
 API_HOSTS = ("api", "api-1", "api-2", "localhost", "127.0.0.1")
 NATS_HOSTS = ("nats-1", "nats-2", "nats-3")
 NATS_MONITOR = "127.0.0.1"
+NATS_STORE_LEAST_GIB, NATS_STORE_MOST_GIB = 2, 16_384
 
 LOOPBACK = ("localhost", "127.0.0.1")
 
@@ -36,9 +37,13 @@ class Names(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     api_hosts: tuple[str, ...] = API_HOSTS
     nats: tuple[str, ...] = NATS_HOSTS  # the first label of each names its directory
     nats_monitor: str = NATS_MONITOR
+    nats_store_gib: int = STORE_BYTES >> 30
 
     def as_options(self) -> dict[str, tuple[str, ...]]:
-        """Show them by the options that give them."""
+        """Show everything by the options that give it."""
+        return {**self._hosts_by_option(), "--nats-store-gib": (str(self.nats_store_gib),)}
+
+    def _hosts_by_option(self) -> dict[str, tuple[str, ...]]:
         return {
             "--host": self.hosts,
             "--api-host": self.api_hosts,
@@ -52,7 +57,9 @@ class Names(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
         Raises: SettingsError.
         """
-        for option, names in self.as_options().items():
+        if not NATS_STORE_LEAST_GIB <= self.nats_store_gib <= NATS_STORE_MOST_GIB:
+            raise SettingsError(f"--nats-store-gib: from {NATS_STORE_LEAST_GIB} to {NATS_STORE_MOST_GIB}.")
+        for option, names in self._hosts_by_option().items():
             if bad := [name for name in names if not is_host(name)]:
                 raise SettingsError(f"{option}: {bad[0][:80]!r} is neither a host name nor an address, without a port.")
             if option in {"--nats", "--nats-monitor"} and (bad := [name for name in names if "*" in name]):
@@ -105,7 +112,7 @@ def names_before(ca: Folder) -> Names | None:
     except msgspec.MsgspecError as error:
         raise SecretsUnusable(
             f"{ca.path / FILE} is not what this program wrote ({error}): remove it, and give all names again by "
-            "--host, --api-host, --nats and --nats-monitor."
+            "--host, --api-host, --nats, --nats-monitor and --nats-store-gib."
         ) from error
 
 

@@ -27,6 +27,7 @@ from mayfly.domain.activation import Activation, State, Steps, Work
 from mayfly.domain.errors import LimitReached, QueueUnavailable, TimedOut
 from mayfly.domain.ids import FunctionName, new_id, new_ulid
 from mayfly.services.call import Call
+from mayfly.services.room import Guard
 from mayfly.services.settle import REFUSED_KEEP_S, settle
 
 RECORD_MARGIN_S = 3600.0  # a record that nobody ends lives this much longer than its deadline
@@ -61,8 +62,12 @@ class RunTimes:
 class Admission:
     """Admits activations for one API server."""
 
-    def __init__(self, bus: Bus, stores: Stores, *, instance: str, wait_ms: int) -> None:
-        """*instance* is this server's id in the keys of records, *wait_ms* how long a full stream is asked again."""
+    def __init__(self, bus: Bus, stores: Stores, *, instance: str, wait_ms: int, guard: Guard) -> None:
+        """
+        *instance* is this server's id in the keys of records, *wait_ms* how long a full stream is asked again, *guard*
+        who keeps calls out while their outcome could not be stored.
+        """
+        self._guard = guard
         self._bus = bus
         self._records = stores.activations
         self._places = Places(bus)
@@ -109,6 +114,7 @@ class Admission:
 
         Raises: LimitReached; QueueUnavailable, with `ran` as far as it is known.
         """
+        self._guard.check()
         entry, is_new = await self._create(record, call)
         holding = Holding()
         if entry.value.state is not State.QUEUED:

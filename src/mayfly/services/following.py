@@ -35,8 +35,9 @@ class Follower:
 
     async def end(self, waiter: Waiter, key: str, *, deadline: float, looked_for: bool = True) -> Activation:
         """
-        Wait for the final record: heard as it is written, and looked for. *deadline* is the call's, by
-        time.monotonic(); without *looked_for* nothing was missed so far.
+        Wait for the final record: heard as it is written, and looked for. *deadline* is that of the call which waits, by
+        time.monotonic(), and bounds an outage; the activation's own stands in its record. Without *looked_for* nothing
+        was missed so far.
 
         Raises: QueueUnavailable with `ran="unknown"` when that cannot be learned until `OUTAGE_S` after the deadline.
         """
@@ -50,7 +51,7 @@ class Follower:
                 pause = min(max(pause, FIRST_LOOK_S) * LOOKS_GROW_BY, LOOK_AT_MOST_EVERY_S)
             now = time.monotonic()
             try:
-                if final := await self._look(key, owner_check, out_of_time=now > deadline):
+                if final := await self._look(key, owner_check):
                     return final
             except QueueUnavailable as error:
                 if now > deadline + OUTAGE_S:
@@ -58,7 +59,7 @@ class Follower:
             if owner_check.is_in_doubt:  # each question takes a second to go unanswered, and 5 s are promised
                 pause = FIRST_LOOK_S
 
-    async def _look(self, key: str, owner_check: OwnerCheck, *, out_of_time: bool) -> Activation | None:
+    async def _look(self, key: str, owner_check: OwnerCheck) -> Activation | None:
         """Read the record, and end it if nobody else will."""
         entry = await self._records.get(key)
         if entry is None:
@@ -68,6 +69,6 @@ class Follower:
         if entry.value.state is State.RUNNING:
             if await owner_check.is_lost(entry.value):
                 return await settle_lost(self._records, entry, keep_s=self._keep_s)
-        elif out_of_time:
+        elif self._bus.clock.now() > entry.value.deadline_at:
             return await settle_out_of_time(self._records, entry, keep_s=self._keep_s)
         return None

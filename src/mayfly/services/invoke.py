@@ -26,6 +26,7 @@ from mayfly.services.call import PLAIN, Call, CallOptions
 from mayfly.services.following import UNTOLD, Follower
 from mayfly.services.idempotency import Keys
 from mayfly.services.outcome import Succeeded, outcome_of
+from mayfly.services.room import Guard
 
 log = structlog.get_logger()
 
@@ -35,11 +36,16 @@ Admitted = asyncio.Future[Activation]
 class Invoker:
     """Invokes functions for one API server, and answers with what became of them."""
 
-    def __init__(self, bus: Bus, stores: Stores, listener: Listener, *, wait_ms: int, keep_s: float) -> None:
-        """*wait_ms* is how long a full stream is asked again, *keep_s* how long records are kept."""
+    def __init__(
+        self, bus: Bus, stores: Stores, listener: Listener, *, wait_ms: int, keep_s: float, guard: Guard | None = None
+    ) -> None:
+        """
+        *wait_ms* is how long a full stream is asked again, *keep_s* how long records are kept, *guard* who keeps calls
+        out while their outcome could not be stored.
+        """
         self._bus = bus
         self._listener = listener
-        self._admission = Admission(bus, stores, instance=listener.instance, wait_ms=wait_ms)
+        self._admission = Admission(bus, stores, instance=listener.instance, wait_ms=wait_ms, guard=guard or Guard(bus))
         self._follower = Follower(bus, stores, keep_s=keep_s)
         self._keys = Keys(stores, keep_s=keep_s)
         self._on_their_own: set[asyncio.Task[Succeeded]] = set()

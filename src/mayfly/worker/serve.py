@@ -13,6 +13,7 @@ from mayfly.bus.connection import connect
 from mayfly.bus.stores import Stores
 from mayfly.containers.choose import DockerAddress, choose_runtime
 from mayfly.containers.host import prepare_host
+from mayfly.domain.errors import QueueUnavailable
 from mayfly.domain.ids import WorkerId, new_id
 from mayfly.images.policy import RegistryPolicy
 from mayfly.images.store import ImageStore
@@ -33,7 +34,8 @@ async def serve(settings: WorkerSettings) -> None:
     Must run as pid 1 of namespaces of its own (`containers.host.enter_namespaces`): when it dies, all its containers
     and mounts go with it. (Not so with a Docker daemon: that has the containers, and ends them.)
 
-    Raises: RuntimeFailed when this machine cannot run containers; QueueUnavailable.
+    Raises: RuntimeFailed when this machine cannot run containers; QueueUnavailable, also when the connection was closed
+    for good: whoever restarts only what has failed has to see that it has.
     """
     if settings.runtime != "docker":
         prepare_host()
@@ -70,6 +72,8 @@ async def serve(settings: WorkerSettings) -> None:
             closing = asyncio.create_task(_stop_when(bus.closed, stop), name="closed")
             await Worker(tools, slots=settings.slots).run(stop, grace_s=settings.stop_grace_s)
             closing.cancel()
+            if bus.closed.is_set():
+                raise QueueUnavailable("The connection to NATS was closed for good; the log says why.")
     finally:
         await runtime.close()
 

@@ -20,7 +20,7 @@ from tests.support.bus import installation
 from tests.support.cluster import Cluster, cluster
 from tests.support.world import World, a_world
 
-LIMITS = {"max_activations": 8, "max_activations_per_user": 6}
+LIMITS: dict[str, Any] = {"max_activations": 8, "max_activations_per_user": 6}
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -108,6 +109,19 @@ async def test_while_the_first_runs_the_second_waits_for_it(world: World, other:
         assert list(await asyncio.gather(first, second)) == [b"x", b"x"]
 
     assert len(world.runtime.calls) == 1
+
+
+async def test_a_second_call_with_less_time_does_not_end_the_first(world: World) -> None:
+    """A call that joins another waits for it with that one's time, and takes none of it away."""
+    function = await world.function()
+    first = asyncio.create_task(world.invoke(function, b"x", KEY))
+    await world.until(1)
+    second = asyncio.create_task(world.invoke(function, b"x", replace(KEY, timeout_s=0.2)))
+    await asyncio.wait({first, second}, timeout=2, return_when=asyncio.FIRST_COMPLETED)
+
+    assert not first.done()
+    async with world.worker():
+        assert list(await asyncio.gather(first, second)) == [b"x", b"x"]
 
 
 async def test_a_call_that_waits_in_the_queue_is_joined_and_not_queued_again(world: World, other: World) -> None:

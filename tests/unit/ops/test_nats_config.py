@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from mayfly.domain.limits import MIB
 from mayfly.ops.nats_config import ROLES, Node, node_config, route_password, server_config, with_passwords
+from mayfly.settings import BootstrapSettings
 
 pytestmark = [pytest.mark.A3, pytest.mark.D4, pytest.mark.D7]
 
@@ -70,10 +72,27 @@ def test_up_and_a_cluster_have_the_same_accounts_and_limits() -> None:
     """What a role may do on a laptop is what it may do in production, and so are the sizes."""
     up = json.loads(server_config(port=1, store=Path("/store"), passwords=PASSWORDS))
     node = a_node()
+    for config, servers in ((up, 1), (node, 3)):  # what the account may store is of all servers together
+        room = config["accounts"]["MAYFLY"].pop("jetstream")["max_file"]
+        assert room < servers * config["jetstream"]["max_file_store"]
     for key in ("accounts", "system_account", "max_payload", "ping_interval", "write_deadline"):
         assert up[key] == node[key], key
     assert "tls" not in up
     assert up["listen"] == "127.0.0.1:1"
+
+
+@pytest.mark.parametrize("peers", [(), ("nats-2", "nats-3")])
+def test_the_accounts_limit_comes_before_the_servers(peers: tuple[str, ...]) -> None:
+    """Whatever a server may store, all of them together are refused a little earlier, in the account; and never so
+    little that the streams could not be made."""
+    config = json.loads(
+        node_config(Node("nats-1", peers, store_bytes=2 << 30), passwords=PASSWORDS, route_password="x")
+    )
+    server, account = config["jetstream"]["max_file_store"], config["accounts"]["MAYFLY"]["jetstream"]["max_file"]
+    assert server == 2 << 30
+    assert 0.9 * server < account / (1 + len(peers)) < server
+    reserved = BootstrapSettings().responses_max_bytes + 256 * MIB
+    assert reserved < account / (1 + len(peers))
 
 
 def test_the_system_account_has_no_users() -> None:
