@@ -30,7 +30,7 @@ ROWS = [
 ]
 SYSTEMS = ("OpenFaaS", "Fn", "OpenWhisk", "Knative", "Fission", "Nuclio", "NEX", "AWS Lambda")
 OURS_S = 0.01  # of a slot's time, beside the function's own
-UNITS = {"": 1, "GiB": 1 << 30, "GB": 10**9, "million": 10**6}
+UNITS = {"": 1, "MiB": 1 << 20, "GiB": 1 << 30, "GB": 10**9, "million": 10**6}
 
 
 def section(number: int) -> str:
@@ -54,7 +54,7 @@ def table(text: str, heading: str) -> list[list[str]]:
 
 def numbers(cell: str) -> list[float]:
     """Return the numbers in a cell: `8.6 million`, `0.09 GB`, `86,400`."""
-    found = re.findall(r"(\d[\d,]*(?:\.\d+)?)\s*(GiB|GB|million)?", cell)
+    found = re.findall(r"(\d[\d,]*(?:\.\d+)?)\s*(MiB|GiB|GB|million)?", cell)
     return [float(number.replace(",", "")) * UNITS[unit] for number, unit in found]
 
 
