@@ -1,21 +1,39 @@
-"""Calls, looked at afterwards: list, show, result, logs."""
+"""Calls, looked at afterwards: list, show, result, logs; and cancel, for one that goes on."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mayfly.cli.exits import MISSING, Refused
-from mayfly.cli.output import columns, milliseconds, pairs, say, size, write_bytes
+from mayfly.cli.exits import MISSING, PLATFORM, Refused
+from mayfly.cli.moments import moment
+from mayfly.cli.output import columns, instant, milliseconds, pairs, say, size, write_bytes
 from mayfly.cli.terminal import Terminal, connected
 
 if TYPE_CHECKING:
     from mayfly.client import Activation
 
-app = typer.Typer(no_args_is_help=True, help="Your calls, looked at afterwards. Records are kept for a day.")
+app = typer.Typer(no_args_is_help=True, help="Your calls, looked at or ended. Records are kept for a day.")
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The activation's id.", show_default=False)]
+State = Annotated[
+    Literal["queued", "running", "succeeded", "failed", "timed-out", "cancelled", "refused", "worker-lost"] | None,
+    typer.Option(help="Only calls in this state."),
+]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHEN",
+        help="Only calls that arrived since then: 90s, 10m, 2h or 1d ago, or a time such as 2026-11-29T12:00 (yours) "
+        "or 2026-11-29T12:00Z.",
+    ),
+]
+
+TIMES = (
+    "created", "admitted", "claimed", "ready", "started", "first byte", "exited", "ended", "removed", "deadline",
+)  # fmt: skip
+"""What has a time in a record, in the order in which it comes."""
 
 
 @app.command("list")
@@ -24,16 +42,21 @@ async def list_(
     terminal: Terminal,
     *,
     function: Annotated[str | None, typer.Option(metavar="NAME", help="Only calls of this function.")] = None,
+    state: State = None,
+    since: Since = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, help="How many at most.")] = 20,
 ) -> None:
     """
     List your calls, the newest first.
 
     Example: mayfly activations list --function upper --limit 5
+
+    Example: mayfly activations list --state failed --since 2h
     """
     found = []
+    earliest = moment(since) if since is not None else None
     async with terminal.client() as client:
-        async for activation in client.activations(function=function):
+        async for activation in client.activations(function=function, state=state, since=earliest):
             found.append(activation)
             if len(found) == limit:
                 break
@@ -45,7 +68,7 @@ async def list_(
 @connected
 async def show(terminal: Terminal, activation: Id) -> None:
     """
-    Show a call: how it ended, and how long each step took.
+    Show a call: how it ended, when each step was done, and how long it took.
 
     Example: mayfly activations show $ID
     """
@@ -95,6 +118,27 @@ async def logs(terminal: Terminal, activation: Id) -> None:
         write_bytes(found.stderr)
 
 
+@app.command()
+@connected
+async def cancel(terminal: Terminal, activation: Id) -> None:
+    """
+    End a call: a waiting one never runs, a running one is killed.
+
+    The state in which it has ended is on stdout: cancelled, or another one if
+    it had ended before, which stays so. Both are status 0. Status 6 says that
+    its worker has not ended it within ten seconds; cancel again then.
+
+    Example: mayfly activations cancel $ID
+    """
+    async with terminal.client() as client, terminal.waiting("Waiting for the end"):
+        found = await client.cancel(activation)
+    terminal.answer(found, found.state)
+    if found.ended_at is None:
+        raise Refused("It is being ended, and has not ended yet. Cancel it again to see.", status=PLATFORM)
+    if found.state != "cancelled" and not terminal.as_json:
+        say("It had ended before, so there was nothing to cancel.")
+
+
 def _row(activation: Activation) -> tuple[object, ...]:
     return (
         activation.id,
@@ -118,10 +162,7 @@ def _lines(activation: Activation) -> list[tuple[str, object]]:
         ("exit code", activation.exit_code),
         ("image", activation.image),
         ("digest", activation.digest),
-        ("created", activation.created_at),
-        ("started", activation.started_at),
-        ("ended", activation.ended_at),
-        ("deadline", activation.deadline_at),
+        *((name, instant(getattr(activation, f"{name.replace(' ', '_')}_at"))) for name in TIMES),
         *((f"{name[:-2]} took", milliseconds(getattr(steps, name))) for name in steps.__struct_fields__),
         ("parameter", size(activation.parameter_bytes)),
         ("result", size(activation.result_bytes)),

@@ -14,11 +14,11 @@ OK, FUNCTION, USAGE, LIMIT, IDENTITY, MISSING, PLATFORM, INTERRUPTED, PIPE = 0, 
 
 EXITS = {
     OK: "It is done.",
-    FUNCTION: "The function ended without a result: it failed, took too long, or wrote too much or no text.",
+    FUNCTION: "The call gave no result: it failed, took too long, was cancelled, wrote too much or no text.",
     USAGE: "The command line or a value in it cannot be.",
     LIMIT: "Refused by a limit; nothing ran. Try again later.",
     IDENTITY: "Not logged in, or not allowed.",
-    MISSING: "There is no such function, activation or image, or no longer; or the name is taken.",
+    MISSING: "There is no such function, activation, image or user, or no longer; or the name is taken.",
     PLATFORM: "Mayfly cannot be reached, or could not do its part.",
     INTERRUPTED: "Ctrl-C.",
     PIPE: "Whoever read the output stopped reading.",
@@ -27,7 +27,13 @@ EXITS = {
 
 EPILOG = "\n".join(["Exit statuses:", *(f"{status:>3}  {meaning}" for status, meaning in EXITS.items())])
 
-BY_CODE = {"image-unavailable": MISSING, "cancelled": FUNCTION, "not-logged-in": IDENTITY, "invalid-call": USAGE}
+BY_CODE = {
+    "image-unavailable": MISSING,
+    "cancelled": FUNCTION,
+    "not-logged-in": IDENTITY,
+    "invalid-call": USAGE,
+    "idempotency-conflict": USAGE,
+}
 BY_STATUS = {401: IDENTITY, 403: IDENTITY, 404: MISSING, 409: MISSING, 410: MISSING, 412: MISSING, 429: LIMIT}
 
 LOG_IN = "`mayfly login NAME` logs you in, `mayfly register NAME` makes an account."

@@ -49,6 +49,10 @@ Memory = Annotated[int | None, typer.Option(metavar="MIB", help="Memory in MiB, 
 Cpus = Annotated[float | None, typer.Option(metavar="N", help="Processors (default 1.0).")]
 Pids = Annotated[int | None, typer.Option(metavar="N", help="Processes and threads at once (default 64).")]
 Timeout = Annotated[float | None, typer.Option(metavar="SECONDS", help="The longest a call may take (default 30).")]
+MaxConcurrency = Annotated[
+    str | None,
+    typer.Option(metavar="N", help="Activations in flight at once, waiting and running; none for no limit (default)."),
+]
 ResultType = Annotated[
     str | None, typer.Option(metavar="TYPE", help="The media type of results (default text/plain; charset=utf-8).")
 ]
@@ -70,6 +74,7 @@ async def create(
     cpus: Cpus = None,
     pids: Pids = None,
     timeout: Timeout = None,
+    max_concurrency: MaxConcurrency = None,
     result_type: ResultType = None,
 ) -> None:
     """
@@ -80,10 +85,12 @@ async def create(
     Example: mayfly functions create upper busybox -- tr a-z A-Z
 
     Example: mayfly functions create resize ghcr.io/me/resize:2 --memory 512 --env QUALITY=80
+
+    Example: mayfly functions create report ghcr.io/me/report:1 --max-concurrency 2
     """
     from mayfly.client import Limits, Spec
 
-    limits = _given(memory_mib=memory, cpus=cpus, pids=pids, timeout_s=timeout)
+    limits = _given(memory_mib=memory, cpus=cpus, pids=pids, timeout_s=timeout) | _concurrency(max_concurrency)
     given = _given(command=command or None, args=arg or None, parameter=parameter, result_type=result_type)
     spec = Spec(image=image, env=_variables(env), limits=Limits(**limits), **given)
     async with terminal.client() as client, terminal.waiting(f"Fetching {image}"):
@@ -137,6 +144,7 @@ async def update(
     cpus: Cpus = None,
     pids: Pids = None,
     timeout: Timeout = None,
+    max_concurrency: MaxConcurrency = None,
     result_type: ResultType = None,
 ) -> None:
     """
@@ -146,11 +154,13 @@ async def update(
 
     Example: mayfly functions update upper --pull --timeout 5
 
+    Example: mayfly functions update upper --max-concurrency none
+
     Example: mayfly functions update upper -- tr A-Z a-z
     """
     from msgspec.structs import replace
 
-    limits = _given(memory_mib=memory, cpus=cpus, pids=pids, timeout_s=timeout)
+    limits = _given(memory_mib=memory, cpus=cpus, pids=pids, timeout_s=timeout) | _concurrency(max_concurrency)
     given = _given(image=image, parameter=parameter, result_type=result_type, command=command or None, args=arg or None)
     if own_command:
         given = {"command": None, "args": None} | given
@@ -181,6 +191,18 @@ async def delete(terminal: Terminal, name: Name) -> None:
 
 def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _concurrency(text: str | None) -> dict[str, int | None]:
+    """Read --max-concurrency, where `none` takes a limit away; what is not given is not changed."""
+    if text is None:
+        return {}
+    if text == "none":
+        return {"max_concurrency": None}
+    try:
+        return {"max_concurrency": int(text)}
+    except ValueError:
+        raise Refused(f"--max-concurrency takes a number or none, and {text!r} is neither.") from None
 
 
 def _variables(words: list[str] | None) -> dict[str, str]:
@@ -239,6 +261,7 @@ def _lines(function: Function) -> list[tuple[str, object]]:
         ("cpus", f"{limits.cpus:g}"),
         ("pids", limits.pids),
         ("timeout", f"{limits.timeout_s:g} s"),
+        ("max concurrency", limits.max_concurrency),
         ("result type", spec.result_type),
         ("created", function.created_at),
         ("updated", function.updated_at),

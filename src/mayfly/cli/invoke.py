@@ -13,6 +13,11 @@ from mayfly.cli.interrupts import interruptible, stdin
 from mayfly.cli.output import milliseconds, say, write_bytes
 from mayfly.cli.terminal import Terminal, connected
 
+INTERRUPTED = (
+    "Interrupted. If the call was admitted it goes on: `mayfly activations list` shows it, and how it ends; "
+    "`mayfly activations cancel ID` ends it now."
+)
+
 
 @connected
 async def invoke(
@@ -31,6 +36,13 @@ async def invoke(
     timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Shorten the function's own time-out for this call.")
     ] = None,
+    asynchronous: Annotated[
+        bool, typer.Option("--async", help="Do not wait for the result: print the activation's id.")
+    ] = False,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Of your choice. Calls with the same one run once, and all get its outcome."),
+    ] = None,
 ) -> None:
     """
     Invoke a function and wait for its result.
@@ -40,17 +52,29 @@ async def invoke(
     the time of each step is on stderr too. A parameter that begins with -
     is written after --.
 
+    With --async the call is in the queue when the command ends, with status 0,
+    and its id alone is on stdout: `mayfly activations result ID --wait 30` has
+    the result. With --idempotency-key a call whose connection is lost is sent
+    again, a few times, and so can be the command: nothing runs twice.
+
     Example: mayfly invoke upper 'hello, mayfly'
 
     Example: mayfly invoke upper - < letter.txt
+
+    Example: mayfly invoke --async --idempotency-key letter-1 upper - < letter.txt
     """
     content = _parameter(parameter, file)
+    if asynchronous:
+        async with terminal.client() as client:
+            record = await client.submit(name, content, timeout_s=timeout, idempotency_key=idempotency_key)
+        terminal.answer(record, record.id)
+        return
     async with terminal.client() as client:
         try:
             async with terminal.waiting(f"Waiting for {name}"):
-                answer = await client.invoke(name, content, timeout_s=timeout)
+                answer = await client.invoke(name, content, timeout_s=timeout, idempotency_key=idempotency_key)
         except asyncio.CancelledError:
-            say("Interrupted. If the call was admitted it goes on: `mayfly activations list` shows how it ends.")
+            say(INTERRUPTED)
             raise
     if terminal.verbose:
         say(f"* {answer.activation_id}: " + ", ".join(f"{k} {milliseconds(s)}" for k, s in answer.timing.items()))

@@ -81,6 +81,11 @@ def short_digest(digest: str | None) -> str | None:
     return digest and digest[: len("sha256:") + 12]
 
 
+def instant(moment: datetime | None) -> str | None:
+    """Write a moment to the millisecond, where the order of several matters."""
+    return None if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03}Z"
+
+
 def milliseconds(seconds: float | None) -> str | None:
     """Write a duration."""
     return None if seconds is None else f"{seconds * 1000:.1f} ms"

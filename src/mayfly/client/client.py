@@ -2,8 +2,9 @@
 The client: one method for each call of the API.
 
 A token that ends is renewed by itself, and a call that was refused for its token is then repeated, once: the API
-answers 401 before it reads the call's body, so nothing can have run. Nothing else is ever repeated here. Whether a
-call may be repeated is for the caller to say, who finds `ran` in every error.
+answers 401 before it reads the call's body, so nothing can have run. A call with an idempotency key is repeated when
+its connection is lost, since Mayfly runs it once (`client.repeats`). Nothing else is ever repeated here. Whether a call
+without a key may be repeated is for the caller to say, who finds `ran` in every error.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -21,6 +23,7 @@ import msgspec
 
 from mayfly.client.connection import Connection, Trace
 from mayfly.client.errors import ApiError, ClientError, InvalidCall, NotLoggedIn, answer_error, not_mayfly
+from mayfly.client.repeats import repeated
 from mayfly.client.shapes import (
     Activation,
     ActivationPage,
@@ -35,6 +38,7 @@ from mayfly.client.shapes import (
     wire,
 )
 from mayfly.client.tokens import MemoryTokens, TokenAnswer, TokenKeeper, Tokens
+from mayfly.domain.idempotency import KEY_MAX_CHARACTERS
 from mayfly.domain.limits import TIMEOUT_MAX_S
 
 ANSWER_S = 30.0  # for what needs no container
@@ -45,6 +49,7 @@ PAGE = 200
 T = TypeVar("T")
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")  # RFC 6750: anything else would end up in an error's text
+_KEY = re.compile(rf"[\x20-\x7e]{{1,{KEY_MAX_CHARACTERS}}}")
 
 
 class Client:
@@ -154,29 +159,73 @@ class Client:
 
     # Activations
 
-    async def invoke(self, name: str, parameter: str | bytes = b"", *, timeout_s: float | None = None) -> InvokeResult:
+    async def invoke(
+        self,
+        name: str,
+        parameter: str | bytes = b"",
+        *,
+        timeout_s: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> InvokeResult:
         """
-        Invoke a function and wait for its result. *timeout_s* shortens the function's own time-out.
+        Invoke a function and wait for its result. *timeout_s* shortens the function's own time-out. With an
+        *idempotency_key*, such as a UUID, the function runs once however often this is asked, and a call whose
+        connection is lost is repeated here.
 
-        Raises: InvalidCall for a string that is not text (a lone surrogate) or a time-out that is no time; ApiError;
-        Unreachable, with `ran` unknown once the call was sent.
+        Raises: InvalidCall for a string that is not text (a lone surrogate), a time-out that is no time or a key that
+        is none; ApiError; Unreachable, with `ran` unknown once the call was sent.
         """
-        headers = {"Content-Type": "text/plain; charset=utf-8"}
-        if timeout_s is not None:
-            headers["Mayfly-Timeout"] = _seconds(timeout_s)
-        path = f"/v1/functions/{_segment(name)}/activations"
         read_s = min(timeout_s or TIMEOUT_MAX_S, TIMEOUT_MAX_S) + MARGIN_S
-        return _result(await self._send("POST", path, read_s=read_s, headers=headers, content=_utf8(parameter)))
+        response = await self._call(
+            name, parameter, timeout_s=timeout_s, idempotency_key=idempotency_key, read_s=read_s
+        )
+        return _result(response)
+
+    async def submit(
+        self,
+        name: str,
+        parameter: str | bytes = b"",
+        *,
+        timeout_s: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> Activation:
+        """
+        Queue a call without waiting for its end, and return its record; `result` and `logs` are for later.
+
+        Raises: as `invoke`, but for what becomes of it in the queue and after.
+        """
+        response = await self._call(
+            name, parameter, timeout_s=timeout_s, idempotency_key=idempotency_key, prefer="respond-async"
+        )
+        if response.status_code != httpx.codes.ACCEPTED:  # RFC 7240 allows a server to wait all the same
+            raise _may_have_run(not_mayfly(response))
+        return _read(response, Activation)
+
+    async def cancel(self, activation_id: str) -> Activation:
+        """
+        End an activation, and return its record: cancelled, or as it ended before; not final yet if its worker needs
+        longer than the API waits, and then it can be asked for again.
+        """
+        path = f"/v1/activations/{_segment(activation_id)}"
+        return _read(await self._send("DELETE", path), Activation)
 
     async def activation(self, activation_id: str) -> Activation:
         """Show the record of an activation."""
         return _read(await self._send("GET", f"/v1/activations/{_segment(activation_id)}"), Activation)
 
-    async def activations(self, *, function: str | None = None) -> AsyncIterator[Activation]:
-        """List one's activations, the newest first, fetching page after page."""
+    async def activations(
+        self, *, function: str | None = None, state: str | None = None, since: datetime | None = None
+    ) -> AsyncIterator[Activation]:
+        """
+        List one's activations, the newest first, fetching page after page: all, or those of a *function*, in a *state*,
+        that arrived *since* then (local time, if it has no zone).
+        """
+        moment = None if since is None else since.astimezone(UTC).isoformat()
         after: str | None = None
         while True:
-            page = await self._page("/v1/activations", ActivationPage, after=after, function=function)
+            page = await self._page(
+                "/v1/activations", ActivationPage, after=after, function=function, state=state, since=moment
+            )
             for activation in page.activations:
                 yield activation
             after = page.next
@@ -204,6 +253,32 @@ class Client:
         return _read(await self._send("GET", "/v1/status"), Status)
 
     # How it is sent
+
+    async def _call(
+        self,
+        name: str,
+        parameter: str | bytes,
+        *,
+        timeout_s: float | None,
+        idempotency_key: str | None,
+        prefer: str | None = None,
+        read_s: float = ANSWER_S,
+    ) -> httpx.Response:
+        """Send a call; one with a key as often as need be."""
+        headers = {"Content-Type": "text/plain; charset=utf-8"}
+        if timeout_s is not None:
+            headers["Mayfly-Timeout"] = _seconds(timeout_s)
+        if prefer is not None:
+            headers["Prefer"] = prefer
+        path, content = f"/v1/functions/{_segment(name)}/activations", _utf8(parameter)
+
+        async def send() -> httpx.Response:
+            return await self._send("POST", path, read_s=read_s, headers=headers, content=content)
+
+        if idempotency_key is None:
+            return await send()
+        headers["Idempotency-Key"] = _key(idempotency_key)
+        return await repeated(send)
 
     async def _page(self, path: str, shape: type[T], **query: str | None) -> T:
         given = {name: _utf8(value, name).decode() for name, value in query.items() if value is not None}
@@ -276,6 +351,15 @@ def _seconds(value: float) -> str:
     return f"{value:g}"
 
 
+def _key(text: str) -> str:
+    """Check what becomes a header, and would end in HTTP's own errors if it cannot."""
+    if not _KEY.fullmatch(text):
+        raise InvalidCall(
+            f"An idempotency key has 1 to {KEY_MAX_CHARACTERS} printable ASCII characters, such as a UUID."
+        )
+    return text
+
+
 def _not_text(what: str, error: UnicodeEncodeError) -> str:
     return (
         f"{what} is not text: character {error.start} is a lone surrogate (U+{ord(error.object[error.start]):04X}), "
@@ -305,9 +389,13 @@ def _result(response: httpx.Response) -> InvokeResult:
     """Only an answer that names its activation is a function's."""
     activation_id = response.headers.get("mayfly-activation-id")
     if activation_id is None:
-        error: ClientError = not_mayfly(response)
-        error.ran = "unknown"
-        raise error
+        raise _may_have_run(not_mayfly(response))
     return InvokeResult(
         result=response.content, activation_id=activation_id, timing=timing(response.headers.get("server-timing", ""))
     )
+
+
+def _may_have_run(error: ClientError) -> ClientError:
+    """A call was answered by somebody; who knows by whom."""
+    error.ran = "unknown"
+    return error

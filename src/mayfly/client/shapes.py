@@ -26,12 +26,13 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What one activation may use."""
+    """What one activation may use, and how many may be in flight at once (None: as many as the user's limit allows)."""
 
     memory_mib: int = DEFAULTS.memory_mib
     cpus: float = DEFAULTS.cpus
     pids: int = DEFAULTS.pids
     timeout_s: float = DEFAULTS.timeout_s
+    max_concurrency: int | None = DEFAULTS.max_concurrency
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,8 +94,14 @@ class Activation(msgspec.Struct, frozen=True, kw_only=True):
     parameter_sha256: str
     created_at: datetime
     deadline_at: datetime
+    admitted_at: datetime | None = None
+    claimed_at: datetime | None = None
+    ready_at: datetime | None = None
     started_at: datetime | None = None
+    first_byte_at: datetime | None = None
+    exited_at: datetime | None = None
     ended_at: datetime | None = None
+    removed_at: datetime | None = None
     steps: Steps = Steps()
     worker: str | None = None
     code: str | None = None

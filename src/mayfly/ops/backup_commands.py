@@ -12,7 +12,6 @@ import typer
 
 if TYPE_CHECKING:
     from mayfly.bus.connection import Bus
-    from mayfly.settings import NatsSettings
 
 # What each command needs it imports itself, so that `mayfly invoke` starts quickly.
 # ruff: noqa: PLC0415
@@ -75,6 +74,7 @@ def _run(data_dir: Path | None, action: Callable[[Bus], Awaitable[list[str]]]) -
     """Connect as admin, do it, and print what it says."""
     from mayfly.bus.connection import connect
     from mayfly.domain.errors import MayflyError
+    from mayfly.ops.access import admin_access
     from mayfly.ops.nats_config import ADMIN
     from mayfly.settings import SettingsError
 
@@ -82,7 +82,7 @@ def _run(data_dir: Path | None, action: Callable[[Bus], Awaitable[list[str]]]) -
         task = asyncio.current_task()
         if task is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        async with connect(_access(data_dir), role=ADMIN) as bus:
+        async with connect(admin_access(data_dir, "backup"), role=ADMIN) as bus:
             return await action(bus)
 
     try:
@@ -96,22 +96,6 @@ def _run(data_dir: Path | None, action: Callable[[Bus], Awaitable[list[str]]]) -
         _fail(error.detail, EXIT_PLATFORM)
     except OSError as error:
         _fail(f"{error.filename or 'The file'}: {error.strerror}.", EXIT_USAGE)
-
-
-def _access(data_dir: Path | None) -> NatsSettings:
-    """Say which NATS is meant: the one of --data-dir, else of MAYFLY_NATS_URL, else of the usual data directory."""
-    from mayfly.ops.layout import Layout, admin_settings
-    from mayfly.ops.nats_config import API, WORKER
-    from mayfly.services.logs import configure_logs
-    from mayfly.settings import BootstrapSettings, SettingsError, UpSettings, load
-
-    cluster = load(BootstrapSettings)
-    configure_logs(cluster, role="backup")
-    if data_dir is None and "nats_url" in cluster.model_fields_set:
-        if cluster.nats_user in (API, WORKER):
-            raise SettingsError(f"MAYFLY_NATS_USER: {cluster.nats_user} may not do this; it takes the user `admin`.")
-        return cluster
-    return admin_settings(Layout(load(UpSettings, data_dir=data_dir).data_dir.resolve()))
 
 
 def _fail(sentence: str, status: int) -> NoReturn:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from mayfly.domain.errors import MayflyError
-from mayfly.ops import backup_commands, gateway_commands, secrets_commands
+from mayfly.ops import backup_commands, gateway_commands, secrets_commands, users_commands
 from mayfly.settings import (
     ApiSettings,
     BootstrapSettings,
@@ -41,6 +41,7 @@ def register(app: typer.Typer) -> None:
     secrets_commands.register(app)
     backup_commands.register(app)
     gateway_commands.register(app)
+    users_commands.register(app)
 
 
 def up(

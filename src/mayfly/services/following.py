@@ -35,9 +35,9 @@ class Follower:
 
     async def end(self, waiter: Waiter, key: str, *, deadline: float, looked_for: bool = True) -> Activation:
         """
-        Wait for the final record: heard as it is written, and looked for. *deadline* is that of the call which waits, by
-        time.monotonic(), and bounds an outage; the activation's own stands in its record. Without *looked_for* nothing
-        was missed so far.
+        Wait for the final record: heard as it is written, and looked for. *deadline* is that of the call which waits,
+        by time.monotonic(), and bounds an outage; the activation's own stands in its record. Without *looked_for*
+        nothing was missed so far.
 
         Raises: QueueUnavailable with `ran="unknown"` when that cannot be learned until `OUTAGE_S` after the deadline.
         """

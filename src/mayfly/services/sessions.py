@@ -6,8 +6,8 @@ account counts at once. Rows: F3.
 
 Guarantees:
 - a refresh token is good once; showing an older one that we did issue ends the session, for somebody copied it;
-- whoever logs in while the password changes or the account goes is not left with a session: the user is read again
-  after the session was written, and whoever changes the user sweeps the sessions after that.
+- whoever logs in while the password or the limit changes or the account goes is not left with a session: the user is
+  read again after the session was written, and whoever changes the user sweeps the sessions after that.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import asyncio
 import hashlib
 import hmac
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 from msgspec.structs import replace
 
-from mayfly.bus.store import Conflict, Entry
+from mayfly.bus.store import Conflict, Entry, Store
 from mayfly.bus.stores import Stores
 from mayfly.domain.errors import NotAuthenticated
 from mayfly.domain.ids import USER_NAME, SessionId, UserId, new_id
@@ -84,15 +85,16 @@ class Sessions:
         user = await self._users.get(username) if USER_NAME.fullmatch(username) else None
         if not await self._passwords.matches(password, user.value.password_hash if user else None) or user is None:
             raise _wrong_password()
-        claims = Claims(user.value.id, SessionId(new_id()))
-        tokens, session = self._issue(_new_session(user.value, claims.session_id))
-        revision = await self._store.create(_key(*_pair(claims)), session, ttl_s=self._refresh_s)
-        again = await self._users.get(username)
-        if again is None or again.revision != user.revision:
-            await self._end(Entry(_key(*_pair(claims)), session, revision))
-            raise _wrong_password()
-        log.info("session.begun", user_id=claims.user_id, session_id=claims.session_id)
-        return tokens
+        while True:
+            tokens, entry = await self._begin(user.value)
+            again = await self._users.get(username)
+            if again is not None and again.revision == user.revision:
+                log.info("session.begun", user_id=entry.value.user_id, session_id=entry.value.id)
+                return tokens
+            await self._end(entry)
+            if again is None or again.value.password_hash != user.value.password_hash:
+                raise _wrong_password()
+            user = again  # the operator has set a limit meanwhile
 
     async def refresh(self, refresh_token: str) -> TokenPair:
         """
@@ -115,14 +117,7 @@ class Sessions:
                 "Log in again.",
                 error="invalid_grant",
             )
-        tokens, session = self._issue(entry.value)
-        try:
-            await self._store.update(entry.key, session, revision=entry.revision, ttl_s=self._refresh_s)
-        except Conflict:
-            raise NotAuthenticated(
-                "Another refresh with this token came first; use the tokens that it got.", error="invalid_grant"
-            ) from None
-        return tokens
+        return await self._reissue(entry)
 
     async def end(self, claims: Claims) -> None:
         """
@@ -145,6 +140,29 @@ class Sessions:
         for start in range(0, len(ids), ENDED_AT_ONCE):
             await asyncio.gather(*(self.end(Claims(user_id, each)) for each in ids[start : start + ENDED_AT_ONCE]))
 
+    async def _begin(self, user: User) -> tuple[TokenPair, Entry[Session]]:
+        """Write a session for a user whose password was right."""
+        tokens, session = self._issue(_new_session(user, SessionId(new_id())))
+        key = _key(session.user_id, session.id)
+        return tokens, Entry(key, session, await self._store.create(key, session, ttl_s=self._refresh_s))
+
+    async def _reissue(self, entry: Entry[Session]) -> TokenPair:
+        """Give the next pair for a session whose newest refresh token was shown."""
+        while True:
+            tokens, session = self._issue(entry.value)
+            try:
+                await self._store.update(entry.key, session, revision=entry.revision, ttl_s=self._refresh_s)
+            except Conflict:
+                now = await self._store.get(entry.key)
+                if now is None or now.value.refresh_digest != entry.value.refresh_digest:
+                    raise NotAuthenticated(
+                        "Another refresh with this token came first; use the tokens that it got.",
+                        error="invalid_grant",
+                    ) from None
+                entry = now  # the operator has set a limit meanwhile
+            else:
+                return tokens
+
     async def _end(self, entry: Entry[Session]) -> bool:
         """Delete an entry; False if it changed meanwhile."""
         try:
@@ -164,6 +182,20 @@ class Sessions:
         )
         digest = _digest(tokens.refresh_token)
         return tokens, replace(session, refresh_digest=digest, expires_at=time.time() + self._refresh_s)
+
+
+async def tell_sessions(sessions: Store[Session], user_id: UserId, *, max_activations: int | None) -> None:
+    """
+    Write a user's limit into all the logins that he has.
+
+    Raises: QueueUnavailable.
+    """
+    for key in await sessions.keys(user_id):
+        while (entry := await sessions.get(key)) and entry.value.max_activations != max_activations:
+            changed = replace(entry.value, max_activations=max_activations)
+            left_s = max(1.0, changed.expires_at - time.time())
+            with suppress(Conflict):  # refreshed meanwhile, or ended
+                await sessions.update(key, changed, revision=entry.revision, ttl_s=left_s)
 
 
 def _new_session(user: User, session_id: SessionId) -> Session:

@@ -1,5 +1,5 @@
 """
-Users: registering, changing the password, deleting the account.
+Users: registering, changing the password, deleting the account; and what the operator sets and sees.
 
 A user's id is random and never used again; the name is free again after a deletion. Deleting ends the sessions first,
 then the functions, then the records, and the account itself last, so that a deletion which was interrupted can be
@@ -21,11 +21,11 @@ from mayfly.bus.responses import purge_responses
 from mayfly.bus.store import Conflict, Entry, Store
 from mayfly.bus.stores import Stores
 from mayfly.domain.activation import Activation
-from mayfly.domain.errors import AlreadyExists, NotAllowed, NotAuthenticated
-from mayfly.domain.ids import UserId, UserName, new_id
+from mayfly.domain.errors import AlreadyExists, NotAllowed, NotAuthenticated, NotFound
+from mayfly.domain.ids import USER_NAME, UserId, UserName, new_id
 from mayfly.domain.user import Session, User
 from mayfly.services.passwords import Passwords
-from mayfly.services.sessions import Sessions
+from mayfly.services.sessions import Sessions, tell_sessions
 
 log = structlog.get_logger()
 
@@ -125,6 +125,56 @@ class Users:
         if entry is None or entry.value.id != session.user_id:
             raise NotAuthenticated("This account no longer exists.", error="invalid_token")
         return entry
+
+
+async def find_user(stores: Stores, name: str) -> Entry[User]:
+    """
+    Read an account by its name.
+
+    Raises: NotFound; QueueUnavailable.
+    """
+    entry = await stores.users.get(name) if USER_NAME.fullmatch(name) else None
+    if entry is None:
+        raise NotFound(f"There is no user {name!r}.")
+    return entry
+
+
+async def all_users(stores: Stores) -> list[User]:
+    """
+    Read all accounts, by name.
+
+    Raises: QueueUnavailable.
+    """
+    found = [await stores.users.get(name) for name in await stores.users.keys()]
+    return [entry.value for entry in found if entry]
+
+
+async def limit_user(stores: Stores, name: str, max_activations: int | None) -> User:
+    """
+    Set how many activations of a user may be in flight, below the limit for all; None lifts that. It holds from the
+    next call on, whichever login it comes with.
+
+    Raises: NotFound; QueueUnavailable.
+    """
+    await _set_limit(stores, name, max_activations)
+    while True:  # once, unless somebody else changes the account: all logins get what it says in the end
+        entry = await find_user(stores, name)
+        user = entry.value
+        await tell_sessions(stores.sessions, user.id, max_activations=user.max_activations)
+        if (await find_user(stores, name)).revision == entry.revision:
+            return user
+
+
+async def _set_limit(stores: Stores, name: str, max_activations: int | None) -> None:
+    while True:
+        entry = await find_user(stores, name)
+        user = replace(entry.value, max_activations=max_activations)
+        try:
+            await stores.users.update(entry.key, user, revision=entry.revision)
+        except Conflict:
+            continue  # the password has changed meanwhile
+        log.info("user.limited", user_id=user.id, max_activations=max_activations)
+        return
 
 
 async def _delete_all(store: Store[T], owner: UserId) -> None:

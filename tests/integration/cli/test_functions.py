@@ -23,7 +23,8 @@ async def test_create_says_everything_about_a_function(mayfly: Mayfly, worker: A
     """Each option ends up in the registration, and what follows -- is the command, options of its own included."""
     options = (
         "--env=A=1", "--env", "B=x=y", "--parameter", "argument", "--memory", "256", "--cpus", "0.5",
-        "--pids", "9", "--timeout", "2.5", "--result-type", "application/json", "--arg", "one",
+        "--pids", "9", "--timeout", "2.5", "--max-concurrency", "3",
+        "--result-type", "application/json", "--arg", "one",
     )  # fmt: skip
 
     created = await mayfly("functions", "create", "tool", IMAGE, *options, "--json", "--", "tr", "-d", "--json", "é")
@@ -41,7 +42,8 @@ async def test_create_says_everything_about_a_function(mayfly: Mayfly, worker: A
         "args": ["one"],
         "env": {"A": "1", "B": "x=y"},
     }
-    assert shown.json["limits"] == {"memory_mib": 256, "cpus": 0.5, "pids": 9, "timeout_s": 2.5}
+    limits = {"memory_mib": 256, "cpus": 0.5, "pids": 9, "timeout_s": 2.5, "max_concurrency": 3}
+    assert shown.json["limits"] == limits
     assert (shown.json["parameter"], shown.json["result_type"]) == ("argument", "application/json")
 
 
@@ -123,6 +125,22 @@ async def test_delete_deregisters(mayfly: Mayfly, worker: AnsweringWorker) -> No
     assert "`mayfly functions list`" in shown.stderr
 
 
+@pytest.mark.F13
+async def test_a_limit_on_calls_at_once_can_be_taken_off_again(mayfly: Mayfly, worker: AnsweringWorker) -> None:
+    """--max-concurrency sets it, `show` has it, another change leaves it alone, and `none` takes it off."""
+    await mayfly("functions", "create", "tool", IMAGE, "--max-concurrency", "2")
+    shown = await mayfly("functions", "show", "tool")
+    await mayfly("functions", "update", "tool", "--max-concurrency", "5")
+    await mayfly("functions", "update", "tool", "--timeout", "5")
+    kept = await mayfly("functions", "show", "tool", "--json")
+    await mayfly("functions", "update", "tool", "--max-concurrency", "none")
+    without = await mayfly("functions", "show", "tool", "--json")
+
+    assert ["max", "concurrency", "2"] in [line.split() for line in shown.stdout.decode().splitlines()]
+    assert (kept.json["limits"]["max_concurrency"], kept.json["limits"]["timeout_s"]) == (5, 5.0)
+    assert without.json["limits"]["max_concurrency"] is None
+
+
 @pytest.mark.F6
 async def test_an_image_that_cannot_be_had_is_told_in_the_registrys_words(
     mayfly: Mayfly, worker: AnsweringWorker
@@ -153,6 +171,8 @@ async def test_a_taken_name_is_told(mayfly: Mayfly, worker: AnsweringWorker) -> 
         (("--env", "NOVALUE"), "--env takes NAME=VALUE, and 'NOVALUE' is not that."),
         (("--env", "MAYFLY_X=1"), "Mayfly's own"),
         (("--parameter", "telepathy"), "'stdin', 'argument', 'environment'"),
+        (("--max-concurrency", "0"), "`limits.max_concurrency` must be at least 1"),
+        (("--max-concurrency", "many"), "--max-concurrency takes a number or none, and 'many' is neither."),
         (("--nonsense",), "--nonsense"),
     ],
 )

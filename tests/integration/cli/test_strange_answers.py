@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mayfly.client import ApiError, Client, FixedToken, MemoryTokens, NotMayfly, Tokens, Unreachable
+from mayfly.client import ApiError, Client, FixedToken, InvalidCall, MemoryTokens, NotMayfly, Tokens, Unreachable
 from tests.integration.cli.command import Mayfly
 from tests.integration.cli.strange import StrangeServer, http, strange_server
 from tests.support.api import ApiServer
@@ -17,6 +17,11 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 PROBLEM = "application/problem+json"
 REFUSED = {"code": "not-authenticated", "detail": "This token has expired.", "fault": "caller", "ran": "no"}
 NEXT = {"access_token": "next", "expires_in": 900, "refresh_token": "next-refresh", "token_type": "Bearer"}
+RUNNING = {
+    "id": "a-1", "function": "f", "state": "running", "ran": "unknown", "image": "i", "digest": None,
+    "parameter_bytes": 1, "parameter_sha256": "", "created_at": "2026-01-01T00:00:00Z",
+    "deadline_at": "2026-01-01T00:00:30Z",
+}  # fmt: skip
 RESULT = http("200 OK", "text/plain", "HELLO", "Mayfly-Activation-Id: a-1", "Server-Timing: cdn;dur=9, run;dur=1.5")
 
 
@@ -107,6 +112,51 @@ async def test_a_call_whose_connection_breaks_is_not_repeated(api: ApiServer) ->
 
     assert caught.value.ran == "unknown"
     assert len(server.requests) == 1
+
+
+@pytest.mark.F12
+async def test_a_call_with_a_key_is_repeated_when_its_connection_breaks(api: ApiServer) -> None:
+    """It is sent again as it was, with the same key, until there is an answer: the platform runs it once."""
+    broken = (b"", RESULT[:-2], problem("502 Bad Gateway", code="bad-gateway", detail="It broke.", ran="unknown"))
+    async with strange_server(api.certificates, *broken, RESULT) as server, client_of(api, server) as client:
+        answer = await client.invoke("upper", "x", idempotency_key="order 66")
+
+    assert answer.text == "HELLO"
+    assert len(server.requests) == 4
+    assert len(set(server.requests)) == 1
+    assert b"Idempotency-Key: order 66\r\n" in server.requests[0]
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "two\r\nHost: evil", "caf\N{LATIN SMALL LETTER E WITH ACUTE}"])
+async def test_a_key_that_cannot_be_a_header_is_not_sent(api: ApiServer, key: str) -> None:
+    """It is refused with its rule, whatever it would have made of the request."""
+    async with strange_server(api.certificates, RESULT) as server, client_of(api, server) as client:
+        with pytest.raises(InvalidCall, match="1 to 255 printable ASCII"):
+            await client.invoke("upper", "x", idempotency_key=key)
+
+    assert server.requests == []
+
+
+@pytest.mark.F12
+async def test_a_submission_that_is_answered_with_a_result_is_none(api: ApiServer) -> None:
+    """Only 202 is an activation in the queue; whoever answered something else may have run it."""
+    async with strange_server(api.certificates, RESULT) as server, client_of(api, server) as client:
+        with pytest.raises(NotMayfly) as caught:
+            await client.submit("upper", "x")
+
+    assert caught.value.ran == "unknown"
+    assert b"prefer: respond-async\r\n" in server.requests[0].lower()
+
+
+async def test_a_call_that_does_not_end_when_cancelled_is_told(anybody: Mayfly, api: ApiServer) -> None:
+    """While its worker has not ended it, `cancel` says so with status 6 and the state that it is in."""
+    answer = http("202 Accepted", "application/json", json.dumps(RUNNING))
+    async with strange_server(api.certificates, answer) as server:
+        ended = await anybody.with_(MAYFLY_TOKEN="t", MAYFLY_URL=server.url)("activations", "cancel", "a-1")
+
+    assert (ended.status, ended.stdout) == (6, b"running\n")
+    assert "has not ended yet" in ended.stderr
+    assert server.requests[0].startswith(b"DELETE /v1/activations/a-1 ")
 
 
 @pytest.mark.F8

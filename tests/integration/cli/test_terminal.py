@@ -133,7 +133,7 @@ async def until_reading(pid: int) -> None:
 
 @pytest.mark.F12
 async def test_ctrl_c_during_a_call_says_what_becomes_of_it(with_echo: Mayfly, worker: AnsweringWorker) -> None:
-    """Ctrl-C ends `invoke` with status 130 and says that the call goes on."""
+    """Ctrl-C ends `invoke` with status 130 and says that the call goes on, and what ends it."""
     worker.hold.clear()
     before = len(worker.claimed)
 
@@ -145,5 +145,6 @@ async def test_ctrl_c_during_a_call_says_what_becomes_of_it(with_echo: Mayfly, w
 
     assert status == 130
     assert "Interrupted." in screen.shown
+    assert "`mayfly activations cancel ID`" in " ".join(screen.shown.split())
     assert "Traceback" not in screen.shown
     assert len(worker.claimed) == before + 1

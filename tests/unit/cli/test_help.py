@@ -14,10 +14,12 @@ import pytest
 
 import mayfly
 from mayfly.__main__ import compose
+from mayfly.cli.activations import State as StateOption
 from mayfly.cli.exits import EXITS
 from mayfly.cli.functions import Parameter
 from mayfly.cli.reference import cli_reference, commands
 from mayfly.client.shapes import Limits
+from mayfly.domain.activation import State
 from mayfly.domain.function import ParameterMode
 
 COMMANDS = dict(commands(compose()))
@@ -73,7 +75,7 @@ def test_reference_page_is_up_to_date() -> None:
 
 
 def test_defaults_in_the_help_are_those_that_hold() -> None:
-    """The help names the defaults of limits, and the ways of the parameter, as the domain has them."""
+    """The help names the defaults of limits, the ways of the parameter and the states, as the domain has them."""
     create = {parameter.name: parameter.help for parameter in COMMANDS["mayfly functions create"].params}
     limits = Limits()
 
@@ -82,6 +84,7 @@ def test_defaults_in_the_help_are_those_that_hold() -> None:
     assert f"(default {limits.pids})" in create["pids"]
     assert f"(default {limits.timeout_s:g})" in create["timeout"]
     assert all(f"'{mode}'" in str(Parameter) for mode in ParameterMode)
+    assert all(f"'{state}'" in str(StateOption) for state in State)
 
 
 def test_version_is_told() -> None:

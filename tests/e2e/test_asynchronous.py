@@ -1,0 +1,302 @@
+"""
+Calls that outlive their connection, with real containers: not waited for, asked for again, cancelled, limited; and what
+the pages say about them, typed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from mayfly.domain.ids import new_id
+from tests.e2e.conftest import Shell
+from tests.e2e.test_isolation import function_processes, leftovers
+from tests.e2e.test_readme import ROOT
+from tests.support.through_gateway import stand_in_before
+from tests.support.up import PASSWORD, Up
+
+pytestmark = pytest.mark.F12
+
+ASYNC = {"Prefer": "respond-async"}
+ANOTHER_EACH_RUN = "cat /proc/sys/kernel/random/uuid"
+TIMES = ("created", "admitted", "claimed", "ready", "started", "first_byte", "exited", "ended", "removed")
+
+
+async def record_of(shell: Shell, location: str, *, until: str) -> dict[str, Any]:
+    """The record of an activation, as soon as its field *until* says something, or says it is in that state."""
+    async with asyncio.timeout(20):
+        while True:
+            record: dict[str, Any] = (await shell.client.get(location)).json()
+            if record["state"] == until or record.get(until):
+                return record
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.F10
+async def test_a_call_that_nobody_waits_for(shell: Shell) -> None:
+    """
+    It is accepted before it has ended; its result, its logs and the times of all its steps, in their order, are there
+    when it has.
+    """
+    name = await shell.make("cat; echo logged >&2; sleep 0.5")
+
+    accepted = await shell.call(name, "later", headers=ASYNC)
+    location = accepted.headers["location"]
+    early = await shell.client.get(f"{location}/result")
+    result = await shell.client.get(f"{location}/result", params={"wait": 30})
+    record = await record_of(shell, location, until="removed_at")
+
+    assert (accepted.status_code, accepted.headers["preference-applied"]) == (202, "respond-async")
+    assert location == f"/v1/activations/{accepted.headers['mayfly-activation-id']}"
+    assert accepted.json()["state"] == "queued"
+    assert early.status_code == 202
+    assert (result.status_code, result.text) == (200, "later")
+    assert (await shell.client.get(f"{location}/logs")).text == "logged\n"
+    assert (record["state"], record["ran"]) == ("succeeded", "yes")
+    times = [record[f"{step}_at"] for step in TIMES]
+    assert times == sorted(times)
+
+
+async def test_a_failure_is_told_as_to_one_who_waited(shell: Shell) -> None:
+    """The result of a call that failed is the very problem that a call which waits is answered with."""
+    name = await shell.make("echo no luck >&2; exit 3")
+
+    waited = (await shell.call(name)).json()
+    location = (await shell.call(name, headers=ASYNC)).headers["location"]
+    asked = (await shell.client.get(f"{location}/result", params={"wait": 30})).json()
+
+    assert (asked["code"], asked["exit_code"], asked["stderr"]) == ("function-failed", 3, "no luck\n")
+    assert set(asked) == set(waited)
+
+
+async def test_a_call_with_a_key_runs_once(shell: Shell) -> None:
+    """
+    Of ten at once with one key, and of one afterwards, all get the output of one run; without the key there is another.
+    """
+    name = await shell.make(f"{ANOTHER_EACH_RUN}; sleep 0.3")
+    key = {"Idempotency-Key": new_id()}
+
+    at_once = await asyncio.gather(*(shell.call(name, "pay", headers=key) for _ in range(10)))
+    afterwards = await shell.call(name, "pay", headers=key)
+    not_waiting = await shell.call(name, "pay", headers=key | ASYNC)
+    without = await shell.call(name, "pay")
+
+    assert [answer.status_code for answer in at_once] == [200] * 10, [answer.text for answer in at_once]
+    assert {answer.text for answer in (*at_once, afterwards)} == {afterwards.text}
+    ids = {answer.headers["mayfly-activation-id"] for answer in (*at_once, afterwards, not_waiting)}
+    assert len(ids) == 1
+    assert without.text != afterwards.text
+
+
+async def test_a_key_is_for_one_call(shell: Shell) -> None:
+    """The same key with another parameter, or another function, is 409, and nothing is run."""
+    name, other = await shell.make("cat"), await shell.make("cat")
+    key = {"Idempotency-Key": "k"}
+    await shell.call(name, "one", headers=key)
+
+    refused = [await shell.call(name, "two", headers=key), await shell.call(other, "one", headers=key)]
+
+    assert [(one.status_code, one.json()["code"], one.json()["ran"]) for one in refused] == [
+        (409, "idempotency-conflict", "no")
+    ] * 2
+
+
+@pytest.mark.F11
+async def test_a_cancelled_call_leaves_nothing(own_up: Up, own_shell: Shell) -> None:
+    """
+    When the cancel is answered no process of the container lives; one second later nothing of it is left. The caller,
+    who waits, gets 499 and that it ran.
+    """
+    name = await own_shell.make("trap '' TERM INT HUP; sleep 60 & sleep 60")
+    before = leftovers(own_up)
+    waiting = asyncio.create_task(own_shell.call(name))
+    location = await running_call(own_shell)
+
+    cancelled = await own_shell.client.delete(location)
+    alive = function_processes(own_up)
+    told = await waiting
+    await asyncio.sleep(1)  # the promise: within one second
+    left = leftovers(own_up)
+    again = await own_shell.client.delete(location)
+
+    assert before == {}
+    assert (cancelled.status_code, cancelled.json()["state"]) == (200, "cancelled")
+    assert alive == []
+    assert left == {}
+    assert (told.status_code, told.json()["code"], told.json()["ran"]) == (499, "cancelled", "yes")
+    assert (again.status_code, again.json()["state"]) == (200, "cancelled")
+    result = await own_shell.client.get(f"{location}/result")
+    assert (result.status_code, result.json()["code"]) == (499, "cancelled")
+
+
+async def running_call(shell: Shell) -> str:
+    """Where the record of the one call is, once it runs."""
+    async with asyncio.timeout(20):
+        while True:
+            listed = (await shell.client.get("/v1/activations", params={"state": "running"})).json()["activations"]
+            if listed:
+                return f"/v1/activations/{listed[0]['id']}"
+            await asyncio.sleep(0.02)
+
+
+async def test_a_call_that_has_ended_cannot_be_cancelled(shell: Shell) -> None:
+    """What has succeeded has succeeded, and its result stays."""
+    answer = await shell.run("cat", "done")
+
+    cancelled = await shell.client.delete(answer.headers["location"])
+
+    assert (cancelled.status_code, cancelled.json()["state"]) == (200, "succeeded")
+    assert (await shell.client.get(f"{answer.headers['location']}/result")).text == "done"
+
+
+@pytest.mark.F13
+async def test_a_function_has_its_own_limit(shell: Shell) -> None:
+    """
+    While one call of a function that allows one runs, the next is refused for the function, another function runs, and
+    after the end it is free again.
+    """
+    name, other = await shell.make("sleep 60", limits={"max_concurrency": 1}), await shell.make("cat")
+    location = (await shell.call(name, headers=ASYNC)).headers["location"]
+    await record_of(shell, location, until="running")
+
+    refused = await shell.call(name)
+    meanwhile = await shell.call(other, "free")
+    await shell.client.delete(location)
+    after = await shell.call(name, headers=ASYNC)
+    await shell.client.delete(after.headers["location"])
+
+    problem = refused.json()
+    assert (refused.status_code, problem["code"], problem["ran"]) == (429, "concurrency-limit", "no")
+    assert (problem["scope"], problem["limit"], problem["in_use"]) == ("function", 1, 1)
+    assert int(refused.headers["retry-after"]) >= 1
+    assert (meanwhile.status_code, meanwhile.text, after.status_code) == (200, "free", 202)
+
+
+@pytest.mark.F13
+async def test_the_operator_lowers_one_users_limit(own_up: Up, own_shell: Shell) -> None:
+    """`mayfly users limit` holds for the next call of somebody who is logged in, until `none` lifts it."""
+    name = await own_shell.make("sleep 60")
+    me = (await own_shell.client.get("/v1/users/me")).json()["username"]
+    data_dir = ("--data-dir", str(own_up.data_dir))
+
+    limited = await run("mayfly", "users", "limit", me, "1", *data_dir)
+    first = await own_shell.call(name, headers=ASYNC)
+    refused = await own_shell.call(name)
+    lifted = await run("mayfly", "users", "limit", me, "none", *data_dir)
+    second = await own_shell.call(name, headers=ASYNC)
+    unknown = await run("mayfly", "users", "limit", "nobody-here", "1", *data_dir)
+    for accepted in (first, second):
+        await own_shell.client.delete(accepted.headers["location"])
+
+    assert (limited[0], lifted[0]) == (0, 0), (limited, lifted)
+    assert (first.status_code, second.status_code) == (202, 202)
+    assert (refused.status_code, refused.json()["scope"], refused.json()["limit"]) == (429, "user", 1)
+    assert unknown[0] == 5
+    assert "There is no user 'nobody-here'." in unknown[1]
+
+
+@pytest.mark.A1
+async def test_all_of_it_passes_a_gateway(own_up: Up, image: str) -> None:
+    """
+    Prefer, Idempotency-Key, DELETE, and the headers of the answers come through the gateway as they are. Without
+    MAYFLY_E2E_URL that is the stand-in, which is not APISIX.
+    """
+    with stand_in_before(own_up) as url:
+        gateway = Up(url, own_up.ca_file, own_up.data_dir)
+        async with await gateway.user() as client:
+            shell = Shell(client, image)
+            name = await shell.make(f"{ANOTHER_EACH_RUN}; sleep 60", limits={"max_concurrency": 1})
+            key = {"Idempotency-Key": "over the gateway"}
+
+            accepted = await shell.call(name, "x", headers=ASYNC | key)
+            joined = asyncio.create_task(shell.call(name, "x", headers=key))
+            location = await running_call(shell)
+            cancelled = await client.delete(location)
+            told = await joined
+
+    assert (accepted.status_code, accepted.headers["location"]) == (202, location)
+    assert accepted.headers["preference-applied"] == "respond-async"
+    assert (cancelled.status_code, cancelled.json()["state"]) == (200, "cancelled")
+    assert (told.status_code, told.headers["mayfly-activation-id"]) == (499, location.rpartition("/")[2])
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ("call-asynchronously", [r"HELLO, LATER.*at work", r"HELLO, LATER.*at work", r"cancelled\s.*cancelled\s"]),
+        ("retry-safely", [r"([0-9a-f-]{36})\n\1\n", r"([0-9a-f-]{36})\n([0-9a-f-]{36})\n$"]),
+        ("limit-concurrency", [r"status 3\n", r"at most 4 in flight\n.*at most 4 in flight\n.*no limit of its own\n"]),
+    ],
+)
+async def test_what_the_pages_say_can_be_typed(
+    own_up: Up, image: str, tmp_path: Path, page: str, said: list[str]
+) -> None:
+    """
+    All blocks of a page, one after the other, in one shell; but for a registry that can be reached from here, for the
+    user's name and for where the data directory is.
+    """
+    name, config = f"ann-{new_id()[:12]}", str(tmp_path / "config")
+    environment = {
+        "MAYFLY_URL": own_up.url,
+        "MAYFLY_CA_FILE": str(own_up.ca_file),
+        "MAYFLY_CONFIG_DIR": config,
+        "PASSWORD": PASSWORD,
+    }
+    registered = await run("mayfly", "register", name, "--password-stdin", stdin=PASSWORD, env=environment)
+    assert registered[0] == 0, registered[1]
+    token = await token_of(own_up, name)
+
+    script = (
+        "\n".join(typed(page))
+        .replace(" busybox ", f" {image} ")
+        .replace("username=ann", f"username={name}")
+        .replace(" ann ", f" {name} ")
+        .replace("/var/lib/mayfly", str(own_up.data_dir))
+    )
+    status, output = await run(
+        "bash", "-euo", "pipefail", "-c", script, directory=tmp_path, env=environment | {"TOKEN": token}
+    )
+
+    assert status == 0, output
+    for words in said:
+        assert re.search(words, output, re.DOTALL), output
+
+
+def typed(page: str) -> list[str]:
+    """What a page has a reader type or run, in its order."""
+    text = (ROOT / "docs" / "howto" / f"{page}.md").read_text()
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [f"python - <<'EOF'\n{block}EOF" if language == "python" else block for language, block in found]
+
+
+async def token_of(up: Up, name: str) -> str:
+    """Log a user in."""
+    async with up.client() as client:
+        form = {"grant_type": "password", "username": name, "password": PASSWORD}
+        answer: httpx.Response = await client.post("/v1/tokens", data=form)
+        return str(answer.json()["access_token"])
+
+
+async def run(
+    *command: str, stdin: str = "", directory: Path = ROOT, env: dict[str, str] | None = None
+) -> tuple[int, str]:
+    """Run a command; return its status and what it said, stdout and stderr as they come."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MAYFLY_")}
+    inherited["PATH"] = f"{Path(sys.executable).parent}:{inherited['PATH']}"
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=directory,
+        env=inherited | (env or {}),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate(stdin.encode())
+    return process.returncode or 0, output.decode()
