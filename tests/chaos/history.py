@@ -24,6 +24,8 @@ FINAL_WITHIN_S: Final = 10.0
 TOLD_WITHIN_S: Final = 5.0
 AFTERMATH_S: Final = 20.0
 """How long after a fault its consequences are still its own: a lost worker's fence, an ack that timed out."""
+EARLY: Final = 0.9
+"""Of a call's time must have passed before it may have run out: the API server began to count a moment after us."""
 FINAL: Final = frozenset({"succeeded", "failed", "timed-out", "cancelled", "refused", "worker-lost"})
 
 INVARIANTS: Final[Mapping[str, int]] = {
@@ -35,6 +37,7 @@ INVARIANTS: Final[Mapping[str, int]] = {
     "record-disagrees": 3,
     "unknown-without-cause": 3,
     "dropped-without-cause": 3,
+    "timed-out-early": 3,
     "run-without-record": 4,
     "no-final-record": 4,
     "final-too-late": 4,
@@ -65,6 +68,7 @@ class Call:
     status: int | None = None  # None: the connection broke before the answer was complete
     code: str | None = None
     ran: str | None = None
+    clock: str | None = None  # which ran out: queue, image or run
     activation: str | None = None
     key: str | None = None  # Idempotency-Key
     is_complete: bool | None = None  # of an answer with a result: is it the expected one, byte for byte?
@@ -113,7 +117,8 @@ class Fault:
     targets: frozenset[str]  # names of processes
     began_at: float
     ended_at: float  # when what it struck was ready again
-    loses: bool = False  # whether what the target was doing is lost: its own work, and callers that it cannot tell
+    disables: bool = True  # whether the targets cannot do their part meanwhile
+    loses: bool = False  # whether a target is a worker whose running calls are lost by it
     proof: str = ""
     struck: bool = True  # the proof holds
 
@@ -176,6 +181,7 @@ def check(history: History) -> list[Violation]:
         _ran_disagrees,
         _records_disagree,
         _without_cause,
+        _timed_out_early,
         _final_records,
         _told_too_late,
         _slots_reused,
@@ -261,10 +267,23 @@ def _without_cause(history: History) -> Iterator[Violation]:
         near = [fault for fault in history.faults if _overlaps(fault, call.sent_at - AFTERMATH_S, call.over_at)]
         if call.status is not None and call.ran == "unknown" and not near:
             yield Violation(
-                "unknown-without-cause", f"call {call.token} got {call.status} {call.code}, ran=unknown, with no fault near"
+                "unknown-without-cause",
+                f"call {call.token} got {call.status} {call.code}, ran=unknown, with no fault near",
             )
-        if call.status is None and not any(call.api in fault.targets for fault in near):
+        if call.status is None and not any(fault.disables and call.api in fault.targets for fault in near):
             yield Violation("dropped-without-cause", f"call {call.token}: {call.api} broke the connection by itself")
+
+
+def _timed_out_early(history: History) -> Iterator[Violation]:
+    """Who is told that the time ran out was given that time, whatever the clocks say."""
+    for call in history.calls:
+        took_s = call.over_at - call.sent_at
+        if call.code == "timed-out" and call.waits and took_s < call.timeout_s * EARLY:
+            clock = f" in the {call.clock}" if call.clock else ""
+            yield Violation(
+                "timed-out-early",
+                f"call {call.token} was told after {took_s:.1f} s that its {call.timeout_s:g} s had run out{clock}",
+            )
 
 
 # --- 4: every admitted call ends ----------------------------------------------------------------------------------
@@ -328,15 +347,12 @@ def _slots_reused(history: History) -> Iterator[Violation]:
     """A message that has left the work stream has given its slot back; its container must be gone by then."""
     samples = sorted(history.samples, key=lambda sample: sample.began_at)
     for run in history.runs:
-        for sample in samples:
-            if run.began_at <= sample.began_at and sample.ended_at < run.alive_until:
-                if run.activation not in sample.activations:
-                    lived_s = run.alive_until - sample.ended_at
-                    yield Violation(
-                        "slot-reused",
-                        f"activation {run.activation} lived on {run.worker} {lived_s:.1f} s after its slot was free",
-                    )
-                    break
+        inside = (each for each in samples if run.began_at <= each.began_at and each.ended_at < run.alive_until)
+        freed = next((sample for sample in inside if run.activation not in sample.activations), None)
+        if freed is not None:
+            lived_s = run.alive_until - freed.ended_at
+            words = f"activation {run.activation} lived on {run.worker} {lived_s:.1f} s after its slot was free"
+            yield Violation("slot-reused", words)
 
 
 # --- 6 and 7: afterwards ------------------------------------------------------------------------------------------
@@ -404,7 +420,7 @@ def _overlaps(fault: Fault, since: float, until: float) -> bool:
 
 def _windows(history: History, names: Iterable[str]) -> list[Window]:
     wanted = frozenset(names)
-    return [(fault.began_at, fault.ended_at) for fault in history.faults if fault.targets & wanted]
+    return [(each.began_at, each.ended_at) for each in history.faults if each.disables and each.targets & wanted]
 
 
 def _nats_troubles(history: History) -> list[Window]:

@@ -310,9 +310,7 @@ def _configure_cluster(made: Installation) -> None:
         made.access[role] = cluster.access(role)
 
 
-def _add_node(
-    made: Installation, name: str, config: dict[str, Any], *, port: int, monitor: int, disk: Disk
-) -> None:
+def _add_node(made: Installation, name: str, config: dict[str, Any], *, port: int, monitor: int, disk: Disk) -> None:
     file = made.directory / f"{name}.conf"
     file.write_text(json.dumps(config))
     file.chmod(0o600)
@@ -320,7 +318,9 @@ def _add_node(
     async def is_ready(_: Kept) -> bool:
         return await node.is_healthy()
 
-    kept = Kept(name, [str(bundled_nats_server()), "-c", str(file)], log=made.directory / f"{name}.log", is_ready=is_ready)
+    kept = Kept(
+        name, [str(bundled_nats_server()), "-c", str(file)], log=made.directory / f"{name}.log", is_ready=is_ready
+    )
     node = NatsNode(kept, port, monitor, disk)
     made.nats[name] = node
 

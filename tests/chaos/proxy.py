@@ -15,7 +15,9 @@ CHUNK = 1 << 16
 class Cut(enum.Enum):
     """How a connection fails."""
 
-    SILENT = "silent"  # nothing arrives any more, nobody is told; what was sent arrives late, if somebody still wants it
+    SILENT = (
+        "silent"  # nothing arrives any more, nobody is told; what was sent arrives late, if somebody still wants it
+    )
     RESET = "reset"  # connections break, new ones are broken at once
 
 

@@ -16,7 +16,6 @@ open, and never later than the truth.
 
 from __future__ import annotations
 
-import os
 import selectors
 import shutil
 import socket
@@ -95,12 +94,12 @@ class Witness:
         _compile(
             HERE / "spawn_with_witness.c",
             directory / SPAWN,
-            f'-DSOCKET="{self.socket(worker)}"',
+            f'-DSOCKET="{self.socket_of(worker)}"',
             f'-DSPAWN="{BUILT / SPAWN}"',
         )
         return directory
 
-    def socket(self, worker: str) -> Path:
+    def socket_of(self, worker: str) -> Path:
         """Where the commands in a worker's containers arrive."""
         return self.directory / f"{worker}.socket"
 
@@ -118,7 +117,7 @@ class Witness:
     def plant(self, run: Run) -> None:
         """Run a call's command once more, outside any container: a double run, as far as anybody can see."""
         subprocess.run(
-            [self.program, self.socket(run.worker)],
+            [self.program, self.socket_of(run.worker)],
             input=f"{run.token} 0 0 0".encode(),
             env={"MAYFLY_ACTIVATION_ID": run.activation},
             check=True,
@@ -138,8 +137,8 @@ class Witness:
 
     def _bind(self, worker: str) -> None:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(str(self.socket(worker)))
-        self.socket(worker).chmod(0o666)
+        listener.bind(str(self.socket_of(worker)))
+        self.socket_of(worker).chmod(0o666)
         listener.listen(BACKLOG)
         listener.setblocking(False)
         self._selector.register(listener, selectors.EVENT_READ, worker)
@@ -156,14 +155,15 @@ class Witness:
         ready = self._selector.select(POLL_S)
         with self._lock:
             for connection in self._open.keys() - {key.fileobj for key, _ in ready}:
-                mark = self._open[connection]  # type: ignore[index]
+                mark = self._open[connection]
                 if mark.activation:
                     mark.alive_until = max(mark.alive_until, looked_at)
             for key, _ in ready:
+                assert isinstance(key.fileobj, socket.socket)
                 if isinstance(key.data, str):
-                    self._accept(key.fileobj, key.data)  # type: ignore[arg-type]
+                    self._accept(key.fileobj, key.data)
                 else:
-                    self._receive(key.fileobj, key.data)  # type: ignore[arg-type]
+                    self._receive(key.fileobj, key.data)
 
     def _accept(self, listener: socket.socket, worker: str) -> None:
         connection, _ = listener.accept()
@@ -194,4 +194,4 @@ def expected(token: str, length: int) -> bytes:
 
 def _compile(source: Path, program: Path, *options: str) -> None:
     subprocess.run(["cc", "-O1", "-Wall", "-Wextra", "-Werror", *options, "-o", program, source], check=True)
-    os.chmod(program, 0o755)  # noqa: PTH101 - of a file just made
+    program.chmod(0o755)

@@ -1,0 +1,297 @@
+"""
+The load: clients that call, mixed kinds of calls on both API servers, and note what they were told.
+
+A client fails over as the promise allows, and no further: a connection that was refused is tried at the other API
+server; one that broke before the answer is tried again only with an Idempotency-Key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import httpx
+
+from mayfly.domain.ids import new_ulid
+from tests.chaos.history import FINAL, Call, Record
+from tests.chaos.installation import APIS, Installation, User
+from tests.chaos.witness import expected
+
+CLIENTS: Final = 14
+THINK_S: Final = 0.45
+TIMEOUT_S: Final = 8.0
+FOLLOW_S: Final = 60.0
+AGAIN: Final = 4  # requests with one key
+UNWITNESSED: Final = 99
+TRACK_EVERY_S: Final = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One way to call."""
+
+    name: str
+    weight: int
+    exit_code: int = 0
+    ms: tuple[int, int] = (0, 20)
+    length: int = 64
+    timeout_s: float = TIMEOUT_S
+    function: str = "witness"
+    how: str = "wait"  # wait, submit, repeat or cancel
+
+
+KINDS: Final = (
+    Kind(name="quick", weight=30),
+    Kind(name="slow", weight=20, ms=(500, 3000)),
+    Kind(name="failing", weight=8, exit_code=3, ms=(0, 200)),
+    Kind(name="large", weight=4, length=1 << 20),
+    Kind(name="too large", weight=3, length=3 << 19),
+    Kind(name="out of time", weight=4, ms=(5000, 6000), timeout_s=1.0),
+    Kind(name="asynchronous", weight=12, ms=(0, 2000), how="submit"),
+    Kind(name="repeated", weight=15, ms=(0, 1500), how="repeat"),
+    Kind(name="cancelled", weight=6, ms=(500, 3000), how="cancel"),
+    Kind(name="narrow", weight=8, ms=(100, 1000), function="narrow"),
+)
+NOT_YET: Final = frozenset({"asynchronous", "repeated", "cancelled", "narrow"})
+"""Kinds that the product does not know yet."""
+
+
+@dataclass
+class Shot:
+    """One logical call."""
+
+    kind: Kind
+    user: User
+    ms: int
+    token: str = field(default_factory=new_ulid)
+    key: str | None = None
+
+    @property
+    def parameter(self) -> str:
+        """What the witness reads."""
+        return f"{self.token} {self.kind.exit_code} {self.ms} {self.kind.length}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the request."""
+        headers = {**self.user.headers}
+        if self.kind.timeout_s != TIMEOUT_S:
+            headers["Mayfly-Timeout"] = f"{self.kind.timeout_s:g}"
+        if self.key is not None:
+            headers["Idempotency-Key"] = self.key
+        if self.kind.how in ("submit", "cancel"):
+            headers["Prefer"] = "respond-async"
+        return headers
+
+    def call(self, api: str, sent_at: float, answer: httpx.Response | None) -> Call:
+        """What came of a request."""
+        call = Call(
+            token=self.token,
+            kind=self.kind.name,
+            user=self.user.name,
+            function=self.kind.function,
+            api=api,
+            sent_at=sent_at,
+            over_at=time.monotonic(),
+            timeout_s=self.kind.timeout_s,
+            key=self.key,
+        )
+        return call if answer is None else replace(call, **self._answered(answer))
+
+    def _answered(self, answer: httpx.Response) -> dict[str, Any]:
+        told: dict[str, Any] = {"status": answer.status_code, "activation": answer.headers.get("Mayfly-Activation-Id")}
+        if answer.status_code == 200:
+            told["is_complete"] = answer.content == expected(self.token, self.kind.length)
+        elif answer.status_code != 202:
+            problem = answer.json()
+            told |= {name: problem.get(name) for name in ("code", "ran", "clock")}
+            told["activation"] = told["activation"] or problem.get("activation_id")
+            if problem.get("exit_code") == UNWITNESSED:
+                raise AssertionError(f"a command could not reach the witness: {problem}")
+        return told
+
+
+def seeded(seed: str) -> random.Random:
+    """Chance that can be had again."""
+    return random.Random(seed)  # noqa: S311 - no secret
+
+
+class Load:
+    """Clients that call until they are stopped, and what they were told."""
+
+    def __init__(self, made: Installation, seed: int) -> None:
+        """*seed* decides what is called, as far as time does not."""
+        self.calls: list[Call] = []
+        self.refused_connections = 0
+        self.pending: dict[str, float] = {}  # activations not seen final yet, with their deadlines by our clock
+        self.pending_at: dict[str, float] = {}
+        self.due: dict[str, float] = {}
+        self._made = made
+        self._seed = seed
+        self._due_of_token: dict[str, float] = {}
+        self._clients: dict[str, httpx.AsyncClient] = {}
+        self._stop = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Call until *stop* is set; then wait until each call under way has its answer."""
+        self._stop = stop
+        async with AsyncExitStack() as stack:
+            for api in APIS:
+                self._clients[api] = await stack.enter_async_context(self._made.client(api))
+            tracking = asyncio.create_task(self._track(), name="track")
+            async with asyncio.TaskGroup() as group:
+                for number in range(CLIENTS):
+                    group.create_task(self._client(seeded(f"{self._seed}/{number}")), name=f"client-{number}")
+            tracking.cancel()
+            await asyncio.gather(tracking, return_exceptions=True)
+
+    async def _client(self, chance: random.Random) -> None:
+        kinds = [kind for kind in KINDS if kind.name not in NOT_YET]
+        while not self._stop.is_set():
+            [kind] = chance.choices(kinds, [kind.weight for kind in kinds])
+            shot = Shot(kind, chance.choice(self._made.users), chance.randint(*kind.ms))
+            await getattr(self, f"_{kind.how}")(shot, chance)
+            await asyncio.sleep(chance.expovariate(1 / THINK_S))
+
+    # --- the ways to call ---------------------------------------------------------------------------------------
+
+    async def _wait(self, shot: Shot, chance: random.Random) -> None:
+        await self._send(shot, chance.choice(APIS))
+
+    async def _repeat(self, shot: Shot, chance: random.Random) -> None:
+        """Send one key again until it has an outcome; sometimes twice at once, and once more in the end."""
+        shot.key = shot.token
+        apis = chance.sample(APIS, 2)
+        if chance.random() < 0.3:
+            await asyncio.gather(*(self._send(shot, api) for api in apis))
+        for number in range(AGAIN):
+            call = await self._send(shot, apis[number % 2])
+            if call is not None and call.status is not None and call.ran != "no" and chance.random() < 0.7:
+                return
+            await asyncio.sleep(chance.uniform(0.05, 1.0))
+
+    async def _submit(self, shot: Shot, chance: random.Random) -> None:
+        call = await self._send(shot, chance.choice(APIS))
+        if call is not None and call.status == 202 and call.activation:
+            await self._follow(shot, call.activation, chance)
+
+    async def _cancel(self, shot: Shot, chance: random.Random) -> None:
+        call = await self._send(shot, chance.choice(APIS))
+        if call is None or call.status != 202 or not call.activation:
+            return
+        await asyncio.sleep(chance.uniform(0, 1.5))
+        try:
+            client = self._clients[chance.choice(APIS)]
+            await client.delete(f"/v1/activations/{call.activation}", headers=shot.user.headers)
+        except httpx.TransportError:
+            self.refused_connections += 1
+        await self._follow(shot, call.activation, chance)
+
+    async def _follow(self, shot: Shot, activation: str, chance: random.Random) -> None:
+        """Ask for the result, here and there, until it is said."""
+        give_up_at = time.monotonic() + FOLLOW_S
+        while time.monotonic() < give_up_at:
+            api, sent_at = chance.choice(APIS), time.monotonic()
+            try:
+                answer = await self._clients[api].get(
+                    f"/v1/activations/{activation}/result", params={"wait": 5}, headers=shot.user.headers
+                )
+            except httpx.TransportError:
+                await asyncio.sleep(0.2)
+                continue
+            if answer.status_code in (202, 503):
+                await asyncio.sleep(0.1)
+                continue
+            call = shot.call(api, sent_at, answer)
+            told = replace(call, kind=f"{shot.kind.name}: result", activation=activation, timeout_s=0.0)
+            self.calls.append(told)
+            return
+
+    async def _send(self, shot: Shot, api: str) -> Call | None:
+        """Send one request; None if no server took the connection."""
+        for each in (api, *(other for other in APIS if other != api)):
+            sent_at = time.monotonic()
+            self._due_of_token.setdefault(shot.token, sent_at + shot.kind.timeout_s)
+            try:
+                answer = await self._clients[each].post(
+                    f"/v1/functions/{shot.kind.function}/activations", content=shot.parameter, headers=shot.headers
+                )
+            except (httpx.ConnectError, httpx.ConnectTimeout):
+                self.refused_connections += 1
+                continue
+            except httpx.TransportError:
+                answer = None
+            call = shot.call(each, sent_at, answer)
+            if shot.kind.how in ("submit", "cancel"):
+                call = replace(call, waits=False)
+            self.calls.append(call)
+            if call.activation and (call.status == 202 or call.ran == "unknown"):
+                self._expect(call.activation, call.token)
+            return call
+        await asyncio.sleep(0.2)
+        return None
+
+    # --- the records, as they change ------------------------------------------------------------------------------
+
+    def _expect(self, activation: str, token: str) -> None:
+        if activation not in self.due and token in self._due_of_token:
+            self.due[activation] = self.pending[activation] = self._due_of_token[token]
+
+    async def _track(self) -> None:
+        """Look again and again at the records of what has begun and is not over."""
+        known = 0
+        chance = seeded(f"{self._seed}/track")
+        while True:
+            runs = self._made.witness.runs()
+            for run in runs[known:]:
+                self._expect(run.activation, run.token)
+            known = len(runs)
+            await asyncio.gather(*(self._look(activation, chance.choice(APIS)) for activation in list(self.pending)))
+            await asyncio.sleep(TRACK_EVERY_S)
+
+    async def _look(self, activation: str, api: str) -> None:
+        for user in self._made.users:  # whose it is, is not known for what the witness alone has seen
+            asked_at = time.monotonic()
+            try:
+                answer = await self._clients[api].get(f"/v1/activations/{activation}", headers=user.headers, timeout=6)
+            except httpx.TransportError:
+                return
+            if answer.status_code == 200:
+                if answer.json()["state"] in FINAL:
+                    self.pending.pop(activation, None)
+                else:
+                    self.pending_at[activation] = asked_at
+                return
+
+
+async def records(made: Installation, load: Load) -> list[Record]:
+    """Read every record that the API shows."""
+    found: list[Record] = []
+    async with made.client(APIS[0]) as client:
+        for user in made.users:
+            after: str | None = None
+            while True:
+                query = {"limit": "100"} | ({"after": after} if after else {})
+                answer = await client.get("/v1/activations", params=query, headers=user.headers)
+                answer.raise_for_status()
+                page = answer.json()
+                found += [
+                    Record(
+                        activation=each["id"],
+                        user=user.name,
+                        function=each["function"],
+                        state=each["state"],
+                        ran=each["ran"],
+                        pending_at=load.pending_at.get(each["id"]),
+                        due_at=load.due.get(each["id"]),
+                    )
+                    for each in page["activations"]
+                ]
+                after = page["next"]
+                if after is None:
+                    break
+    return found

@@ -1,0 +1,214 @@
+"""
+One run: the installation, the load, the faults, what is found afterwards; recorded, judged and reported.
+
+    python -m tests.chaos.run --minutes 10 --nats 3 --seed 7 --report report.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import httpx
+import uvloop
+
+from mayfly.bus.connection import Bus
+from mayfly.bus.queue import in_flight, walk
+from mayfly.domain.errors import QueueUnavailable
+from tests.chaos import leftovers
+from tests.chaos.faults import Injector
+from tests.chaos.history import Aftermath, History, Sample, Violation, check
+from tests.chaos.installation import APIS, LIMITS, Installation, User, installation
+from tests.chaos.load import Load, records, seeded
+from tests.chaos.report import report
+
+SAMPLE_EVERY_S: Final = 0.25
+QUIET_S: Final = 60.0
+"""How long in flight may take to come to 0 when all is well again: `ack_wait` and a lost worker's fence, and some."""
+HOLD_MS: Final = 4000
+Hook = Callable[[Installation, Load], None]
+
+
+@dataclass
+class Outcome:
+    """What a run was, and what it came to."""
+
+    history: History
+    violations: list[Violation]
+    missed: dict[str, int] = field(default_factory=dict)
+    refused_connections: int = 0
+    took_s: float = 0.0
+
+
+async def chaos(
+    *,
+    seconds: float,
+    replicas: int,
+    seed: int,
+    only: tuple[str, ...] = (),
+    longest_s: float = 25.0,
+    before_judging: Hook | None = None,
+    keep: Path | None = None,
+) -> Outcome:
+    """
+    Run the load under faults for *seconds*, and judge.
+
+    *only* names the kinds of faults, if not all; *before_judging* is done while the installation still runs; *keep* is
+    where the logs of a run with violations are copied.
+    """
+    began_at = time.monotonic()
+    namespaces = leftovers.net_namespaces().keys()
+    async with installation(replicas) as made, made.admin() as bus:
+        load, injector = Load(made, seed), Injector(made, bus, seeded(f"{seed}/faults"), longest_s=longest_s)
+        samples, stop = list[Sample](), asyncio.Event()
+        calling = asyncio.create_task(load.run(stop), name="load")
+        sampling = asyncio.create_task(_sample(bus, samples), name="sample")
+        striking = asyncio.create_task(injector.run(time.monotonic() + seconds, only), name="faults")
+        try:
+            await asyncio.wait({calling, sampling, striking}, return_when=asyncio.FIRST_COMPLETED)
+            if not striking.done():
+                raise RuntimeError("the load or the sampling ended by itself")
+            await striking
+        finally:
+            stop.set()
+            striking.cancel()
+            await asyncio.gather(calling, return_exceptions=True)
+        await calling
+        if before_judging is not None:
+            before_judging(made, load)
+        left_in_flight = await _until_quiet(bus)
+        found = await records(made, load)
+        sampling.cancel()
+        admitted = await _fill_up(made)
+        await _until_quiet(bus)
+        keys = len({call.key for call in load.calls if call.key})
+        left = await leftovers.in_nats(bus, keys_used=keys)
+        left += await _end_workers(made, namespaces)
+        runs = [run for run in made.witness.runs() if not run.token.startswith(FILL)]
+        history = History(
+            limits=LIMITS,
+            calls=load.calls,
+            runs=runs,
+            records=found,
+            samples=samples,
+            faults=injector.faults,
+            aftermath=Aftermath(in_flight=left_in_flight, admitted_again=admitted, left=left),
+            nats=frozenset(made.nats),
+            apis=frozenset(APIS),
+        )
+        violations = check(history)
+        if keep is not None:
+            _keep_logs(made, keep)
+    return Outcome(history, violations, injector.missed, load.refused_connections, time.monotonic() - began_at)
+
+
+async def _sample(bus: Bus, samples: list[Sample]) -> None:
+    """Read what the work stream holds, again and again; while NATS is away there is nothing to read."""
+    while True:
+        began_at = time.monotonic()
+        try:
+            held = frozenset([queued.key.partition(".")[2].replace(".", "-") async for queued in walk(bus)])
+        except QueueUnavailable:
+            continue
+        finally:
+            await asyncio.sleep(SAMPLE_EVERY_S)
+        samples.append(Sample(began_at=began_at, ended_at=time.monotonic(), activations=held))
+
+
+async def _until_quiet(bus: Bus) -> int | None:
+    """Wait until nothing is in flight; return what is in the end."""
+    give_up_at = time.monotonic() + QUIET_S
+    count: int | None = None
+    while time.monotonic() < give_up_at:
+        try:
+            count = await in_flight(bus)
+        except QueueUnavailable:
+            count = None
+        if count == 0:
+            return 0
+        await asyncio.sleep(0.2)
+    return count
+
+
+FILL: Final = "fill-"
+
+
+async def _fill_up(made: Installation) -> int:
+    """Call as often at once as the platform's limit allows, and once more; return how many were admitted."""
+    callers = [user for user in made.users[: LIMITS.platform // LIMITS.per_user] for _ in range(LIMITS.per_user)]
+
+    async def call(client: httpx.AsyncClient, user: User, number: int) -> int:
+        answer = await client.post(
+            "/v1/functions/witness/activations", content=f"{FILL}{number} 0 {HOLD_MS} 8", headers=user.headers
+        )
+        return answer.status_code
+
+    async with made.client(APIS[0]) as first, made.client(APIS[1]) as second:
+        tasks = [
+            asyncio.create_task(call((first, second)[number % 2], user, number)) for number, user in enumerate(callers)
+        ]
+        await asyncio.sleep(HOLD_MS / 2000)
+        one_more = await call(first, made.users[-1], len(callers))
+        statuses = await asyncio.gather(*tasks)
+    return sum(status != 429 for status in [*statuses, one_more])
+
+
+async def _end_workers(made: Installation, namespaces: object) -> list[str]:
+    """End the workers in good order, and look what they left."""
+    left: list[str] = []
+    for name, kept in made.workers.items():
+        if code := await kept.stop():
+            left.append(f"{name} ended with status {code} when told to stop")
+    left += leftovers.on_this_machine(made)
+    return left
+
+
+def _keep_logs(made: Installation, keep: Path) -> None:
+    keep.mkdir(parents=True, exist_ok=True)
+    for log in made.directory.glob("*.log"):
+        (keep / log.name).write_bytes(log.read_bytes())
+
+
+def main() -> int:
+    """Run as told by the command line; the last line is the number of violations."""
+    parser = argparse.ArgumentParser(prog="scripts/chaos", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long load and faults last (default 10)")
+    parser.add_argument("--nats", type=int, choices=(1, 3), default=1, help="nats-servers (default 1)")
+    parser.add_argument("--seed", type=int, default=1, help="of load and faults (default 1)")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="KIND", help="only this kind of fault; repeatable"
+    )
+    parser.add_argument("--report", type=Path, help="write the report, in Markdown, to this file, too")
+    parser.add_argument("--logs", type=Path, help="copy the logs of all processes to this directory")
+    given = parser.parse_args()
+    if os.geteuid() != 0:
+        print("scripts/chaos starts containers and mounts file systems, which needs root: run it with sudo.")
+        return 2
+    outcome = uvloop.run(
+        chaos(
+            seconds=given.minutes * 60,
+            replicas=given.nats,
+            seed=given.seed,
+            only=tuple(given.only),
+            keep=given.logs,
+        )
+    )
+    text = report(outcome.history, outcome.violations, missed=outcome.missed, minutes=given.minutes, seed=given.seed)
+    print(text)
+    if given.report:
+        given.report.write_text(text)
+    for violation in outcome.violations:
+        print(violation)
+    print(f"violations: {len(outcome.violations)}")
+    return 1 if outcome.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
