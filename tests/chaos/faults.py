@@ -14,7 +14,6 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 import httpx
@@ -22,7 +21,7 @@ import httpx
 from mayfly.bus.connection import Bus
 from mayfly.domain.ids import new_id
 from tests.chaos.history import Fault
-from tests.chaos.installation import APIS, WORKERS, Installation, faketime, is_beating
+from tests.chaos.installation import APIS, WORKERS, Installation, is_beating
 from tests.chaos.processes import Kept, children, is_dead, name_of, signal_if_there, state_of, until
 from tests.chaos.proxy import Cut
 from tests.support.images import build_and_push
@@ -38,6 +37,9 @@ WELL_S: Final = 60.0
 FOUND_S: Final = 5.0
 LANES: Final = 2
 GAP_S: Final = (0.5, 4.0)
+
+
+DEPTHS: Final = ("outer", "process 1", "itself")
 
 
 class NothingToStrike(Exception):
@@ -58,39 +60,50 @@ class Injector:
     _deck: list[str] = field(default_factory=list)
     _free: asyncio.Condition = field(default_factory=asyncio.Condition)
 
-    @property
-    def kinds(self) -> dict[str, Callable[[], Awaitable[None]]]:
-        """Every kind of fault on this installation, by name."""
-        kinds: dict[str, Callable[[], Awaitable[None]]] = {
-            "kill worker (outer)": lambda: self._kill_worker(0),
-            "kill worker (process 1)": lambda: self._kill_worker(1),
-            "kill worker (itself)": lambda: self._kill_worker(2),
-            "freeze worker (outer)": lambda: self._freeze_worker(0),
-            "freeze worker (process 1)": lambda: self._freeze_worker(1),
-            "freeze worker (itself)": lambda: self._freeze_worker(2),
-            "kill API server": self._kill_api,
-            "freeze API server": self._freeze_api,
-            "kill crun": lambda: self._strike_container("crun", signal.SIGKILL),
-            "freeze crun": lambda: self._strike_container("crun", signal.SIGSTOP),
-            "kill held init": lambda: self._strike_container("init", signal.SIGKILL),
-            "freeze held init": lambda: self._strike_container("init", signal.SIGSTOP),
-            "restart of all": self._restart_all,
-            "cut worker (silent)": lambda: self._cut(WORKERS, Cut.SILENT),
-            "cut worker (reset)": lambda: self._cut(WORKERS, Cut.RESET),
-            "cut API server (silent)": lambda: self._cut(APIS, Cut.SILENT),
-            "cut API server (reset)": lambda: self._cut(APIS, Cut.RESET),
-            "clock of worker": lambda: self._skew(WORKERS),
-            "clock of API server": lambda: self._skew(APIS),
-            "disk of worker full": self._fill_worker,
-            "disk of nats-server full": self._fill_nats,
+    @staticmethod
+    def names(replicas: int) -> list[str]:
+        """Every kind of fault on an installation with so many nats-servers."""
+        roles = ("leader", "follower") if replicas > 1 else ("the only one",)
+        return [
+            *(f"{what} worker ({depth})" for what in ("kill", "freeze") for depth in DEPTHS),
+            *(f"{what} {whom}" for what in ("kill", "freeze") for whom in ("API server", "crun", "held init")),
+            *(f"{what} nats-server ({role})" for what in ("kill", "freeze") for role in roles),
+            "restart of all",
+            *(f"cut {whom} ({how.value})" for whom in ("worker", "API server") for how in Cut),
+            *(f"clock of {whom}" for whom in ("worker", "API server")),
+            *(f"disk of {whom} full" for whom in ("worker", "nats-server")),
+        ]
+
+    async def strike(self, kind: str) -> None:
+        """
+        Strike once, and return when all is well again.
+
+        Raises: NothingToStrike.
+        """
+        what, _, role = kind.removesuffix(")").partition(" (")
+        await self._strikes()[what](role)
+
+    def _strikes(self) -> dict[str, Callable[[str], Awaitable[None]]]:
+        """What each kind does; it is told what stands in parentheses."""
+        return {
+            "kill worker": lambda depth: self._kill_worker(DEPTHS.index(depth)),
+            "freeze worker": lambda depth: self._freeze_worker(DEPTHS.index(depth)),
+            "kill API server": lambda _: self._kill_api(),
+            "freeze API server": lambda _: self._freeze_api(),
+            "kill nats-server": self._kill_nats,
+            "freeze nats-server": self._freeze_nats,
+            "kill crun": lambda _: self._strike_container("crun", signal.SIGKILL),
+            "freeze crun": lambda _: self._strike_container("crun", signal.SIGSTOP),
+            "kill held init": lambda _: self._strike_container("held init", signal.SIGKILL),
+            "freeze held init": lambda _: self._strike_container("held init", signal.SIGSTOP),
+            "restart of all": lambda _: self._restart_all(),
+            "cut worker": lambda how: self._cut(WORKERS, Cut(how)),
+            "cut API server": lambda how: self._cut(APIS, Cut(how)),
+            "clock of worker": lambda _: self._skew(WORKERS),
+            "clock of API server": lambda _: self._skew(APIS),
+            "disk of worker full": lambda _: self._fill_worker(),
+            "disk of nats-server full": lambda _: self._fill_nats(),
         }
-        roles = ("leader", "follower") if self.made.replicas > 1 else ("the only one",)
-        for role in roles:
-            kinds[f"kill nats-server ({role})"] = partial(self._kill_nats, role)
-            kinds[f"freeze nats-server ({role})"] = partial(self._freeze_nats, role)
-        if faketime() is None:
-            del kinds["clock of worker"], kinds["clock of API server"]
-        return kinds
 
     async def run(self, until_at: float, only: tuple[str, ...] = ()) -> None:
         """Strike until it is time, *only* these kinds if any are named; return when all is well again."""
@@ -102,7 +115,7 @@ class Injector:
         while time.monotonic() < until_at:
             kind = self._draw(only)
             try:
-                await self.kinds[kind]()
+                await self.strike(kind)
             except NothingToStrike:
                 self.missed[kind] = self.missed.get(kind, 0) + 1
             await asyncio.sleep(self.chance.uniform(*GAP_S))
@@ -110,7 +123,7 @@ class Injector:
     def _draw(self, only: tuple[str, ...]) -> str:
         """Take the next of a shuffled deck of all kinds, so that each comes as often as any other."""
         if not self._deck:
-            self._deck = list(only or self.kinds)
+            self._deck = list(only or self.names(self.made.replicas))
             self.chance.shuffle(self._deck)
         return self._deck.pop()
 
@@ -244,7 +257,7 @@ class Injector:
         name = await self._take(WORKERS)
         try:
             pid = await self._find(name, what)
-            kind = f"{'kill' if number == signal.SIGKILL else 'freeze'} {'crun' if what == 'crun' else 'held init'}"
+            kind = f"{'kill' if number == signal.SIGKILL else 'freeze'} {what}"
             if number == signal.SIGKILL:
                 began_at = time.monotonic()
                 signal_if_there(pid, number)
@@ -469,9 +482,6 @@ class Injector:
             self._note(f"freeze nats-server ({role})", {name}, began_at, proof, struck=struck)
         finally:
             await self._give(name)
-
-
-DEPTHS: Final = ("outer", "process 1", "itself")
 
 
 def worker_pid(kept: Kept, depth: int) -> int:

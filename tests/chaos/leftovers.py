@@ -1,4 +1,8 @@
-"""What is left of an installation whose workers have ended: it should be nothing."""
+"""
+What is left of an installation whose workers have ended: it should be nothing.
+
+A namespace lives by a process or a mount, and both are looked for.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +17,6 @@ from mayfly.bus.subjects import IDEMPOTENCY, PLACES
 from mayfly.containers import mounts
 from mayfly.containers.choose import group_name
 from tests.chaos.installation import Installation
-
-
-def net_namespaces() -> dict[str, list[int]]:
-    """Every network namespace that a process is in, with the processes."""
-    found: dict[str, list[int]] = {}
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            try:
-                namespace = str((process / "ns" / "net").readlink())
-            except OSError:
-                continue
-            found.setdefault(namespace, []).append(int(process.name))
-    return found
 
 
 def on_this_machine(made: Installation) -> Iterator[str]:

@@ -9,9 +9,9 @@ from typing import Final
 
 from tests.chaos.history import Fault, History, Violation, most_at_once
 
-A_LONG_RUN_S: Final = 540.0
+LONG_MIN: Final = 8.0
+"""From so many minutes on each kind of fault must have struck so often:"""
 MINIMUM: Final = 2
-"""How often each kind of fault must have struck in a long run."""
 
 
 def too_rare(history: History, kinds: Iterable[str], *, minimum: int = MINIMUM) -> dict[str, int]:

@@ -27,7 +27,7 @@ from tests.chaos.faults import Injector
 from tests.chaos.history import Aftermath, History, Sample, Violation, check
 from tests.chaos.installation import APIS, LIMITS, Installation, User, installation
 from tests.chaos.load import Load, records, seeded
-from tests.chaos.report import report
+from tests.chaos.report import LONG_MIN, report, too_rare
 
 SAMPLE_EVERY_S: Final = 0.25
 QUIET_S: Final = 60.0
@@ -64,7 +64,6 @@ async def chaos(
     where the logs of a run with violations are copied.
     """
     began_at = time.monotonic()
-    namespaces = leftovers.net_namespaces().keys()
     async with installation(replicas) as made, made.admin() as bus:
         load, injector = Load(made, seed), Injector(made, bus, seeded(f"{seed}/faults"), longest_s=longest_s)
         samples, stop = list[Sample](), asyncio.Event()
@@ -90,7 +89,7 @@ async def chaos(
         await _until_quiet(bus)
         keys = len({call.key for call in load.calls if call.key})
         left = await leftovers.in_nats(bus, keys_used=keys)
-        left += await _end_workers(made, namespaces)
+        left += await _end_workers(made)
         runs = [run for run in made.witness.runs() if not run.token.startswith(FILL)]
         history = History(
             limits=LIMITS,
@@ -160,7 +159,7 @@ async def _fill_up(made: Installation) -> int:
     return sum(status != 429 for status in [*statuses, one_more])
 
 
-async def _end_workers(made: Installation, namespaces: object) -> list[str]:
+async def _end_workers(made: Installation) -> list[str]:
     """End the workers in good order, and look what they left."""
     left: list[str] = []
     for name, kept in made.workers.items():
@@ -204,10 +203,13 @@ def main() -> int:
     print(text)
     if given.report:
         given.report.write_text(text)
+    rare = too_rare(outcome.history, given.only or Injector.names(given.nats)) if given.minutes >= LONG_MIN else {}
+    for kind, count in rare.items():
+        print(f"struck too rarely: {kind}, {count} times")
     for violation in outcome.violations:
         print(violation)
     print(f"violations: {len(outcome.violations)}")
-    return 1 if outcome.violations else 0
+    return 1 if outcome.violations or rare else 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,70 @@
+"""
+A whole installation under load and faults, briefly: on one nats-server and on a cluster of three. `scripts/chaos` runs
+as long as one likes, and docs/reference/chaos.md has the report of long runs.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.faults import Injector
+from tests.chaos.history import Run
+from tests.chaos.installation import Installation, faketime
+from tests.chaos.load import Load
+from tests.chaos.report import MINIMUM, report, too_rare
+from tests.chaos.run import Outcome, chaos
+from tests.support.need import need
+
+pytestmark = [pytest.mark.F9, pytest.mark.F11, pytest.mark.F12, pytest.mark.F13, pytest.mark.A3, pytest.mark.root]
+
+SEED = 6
+LONGEST_S = 8.0  # of a freeze or a cut, where there is little time
+
+
+@pytest.fixture(autouse=True)
+def _machine() -> None:
+    need(os.geteuid() == 0, "root, for containers and mounts")
+    need(faketime(), "libfaketime, for clocks that are off: apt-get install faketime")
+
+
+def told(outcome: Outcome, minutes: float) -> str:
+    """What to read when it went wrong."""
+    return report(outcome.history, outcome.violations, missed=outcome.missed, minutes=minutes, seed=SEED)
+
+
+@pytest.mark.parametrize(("replicas", "seconds"), [(1, 40), (3, 40)])
+async def test_promises_hold_under_faults(replicas: int, seconds: int, tmp_path: Path) -> None:
+    """Whatever is struck, none of the eight invariants is violated; and things were struck, and calls made."""
+    outcome = await chaos(seconds=seconds, replicas=replicas, seed=SEED, longest_s=LONGEST_S, keep=tmp_path)
+
+    assert outcome.violations == [], told(outcome, seconds / 60)
+    assert sum(fault.struck for fault in outcome.history.faults) >= 5, told(outcome, seconds / 60)
+    assert len(outcome.history.calls) >= 100, told(outcome, seconds / 60)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("replicas", [1, 3])
+async def test_promises_hold_for_long(replicas: int, tmp_path: Path) -> None:
+    """The same for eight minutes, in which each kind of fault strikes at least twice."""
+    outcome = await chaos(seconds=480, replicas=replicas, seed=SEED, keep=tmp_path)
+
+    assert outcome.violations == [], told(outcome, 8)
+    assert too_rare(outcome.history, Injector.names(replicas), minimum=MINIMUM) == {}, told(outcome, 8)
+
+
+async def test_a_double_run_in_a_live_run_is_rejected() -> None:
+    """A command that runs a second time, somewhere else, for the activation of a call, is found and named."""
+    planted: list[Run] = []
+
+    def plant(made: Installation, _: Load) -> None:
+        planted.append(made.witness.runs()[-1])
+        made.witness.plant(planted[0])
+
+    outcome = await chaos(seconds=3, replicas=1, seed=SEED, only=("kill crun",), before_judging=plant)
+
+    assert [(each.name, each.detail) for each in outcome.violations] == [
+        ("ran-twice", f"activation {planted[0].activation} ran 2 times")
+    ]
