@@ -14,15 +14,28 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import httpx
+from nats.js.errors import APIError
 
-from mayfly.bus.connection import Bus
+from mayfly.bus.subjects import ACT
+from mayfly.domain.errors import QueueUnavailable
 from mayfly.domain.ids import new_id
 from tests.chaos.history import Fault
-from tests.chaos.installation import APIS, WORKERS, Installation, is_beating
-from tests.chaos.processes import Kept, children, is_dead, name_of, signal_if_there, state_of, until
+from tests.chaos.installation import APIS, WORKERS, Installation
+from tests.chaos.processes import (
+    Kept,
+    NotReady,
+    children,
+    is_dead,
+    name_of,
+    signal_if_there,
+    state_of,
+    until,
+    until_true,
+)
 from tests.chaos.proxy import Cut
 from tests.support.images import build_and_push
 
@@ -51,10 +64,10 @@ class Injector:
     """Strikes, and remembers."""
 
     made: Installation
-    bus: Bus
     chance: random.Random
     longest_s: float = 25.0  # of a freeze or a cut
     faults: list[Fault] = field(default_factory=list)
+    unwell: list[str] = field(default_factory=list)
     missed: dict[str, int] = field(default_factory=dict)  # how often there was nothing to strike
     _busy: set[str] = field(default_factory=set)
     _deck: list[str] = field(default_factory=list)
@@ -118,6 +131,9 @@ class Injector:
                 await self.strike(kind)
             except NothingToStrike:
                 self.missed[kind] = self.missed.get(kind, 0) + 1
+            except NotReady as error:
+                self.unwell.append(f"{error}, struck by: {kind}")
+                signal_if_there(error.kept.pid, signal.SIGKILL)  # so that the rest of the run is worth something
             await asyncio.sleep(self.chance.uniform(*GAP_S))
 
     def _draw(self, only: tuple[str, ...]) -> str:
@@ -245,11 +261,8 @@ class Injector:
     async def _until_beating(self, name: str) -> None:
         """Wait until a worker writes its sign of life again."""
         kept, seen = self.made.workers[name], dict[str, int]()
-        give_up_at = time.monotonic() + WELL_S
-        while not await is_beating(self.bus, kept, seen):
-            if time.monotonic() > give_up_at:
-                raise RuntimeError(f"{name} gives no sign of life:\n{kept.log.read_text()[-4000:]}")
-            await asyncio.sleep(0.1)
+        if not await until_true(partial(self.made.operator.hears, kept, seen), within_s=WELL_S):
+            raise NotReady(kept, WELL_S)
 
     # --- containers -----------------------------------------------------------------------------------------------
 
@@ -418,7 +431,7 @@ class Injector:
             full = node.disk.free_bytes == 0
             node.disk.free()
             proof = f"{filled} bytes filled it"
-            if not await self._writes_again():
+            if not (await until_true(node.is_healthy) and await self._writes_again()):
                 life = node.kept.pid
                 signal_if_there(life, signal.SIGKILL)
                 await node.kept.died(life)
@@ -432,13 +445,11 @@ class Injector:
     async def _writes_again(self) -> bool:
         """Whether some worker's signs of life are stored."""
         seen: dict[str, int] = {}
-        give_up_at = time.monotonic() + 4
-        while time.monotonic() < give_up_at:
-            for kept in self.made.workers.values():
-                if await is_beating(self.bus, kept, seen):
-                    return True
-            await asyncio.sleep(0.2)
-        return False
+
+        async def any_beats() -> bool:
+            return any([await self.made.operator.hears(kept, seen) for kept in self.made.workers.values()])
+
+        return await until_true(any_beats)
 
     # --- NATS -----------------------------------------------------------------------------------------------------
 
@@ -448,8 +459,8 @@ class Injector:
         leader = names[0]
         if role != "the only one":
             try:
-                leader = await self.made.leader(self.bus, "ACT") or ""
-            except Exception as error:  # there may be none just now, in any of nats-py's words
+                leader = await self.made.operator.leader(ACT) or ""
+            except (QueueUnavailable, APIError) as error:  # there is none just now
                 raise NothingToStrike from error
         chosen = leader if role != "follower" else self.chance.choice([name for name in names if name != leader])
         if chosen not in names:

@@ -45,6 +45,7 @@ INVARIANTS: Final[Mapping[str, int]] = {
     "slot-reused": 5,
     "still-in-flight": 6,
     "not-admitted-again": 6,
+    "not-well-again": 6,
     "left-behind": 7,
     "over-platform-limit": 8,
     "over-user-limit": 8,
@@ -138,6 +139,7 @@ class Aftermath:
 
     in_flight: int | None  # None: nobody could say
     admitted_again: int  # of as many calls at once as the platform's limit
+    unwell: Sequence[str] = ()  # processes that did not recover by themselves from what struck them, in words
     left: Sequence[str] = ()  # containers, mounts, cgroups, namespaces, files, messages, entries: each in words
 
 
@@ -365,6 +367,8 @@ def _aftermath(history: History) -> Iterator[Violation]:
         yield Violation("still-in-flight", f"{count} activations are in flight afterwards")
     if after.admitted_again != history.limits.platform:
         yield Violation("not-admitted-again", f"{after.admitted_again} of {history.limits.platform} are admitted again")
+    for words in after.unwell:
+        yield Violation("not-well-again", words)
     for run in history.runs:
         if not run.is_over:
             yield Violation("left-behind", f"the command of activation {run.activation} still runs on {run.worker}")

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import httpx
 
-from mayfly.bus.connection import Bus, connect
+from mayfly.bus.connection import Bus, connect, translated
 from mayfly.bus.schema import bootstrap
 from mayfly.bus.stores import Stores
 from mayfly.containers import mounts
@@ -129,6 +129,50 @@ class User:
         return {"Authorization": f"Bearer {self.token}"}
 
 
+class Operator:
+    """
+    The operator's eyes: a connection to NATS, past the proxies, opened anew whenever it was closed for good.
+
+    Every method raises QueueUnavailable while NATS cannot be asked.
+    """
+
+    def __init__(self) -> None:
+        """Not connected."""
+        self.settings: NatsSettings | None = None
+        self._stack = AsyncExitStack()
+        self._bus: Bus | None = None
+
+    async def bus(self) -> Bus:
+        """Have a connection."""
+        if self._bus is None or self._bus.closed.is_set():
+            assert self.settings is not None
+            await self.close()
+            self._bus = await self._stack.enter_async_context(connect(self.settings, role=ADMIN))
+        return self._bus
+
+    async def close(self) -> None:
+        """Disconnect."""
+        self._bus = None
+        await self._stack.aclose()
+
+    async def leader(self, stream: str) -> str | None:
+        """Which node leads a stream, if one does."""
+        with translated("ask for a leader"):
+            info = await (await self.bus()).js.stream_info(stream)
+        return info.cluster.leader if info.cluster else None
+
+    async def hears(self, kept: Kept, seen: dict[str, int]) -> bool:
+        """Whether a worker has given a sign of life since the last question; *seen* remembers."""
+        name = worker_id(kept)
+        if name is None:
+            return False
+        try:
+            entry = await Stores.on(await self.bus()).workers.get(WorkerId(name))
+        except QueueUnavailable:
+            return False
+        return entry is not None and entry.revision > seen.setdefault(name, entry.revision)
+
+
 @dataclass
 class Installation:
     """All of it."""
@@ -136,6 +180,7 @@ class Installation:
     directory: Path
     witness: Witness
     registry: Registry
+    operator: Operator = field(default_factory=Operator)
     access: dict[str, dict[str, Any]] = field(default_factory=dict)  # how each role connects, without a proxy
     nats: dict[str, NatsNode] = field(default_factory=dict)
     apis: dict[str, Kept] = field(default_factory=dict)
@@ -164,12 +209,6 @@ class Installation:
             base_url=self.url(api), verify=self.tls, timeout=ANSWER_S, limits=limits, trust_env=False, **options
         )
 
-    @asynccontextmanager
-    async def admin(self) -> AsyncIterator[Bus]:
-        """Connect to NATS as the operator, past the proxies."""
-        async with connect(NatsSettings(**self.access[ADMIN]), role=ADMIN) as bus:
-            yield bus
-
     def clock_file(self, name: str) -> Path:
         """What libfaketime reads: by how much the clock of a process is off."""
         return self.directory / f"{name}.clock"
@@ -182,11 +221,6 @@ class Installation:
         except httpx.HTTPError:
             return False
 
-    async def leader(self, bus: Bus, stream: str) -> str | None:
-        """Which node leads a stream, if one does."""
-        info = await bus.js.stream_info(stream)
-        return info.cluster.leader if info.cluster else None
-
 
 def worker_id(kept: Kept) -> str | None:
     """The id that a worker's present life has given itself."""
@@ -197,21 +231,6 @@ def worker_id(kept: Kept) -> str | None:
 async def is_worker_ready(kept: Kept) -> bool:
     """Whether it has said so."""
     return worker_id(kept) is not None
-
-
-async def is_beating(bus: Bus, kept: Kept, seen: dict[str, int]) -> bool:
-    """Whether a worker has given a sign of life since the last question; *seen* remembers."""
-    name = worker_id(kept)
-    if name is None:
-        return False
-    try:
-        entry = await Stores.on(bus).workers.get(WorkerId(name))
-    except QueueUnavailable:
-        return False
-    if entry is None:
-        return False
-    before = seen.setdefault(name, entry.revision)
-    return entry.revision > before
 
 
 @asynccontextmanager
@@ -265,17 +284,16 @@ async def _start_nats(made: Installation, stack: AsyncExitStack) -> None:
         stack.push_async_callback(node.kept.stop)
     for node in made.nats.values():
         await node.kept.until_ready()
-    async with made.admin() as bus:
-        await bootstrap(
-            bus,
-            BootstrapSettings(
-                **made.access[ADMIN],
-                nats_replicas=made.replicas,
-                max_activations=LIMITS.platform,
-                max_activations_per_user=LIMITS.per_user,
-                responses_max_bytes=RESPONSES_BYTES,
-            ),
-        )
+    made.operator.settings = NatsSettings(**made.access[ADMIN])
+    stack.push_async_callback(made.operator.close)
+    wanted = BootstrapSettings(
+        **made.access[ADMIN],
+        nats_replicas=made.replicas,
+        max_activations=LIMITS.platform,
+        max_activations_per_user=LIMITS.per_user,
+        responses_max_bytes=RESPONSES_BYTES,
+    )
+    await bootstrap(await made.operator.bus(), wanted)
 
 
 def _configure_one(made: Installation) -> None:

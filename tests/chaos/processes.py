@@ -20,6 +20,15 @@ STOP_S = 30.0
 FROZEN_S = 5.0
 
 
+class NotReady(Exception):
+    """A process did not become ready in time; it is in `kept`."""
+
+    def __init__(self, kept: Kept, seconds: float) -> None:
+        """*seconds* is how long it had."""
+        self.kept = kept
+        super().__init__(f"{kept.name} is not ready after {seconds:g} s")
+
+
 @dataclass
 class Incarnation:
     """One life of a process."""
@@ -74,12 +83,12 @@ class Kept:
         """
         Wait until it is ready; return when that was.
 
-        Raises: RuntimeError with the end of its log.
+        Raises: NotReady.
         """
         give_up_at = time.monotonic() + for_s
         while not (self.is_running and await self._is_ready(self)):
             if time.monotonic() > give_up_at:
-                raise RuntimeError(f"{self.name} is not ready after {for_s:g} s:\n{self.log.read_text()[-6000:]}")
+                raise NotReady(self, for_s)
             await asyncio.sleep(0.05)
         return time.monotonic()
 
@@ -206,6 +215,16 @@ async def until(condition: Callable[[], bool], *, within_s: float = FROZEN_S) ->
         if time.monotonic() > give_up_at:
             return False
         await asyncio.sleep(0.002)
+    return True
+
+
+async def until_true(question: Callable[[], Awaitable[bool]], *, within_s: float = FROZEN_S) -> bool:
+    """Whether the answer to *question*, asked again and again, becomes yes in time."""
+    give_up_at = time.monotonic() + within_s
+    while not await question():
+        if time.monotonic() > give_up_at:
+            return False
+        await asyncio.sleep(0.1)
     return True
 
 

@@ -11,7 +11,8 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -19,13 +20,14 @@ from typing import Final
 import httpx
 import uvloop
 
-from mayfly.bus.connection import Bus
 from mayfly.bus.queue import in_flight, walk
 from mayfly.domain.errors import QueueUnavailable
+from mayfly.services.logs import configure_logs
+from mayfly.settings import LogSettings
 from tests.chaos import leftovers
 from tests.chaos.faults import Injector
 from tests.chaos.history import Aftermath, History, Sample, Violation, check
-from tests.chaos.installation import APIS, LIMITS, Installation, User, installation
+from tests.chaos.installation import APIS, LIMITS, Installation, Operator, User, installation
 from tests.chaos.load import Load, records, seeded
 from tests.chaos.report import LONG_MIN, report, too_rare
 
@@ -61,14 +63,14 @@ async def chaos(
     Run the load under faults for *seconds*, and judge.
 
     *only* names the kinds of faults, if not all; *before_judging* is done while the installation still runs; *keep* is
-    where the logs of a run with violations are copied.
+    where the logs of all processes are copied.
     """
     began_at = time.monotonic()
-    async with installation(replicas) as made, made.admin() as bus:
-        load, injector = Load(made, seed), Injector(made, bus, seeded(f"{seed}/faults"), longest_s=longest_s)
+    async with installation(replicas) as made, _logs_kept(made, keep):
+        load, injector = Load(made, seed), Injector(made, seeded(f"{seed}/faults"), longest_s=longest_s)
         samples, stop = list[Sample](), asyncio.Event()
         calling = asyncio.create_task(load.run(stop), name="load")
-        sampling = asyncio.create_task(_sample(bus, samples), name="sample")
+        sampling = asyncio.create_task(_sample(made.operator, samples), name="sample")
         striking = asyncio.create_task(injector.run(time.monotonic() + seconds, only), name="faults")
         try:
             await asyncio.wait({calling, sampling, striking}, return_when=asyncio.FIRST_COMPLETED)
@@ -82,13 +84,13 @@ async def chaos(
         await calling
         if before_judging is not None:
             before_judging(made, load)
-        left_in_flight = await _until_quiet(bus)
+        left_in_flight = await _until_quiet(made.operator)
         found = await records(made, load)
         sampling.cancel()
         admitted = await _fill_up(made)
-        await _until_quiet(bus)
+        await _until_quiet(made.operator)
         keys = len({call.key for call in load.calls if call.key})
-        left = await leftovers.in_nats(bus, keys_used=keys)
+        left = await leftovers.in_nats(await made.operator.bus(), keys_used=keys)
         left += await _end_workers(made)
         runs = [run for run in made.witness.runs() if not run.token.startswith(FILL)]
         history = History(
@@ -98,22 +100,22 @@ async def chaos(
             records=found,
             samples=samples,
             faults=injector.faults,
-            aftermath=Aftermath(in_flight=left_in_flight, admitted_again=admitted, left=left),
+            aftermath=Aftermath(in_flight=left_in_flight, admitted_again=admitted, left=left, unwell=injector.unwell),
             nats=frozenset(made.nats),
             apis=frozenset(APIS),
         )
         violations = check(history)
-        if keep is not None:
-            _keep_logs(made, keep)
     return Outcome(history, violations, injector.missed, load.refused_connections, time.monotonic() - began_at)
 
 
-async def _sample(bus: Bus, samples: list[Sample]) -> None:
+async def _sample(operator: Operator, samples: list[Sample]) -> None:
     """Read what the work stream holds, again and again; while NATS is away there is nothing to read."""
     while True:
         began_at = time.monotonic()
         try:
-            held = frozenset([queued.key.partition(".")[2].replace(".", "-") async for queued in walk(bus)])
+            held = frozenset(
+                [queued.key.partition(".")[2].replace(".", "-") async for queued in walk(await operator.bus())]
+            )
         except QueueUnavailable:
             continue
         finally:
@@ -121,13 +123,13 @@ async def _sample(bus: Bus, samples: list[Sample]) -> None:
         samples.append(Sample(began_at=began_at, ended_at=time.monotonic(), activations=held))
 
 
-async def _until_quiet(bus: Bus) -> int | None:
+async def _until_quiet(operator: Operator) -> int | None:
     """Wait until nothing is in flight; return what is in the end."""
     give_up_at = time.monotonic() + QUIET_S
     count: int | None = None
     while time.monotonic() < give_up_at:
         try:
-            count = await in_flight(bus)
+            count = await in_flight(await operator.bus())
         except QueueUnavailable:
             count = None
         if count == 0:
@@ -169,10 +171,16 @@ async def _end_workers(made: Installation) -> list[str]:
     return left
 
 
-def _keep_logs(made: Installation, keep: Path) -> None:
-    keep.mkdir(parents=True, exist_ok=True)
-    for log in made.directory.glob("*.log"):
-        (keep / log.name).write_bytes(log.read_bytes())
+@asynccontextmanager
+async def _logs_kept(made: Installation, keep: Path | None) -> AsyncIterator[None]:
+    """Copy the logs in the end, however it comes."""
+    try:
+        yield
+    finally:
+        if keep is not None:
+            keep.mkdir(parents=True, exist_ok=True)
+            for log in made.directory.glob("*.log"):
+                (keep / log.name).write_bytes(log.read_bytes())
 
 
 def main() -> int:
@@ -190,6 +198,7 @@ def main() -> int:
     if os.geteuid() != 0:
         print("scripts/chaos starts containers and mounts file systems, which needs root: run it with sudo.")
         return 2
+    configure_logs(LogSettings(log_level="error"), role="chaos")
     outcome = uvloop.run(
         chaos(
             seconds=given.minutes * 60,

@@ -113,6 +113,7 @@ BAD: dict[str, History] = {
     ),
     "still-in-flight": history(aftermath=replace(WELL, in_flight=1)),
     "not-admitted-again": history(aftermath=replace(WELL, admitted_again=3)),
+    "not-well-again": history(aftermath=replace(WELL, unwell=["worker-1 is not ready after 60 s"])),
     "left-behind": history(aftermath=replace(WELL, left=["cgroup /sys/fs/cgroup/mayfly-1/a"])),
     "over-platform-limit": history(
         calls=[call(token, user=f"user-{token}") for token in "abcde"],
