@@ -38,6 +38,12 @@ class ApiMetrics(Metrics):
         self._refusals = self._counter(
             "mayfly_refusals_total", "Calls refused because a limit was reached, by whose limit it was.", "scope"
         )
+        self._submissions = self._counter(
+            "mayfly_submissions_total",
+            "Asynchronous calls (`Prefer: respond-async`): `accepted`, or the code of the error with which one was "
+            "refused. How they end is in `mayfly_worker_activations_total`.",
+            "outcome",
+        )
         self._logins = self._counter(
             "mayfly_logins_total",
             "Logins and refreshed logins: `succeeded`, or the code of the error with which one was refused.",
@@ -45,8 +51,8 @@ class ApiMetrics(Metrics):
         )
         self._janitor = self._counter(
             "mayfly_janitor_actions_total",
-            "What the janitor put right: a slot given back that nobody else would have, an activation ended that was "
-            "out of time, one whose worker was lost.",
+            "What the janitor put right: a slot or a place given back that nobody else would have, an activation ended "
+            "that was out of time, one whose worker was lost.",
             "action",
         )
         self.in_flight = self._gauge(
@@ -68,6 +74,7 @@ class ApiMetrics(Metrics):
         self._activations.labels(State.SUCCEEDED, NO_CODE, "yes")
         for counter, values in (
             (self._refusals, SCOPES),
+            (self._submissions, ("accepted",)),
             (self._logins, ("succeeded",)),
             (self._janitor, ACTIONS),
         ):
@@ -89,6 +96,18 @@ class ApiMetrics(Metrics):
             self._called(UNKNOWN, InternalError.code, InternalError.default_ran, began)
             raise
         self._called(State.SUCCEEDED, NO_CODE, "yes", began)
+
+    @contextmanager
+    def submission(self) -> Iterator[None]:
+        """Count the asynchronous call that is made inside: `accepted`, or the code with which it was not."""
+        try:
+            yield
+        except MayflyError as error:
+            self._submissions.labels(error.code).inc()
+            if isinstance(error, LimitReached):
+                self._refusals.labels(error.members.get("scope", UNKNOWN)).inc()
+            raise
+        self._submissions.labels("accepted").inc()
 
     def _called(self, state: str, code: str, ran: str, began: float) -> None:
         self._activations.labels(state, code, ran).inc()

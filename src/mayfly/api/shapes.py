@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from mayfly.domain import limits as ceilings
 from mayfly.domain.activation import Activation, State
@@ -192,6 +192,9 @@ class LimitsShape(Shape):
     timeout_s: Annotated[float, Field(ge=ceilings.TIMEOUT_MIN_S, le=ceilings.TIMEOUT_MAX_S, allow_inf_nan=False)] = 30.0
     """Seconds from the arrival of a call to its end; a call can shorten it with the header `Mayfly-Timeout`."""
 
+    max_concurrency: Annotated[int, Field(ge=ceilings.CONCURRENCY_MIN, le=ceilings.CONCURRENCY_MAX)] | None = None
+    """Activations of this function in flight at once, waiting and running alike; null for no limit of its own."""
+
     def to_domain(self) -> Limits:
         """Make the domain's value."""
         return Limits(**self.model_dump())
@@ -200,7 +203,11 @@ class LimitsShape(Shape):
     def of(cls, limits: Limits) -> LimitsShape:
         """Show limits."""
         return cls(
-            memory_mib=limits.memory_mib, cpus=float(limits.cpus), pids=limits.pids, timeout_s=float(limits.timeout_s)
+            memory_mib=limits.memory_mib,
+            cpus=float(limits.cpus),
+            pids=limits.pids,
+            timeout_s=float(limits.timeout_s),
+            max_concurrency=limits.max_concurrency,
         )
 
 
@@ -315,6 +322,12 @@ class ActivationQuery(Page):
     function: FunctionNameText | None = None
     """Only those of this function."""
 
+    state: State | None = None
+    """Only those in this state."""
+
+    since: AwareDatetime | None = None
+    """Only those that arrived at this moment or later, with its time zone, such as 2026-11-29T12:00:00Z."""
+
 
 class FunctionPage(Shape):
     """Some of one's functions, by name."""
@@ -359,9 +372,33 @@ class ActivationShape(Shape):
     parameter_bytes: int
     parameter_sha256: str
     created_at: datetime
+    """When the call arrived. All times are by NATS's clock."""
+
     deadline_at: datetime
+    admitted_at: datetime | None
+    """When it was in the queue; null until a worker has taken it out."""
+
+    claimed_at: datetime | None
+    """When a worker took it out of the queue."""
+
+    ready_at: datetime | None
+    """When image and container were ready."""
+
     started_at: datetime | None
+    """When the command was started."""
+
+    first_byte_at: datetime | None
+    """When the first byte of output came, or the exit without any."""
+
+    exited_at: datetime | None
+    """When no process of the container was left."""
+
     ended_at: datetime | None
+    """When the outcome was written down."""
+
+    removed_at: datetime | None
+    """When nothing of the container was left on its worker; null until then, or if nobody could say."""
+
     steps: StepsShape
     worker: str | None
     """The id of the worker process."""
@@ -398,8 +435,14 @@ class ActivationShape(Shape):
             parameter_sha256=record.parameter_sha256,
             created_at=instant(record.created_at),
             deadline_at=instant(record.deadline_at),
+            admitted_at=maybe_instant(record.admitted_at),
+            claimed_at=maybe_instant(record.claimed_at),
+            ready_at=maybe_instant(record.ready_at),
             started_at=maybe_instant(record.started_at),
+            first_byte_at=maybe_instant(record.first_byte_at),
+            exited_at=maybe_instant(record.exited_at),
             ended_at=maybe_instant(record.ended_at),
+            removed_at=maybe_instant(record.removed_at),
             steps=StepsShape(
                 admit_s=steps.admit_s,
                 queue_s=steps.queue_s,

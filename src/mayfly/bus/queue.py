@@ -167,16 +167,16 @@ async def walk(bus: Bus) -> AsyncIterator[Queued]:
             key = WORK.decode(stored.data).key
         except Undecodable:
             continue
-        yield Queued(key, stored.seq, time.time() - stored.time.timestamp())
+        yield Queued(key, stored.seq, bus.clock.now() - stored.time.timestamp())
 
 
-async def delete_queued(bus: Bus, queued: Queued) -> None:
+async def delete_queued(bus: Bus, seq: int) -> None:
     """
-    Remove a message that `walk` read; sequences are never used again, so it is that message or none.
+    Remove the message that `submit` put there, or `walk` read; sequences are never used again, so it is that or none.
 
     Raises: QueueUnavailable.
     """
-    query = msgspec.json.encode({"seq": queued.seq, "no_erase": True})
+    query = msgspec.json.encode({"seq": seq, "no_erase": True})
     with translated("delete a queued message"):
         await bus.client.request(f"$JS.API.STREAM.MSG.DELETE.{subjects.ACT}", query, timeout=REQUEST_TIMEOUT_S)
 
@@ -188,7 +188,8 @@ class Claim:
     work: Work
     stream_seq: int
     deliveries: int
-    queued_s: float  # how long it lay in the stream, by this machine's clock against the server's
+    admitted_at: float  # when NATS stored it
+    queued_s: float  # how long it lay in the stream
     _message: Msg = field(repr=False)
 
     async def ack(self) -> None:
@@ -345,11 +346,13 @@ class PullLoop:
             await message.nak()
             return
         metadata = message.metadata
+        admitted_at = metadata.timestamp.timestamp()
         claim = Claim(
             work=work,
             stream_seq=metadata.sequence.stream,
             deliveries=metadata.num_delivered,
-            queued_s=max(0.0, time.time() - metadata.timestamp.timestamp()),
+            admitted_at=admitted_at,
+            queued_s=max(0.0, self._bus.clock.now() - admitted_at),
             _message=message,
         )
         self._on_claim(claim)

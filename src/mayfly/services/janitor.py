@@ -18,6 +18,7 @@ import structlog
 
 from mayfly.bus.codec import Undecodable
 from mayfly.bus.connection import Bus
+from mayfly.bus.places import Places
 from mayfly.bus.queue import Queued, delete_queued, walk
 from mayfly.bus.store import Entry
 from mayfly.bus.stores import Stores
@@ -27,7 +28,7 @@ from mayfly.services.settle import OwnerCheck, settle_lost, settle_out_of_time
 
 log = structlog.get_logger()
 
-ACTIONS = ("slot-returned", "timed-out", "worker-lost")
+ACTIONS = ("slot-returned", "place-returned", "timed-out", "worker-lost")
 EVERY_S = 1.0
 YOUNG_S = 2.0  # a call in its first seconds is left to those who are busy with it
 FENCE_S = 15.0
@@ -45,6 +46,7 @@ class Janitor:
         """*keep_s* is how long a record is kept after its end; *on_action* is told each of `ACTIONS` as it is taken."""
         self._bus = bus
         self._records = stores.activations
+        self._places = Places(bus)
         self._keep_s = keep_s
         self._on_action = on_action
         self._owners: dict[str, OwnerCheck] = {}
@@ -69,12 +71,22 @@ class Janitor:
         async for queued in walk(self._bus):
             seen.add(queued.key)
             if queued.age_s > YOUNG_S and await self._is_over_if_readable(queued):
-                await delete_queued(self._bus, queued)
+                await delete_queued(self._bus, queued.seq)
                 log.warning("janitor.slot-returned", activation=queued.key, age_s=round(queued.age_s, 1))
                 self._on_action("slot-returned")
                 deleted += 1
         self._owners = {key: check for key, check in self._owners.items() if key in seen}
+        await self._free_places()
         return deleted
+
+    async def _free_places(self) -> None:
+        """Free the places of activations that are over: nobody did whose API server died, or whose worker was lost."""
+        async for taken in self._places.all_taken():
+            entry = await self._records.get(taken.holder)
+            if entry is None or (entry.value.state.is_final and _slot_is_free(entry.value)):
+                await self._places.free(taken)
+                log.warning("janitor.place-returned", activation=taken.holder)
+                self._on_action("place-returned")
 
     async def _is_over_if_readable(self, queued: Queued) -> bool:
         """A record of a version that is unknown here is left to those who know it, and holds up no other."""

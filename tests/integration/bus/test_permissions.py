@@ -157,9 +157,9 @@ async def answer_or_refusal(bus: Bus, subject: str) -> bool:
 
 
 @pytest.mark.parametrize("role", ["api", "worker"])
-async def test_messages_are_deleted_by_the_janitor_only(installed: Installation, role: str) -> None:
-    """An API server deletes single messages of the work stream, for the janitor; of no other, and a worker of none."""
-    meant = {"api": {subjects.ACT}, "worker": set()}[role]
+async def test_messages_are_deleted_by_api_servers_only(installed: Installation, role: str) -> None:
+    """An API server gives back slots and places by deleting single messages; of no other stream, and a worker none."""
+    meant = {"api": {subjects.ACT, subjects.kv_stream(subjects.PLACES)}, "worker": set()}[role]
     async with installed.connect(role) as bus:
         for stream in STREAMS:
             assert await may_publish(bus, f"$JS.API.STREAM.MSG.DELETE.{stream}") == (stream in meant), stream
@@ -241,6 +241,13 @@ async def test_only_an_api_server_submits(installed: Installation) -> None:
             assert await may_publish(api_bus, subject), subject
 
 
+async def test_only_an_api_server_cancels(installed: Installation) -> None:
+    """A worker cannot have another worker's activations ended."""
+    async with installed.connect("api") as api_bus, installed.connect("worker") as worker:
+        assert await may_publish(api_bus, subjects.cancel(new_id()))
+        assert not await may_publish(worker, subjects.cancel(new_id()))
+
+
 async def test_nobody_listens_in(installed: Installation, admin: Bus) -> None:
     """Neither role hears the other's inbox, the queue, the database, the API of JetStream or everything."""
     everything = [
@@ -265,7 +272,7 @@ async def test_nobody_listens_in(installed: Installation, admin: Bus) -> None:
         "act.*",
     ]
     others = {
-        "api": ["_INBOX_worker.>", "worker.*.owns", "image.prepare"],
+        "api": ["_INBOX_worker.>", "worker.*.owns", "worker.*.cancel", "image.prepare"],
         "worker": ["_INBOX_api.>", "response.*.*.*", "audit.>"],
     }
     for role, refused in others.items():
@@ -450,7 +457,7 @@ async def test_each_role_can_do_its_work(installed: Installation) -> None:
         assert await in_flight(api_bus, user) == 1
         assert await limits_in_force(api_bus) == (256, 32)
         [queued] = [each async for each in walk(api_bus)]
-        await delete_queued(api_bus, queued)
+        await delete_queued(api_bus, queued.seq)
         await purge_responses(api_bus, user)
         for store in (stores.sessions, stores.functions, stores.activations, stores.workers):
             assert await store.keys() == []

@@ -224,7 +224,7 @@ async def test_walking_sees_all_and_claims_nothing(bus: Bus) -> None:
         await submit(bus, work, wait_s=0)
 
     seen = [queued async for queued in walk(bus)]
-    await delete_queued(bus, seen[2])
+    await delete_queued(bus, seen[2].seq)
 
     assert [queued.key for queued in seen] == [work.key for work in works]
     assert [queued.key async for queued in walk(bus)] == [work.key for work in (*works[:2], *works[3:])]
@@ -268,7 +268,7 @@ async def test_the_limit_of_the_platform_is_lowered_under_way(nats: Installation
     with pytest.raises(Refused):
         await submit(bus, _work_of(new_id()), wait_s=0)
     for queued in [queued async for queued in walk(bus)][:2]:
-        await delete_queued(bus, queued)
+        await delete_queued(bus, queued.seq)
     await submit(bus, _work_of(new_id()), wait_s=0)
     assert await in_flight(bus) == 3
 

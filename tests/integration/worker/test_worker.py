@@ -6,22 +6,17 @@ activation can go, and who gets its slot back.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
-from pathlib import Path
-from typing import Any
 
 import pytest
 from msgspec.structs import replace
 from nats.aio.msg import Msg
 
-from mayfly.bus.connection import Bus
 from mayfly.bus.queue import in_flight, submit
-from mayfly.bus.responses import Listener, read_response
+from mayfly.bus.responses import read_response
 from mayfly.bus.stores import Stores
 from mayfly.bus.subjects import kv_subject, owns
-from mayfly.containers.fake import FakeRuntime, ending
-from mayfly.domain.activation import Activation, State, Steps, Work
+from mayfly.containers.fake import ending
+from mayfly.domain.activation import State, Work
 from mayfly.domain.errors import (
     FunctionFailed,
     Gone,
@@ -31,127 +26,17 @@ from mayfly.domain.errors import (
     TimedOut,
     WorkerLost,
 )
-from mayfly.domain.function import Function
-from mayfly.domain.ids import Digest, FunctionName, UserId, WorkerId, new_id, new_ulid
-from mayfly.domain.image import ProcessConfig
+from mayfly.domain.ids import WorkerId, new_id
 from mayfly.domain.limits import Limits
-from mayfly.images.store import PreparedImage
 from mayfly.services.invoke import Invoker
 from mayfly.services.janitor import Janitor
 from mayfly.services.settle import settle_lost
 from mayfly.services.status import status
 from mayfly.worker.loop import Worker
 from mayfly.worker.run import Tools
-from tests.support.bus import Installation, installation
+from tests.support.world import World
 
 pytestmark = [pytest.mark.A5, pytest.mark.D2]
-
-
-class OneImage:
-    """An image store that has one image. The real one is tested against a registry."""
-
-    error: Exception | None = None
-    delay_s = 0.0
-
-    def __init__(self) -> None:
-        """Nobody has asked."""
-        self.asked = asyncio.Event()
-
-    async def prepare(self, *_: object, **__: object) -> PreparedImage:
-        """The image, or the error."""
-        await asyncio.sleep(self.delay_s)
-        self.asked.set()
-        if self.error:
-            raise self.error
-        config = ProcessConfig(cmd=("cat",))
-        return PreparedImage(digest=Digest("sha256:" + "0" * 64), rootfs=Path("/"), config=config, size_bytes=1)
-
-    resolve = prepare
-
-    def lease(self, _: Digest) -> nullcontext[None]:
-        """Nothing is ever removed."""
-        return nullcontext()
-
-    def list(self) -> list[PreparedImage]:
-        """Nobody asks."""
-        return []
-
-
-class World:
-    """One server with an invoker, and workers that come and go."""
-
-    def __init__(self, nats: Installation, bus: Bus) -> None:
-        """Nothing runs yet."""
-        self.nats = nats
-        self.bus = bus
-        self.stores = Stores.on(bus)
-        self.listener = Listener(new_id())
-        self.invoker = Invoker(bus, self.stores, self.listener, wait_ms=0, keep_s=3600)
-        self.images = OneImage()
-        self.runtime = FakeRuntime()
-
-    @asynccontextmanager
-    async def worker(self, slots: int = 4, grace_s: float = 5) -> AsyncIterator[Worker]:
-        """Run a worker; it is stopped in good order at the end."""
-        async with self.nats.connect("worker") as bus:
-            tools = Tools(
-                worker_id=WorkerId(new_id()),
-                bus=bus,
-                stores=Stores.on(bus),
-                images=self.images,  # type: ignore[arg-type]
-                runtime=self.runtime,
-                keep_s=3600,
-            )
-            worker, stop = Worker(tools, slots=slots), asyncio.Event()
-            running = asyncio.create_task(worker.run(stop, grace_s=grace_s))
-            try:
-                yield worker
-            finally:
-                stop.set()
-                await running
-
-    async def function(self, **given: Any) -> Function:
-        """Register a function."""
-        values: dict[str, Any] = {"image": "busybox", "digest": "sha256:" + "0" * 64, **given}
-        function = Function(
-            id=new_id(), user_id=UserId(new_id()), name=FunctionName("f"), created_at=1, updated_at=1, **values
-        )
-        await self.stores.functions.create(function.key, function)
-        return function
-
-    async def invoke(self, function: Function, parameter: bytes = b"x") -> bytes:
-        """Call it."""
-        return (await self.invoker.invoke(function.user_id, function, parameter)).result
-
-    async def record(self, function: Function) -> Activation:
-        """The one record of the function's owner."""
-        [key] = await self.stores.activations.keys(function.user_id)
-        entry = await self.stores.activations.get(key)
-        assert entry
-        return entry.value
-
-    async def until(self, count: int, *, timeout_s: float = 10) -> None:
-        """Wait until so many are in flight."""
-        async with asyncio.timeout(timeout_s):
-            while await in_flight(self.bus) != count:
-                await asyncio.sleep(0.01)
-
-    async def until_started(self, count: int) -> None:
-        """Wait until so many commands have been started."""
-        async with asyncio.timeout(10):
-            while len(self.runtime.calls) < count:
-                await asyncio.sleep(0.01)
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    """A world with M=8, U=8."""
-    async with AsyncExitStack() as stack:
-        nats = await stack.enter_async_context(installation(max_activations=8, max_activations_per_user=8))
-        bus = await stack.enter_async_context(nats.connect("api"))
-        world = World(nats, bus)
-        await stack.enter_async_context(world.listener.listening(bus))
-        yield world
 
 
 @pytest.mark.F9
@@ -323,7 +208,7 @@ async def test_a_refused_call_is_recorded_as_refused(world: World) -> None:
 async def test_the_start_fence_lets_one_worker_run_it(world: World) -> None:
     """A message delivered to two workers, as after a lost ack, is run by one of them."""
     function = await world.function()
-    work = await _queued(world, function)
+    work = await world.queued(function)
     double = replace(work, ulid=work.ulid)
     async with world.worker() as first, world.worker() as second:
         await asyncio.gather(_deliver(first, work), _deliver(second, double))
@@ -337,7 +222,7 @@ async def test_the_start_fence_lets_one_worker_run_it(world: World) -> None:
 async def test_a_message_without_a_record_is_never_run(world: World) -> None:
     """The record exists before the message; a message without one is taken out and not run."""
     function = await world.function()
-    work = await _queued(world, function)
+    work = await world.queued(function)
     entry = await world.stores.activations.get(work.key)
     assert entry
     await world.stores.activations.delete(work.key, revision=entry.revision)
@@ -466,11 +351,11 @@ async def test_the_janitor_gives_back_what_was_left(world: World) -> None:
     """A message whose record is final, gone or out of time is removed; one that waits or runs is not."""
     janitor = Janitor(world.bus, world.stores, keep_s=3600)
     function = await world.function()
-    final = await _queued(world, function)
-    gone = await _queued(world, function)
-    late = await _queued(world, function, deadline_at=1.0)
-    waiting = await _queued(world, function)
-    await _move(world, final, State.REFUSED, ended_at=1.0)
+    final = await world.queued(function)
+    gone = await world.queued(function)
+    late = await world.queued(function, deadline_at=1.0)
+    waiting = await world.queued(function)
+    await world.move(final, State.REFUSED, ended_at=1.0)
     entry = await world.stores.activations.get(gone.key)
     assert entry
     await world.stores.activations.delete(gone.key, revision=entry.revision)
@@ -493,8 +378,8 @@ async def test_the_janitor_gives_back_what_was_left(world: World) -> None:
 async def test_what_cannot_be_read_holds_up_nothing_else(world: World) -> None:
     """A record and a sign of life of a version that is unknown here: the janitor and the status go on with the rest."""
     function = await world.function()
-    unreadable = await _queued(world, function)
-    await _queued(world, function, deadline_at=1.0)
+    unreadable = await world.queued(function)
+    await world.queued(function, deadline_at=1.0)
     await world.bus.client.publish(kv_subject("activations", unreadable.key), b"\x81\xa1v\x63")
     async with world.nats.connect("worker") as bus:
         await bus.js.publish(kv_subject("workers", new_id()), b"not a struct")
@@ -515,8 +400,8 @@ async def test_what_cannot_be_read_holds_up_nothing_else(world: World) -> None:
 async def test_the_janitor_keeps_a_lost_workers_slot_for_a_while(world: World) -> None:
     """The record of a call whose worker is gone ends at once; its slot stays taken while its container may live."""
     janitor = Janitor(world.bus, world.stores, keep_s=3600)
-    work = await _queued(world, await world.function())
-    await _move(world, work, State.RUNNING, worker=WorkerId(new_id()), attempt=new_id())
+    work = await world.queued(await world.function())
+    await world.move(work, State.RUNNING, worker=WorkerId(new_id()), attempt=new_id())
 
     async with asyncio.timeout(10):
         while True:
@@ -531,49 +416,10 @@ async def test_the_janitor_keeps_a_lost_workers_slot_for_a_while(world: World) -
     assert await in_flight(world.bus) == 1
 
 
-async def _queued(world: World, function: Function, **changes: Any) -> Work:
-    """Put an activation into the queue as an API server does, without waiting for it."""
-    values: dict[str, Any] = {"deadline_at": 4_000_000_000.0, **changes}
-    record = Activation(
-        state=State.QUEUED,
-        nonce=new_id(),
-        user_id=function.user_id,
-        instance=world.listener.instance,
-        ulid=new_ulid(),
-        function=function.name,
-        function_id=function.id,
-        image=function.image,
-        digest=function.digest,
-        parameter_bytes=1,
-        parameter_sha256="",
-        created_at=1.0,
-        **values,
-    )
-    revision = await world.stores.activations.create(record.key, record)
-    work = Work(
-        user_id=record.user_id,
-        instance=record.instance,
-        ulid=record.ulid,
-        revision=revision,
-        record=replace(record, steps=Steps(admit_s=0)),
-        function=function,
-        parameter=b"x",
-        budget_s=30,
-    )
-    await submit(world.bus, work, wait_s=0)
-    return work
-
-
-async def _move(world: World, work: Work, state: State, **changes: Any) -> None:
-    entry = await world.stores.activations.get(work.key)
-    assert entry
-    moved = entry.value.moved(state, nonce=new_id(), **changes)
-    await world.stores.activations.update(work.key, moved, revision=entry.revision)
-
-
 class _Delivery:
     """A claim that did not come from the stream, for a message delivered twice."""
 
+    admitted_at = 1.0
     queued_s = 0.0
     stream_seq = 1
     deliveries = 2
