@@ -214,8 +214,8 @@ def _other_outcomes(history: History) -> Iterator[Violation]:
     """The same key has the same outcome, once it has one: the same activation, which did well or did not."""
     outcomes: dict[tuple[str, str], set[tuple[str | None, bool]]] = defaultdict(set)
     for call in history.calls:
-        is_outcome = call.status is not None and call.waits and (_is_ok(call) or call.ran in ("yes", "unknown"))
-        if call.key is not None and is_outcome and call.activation is not None:
+        is_outcome = _is_ok(call) or (call.ran in ("yes", "unknown") and call.code != "queue-unavailable")
+        if call.key is not None and call.waits and is_outcome and call.activation is not None:
             outcomes[call.user, call.key].add((call.activation, _is_ok(call)))
     for (_, key), different in sorted(outcomes.items()):
         if len(different) > 1:

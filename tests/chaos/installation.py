@@ -424,6 +424,8 @@ async def _register(made: Installation) -> None:
             answer.raise_for_status()
             user = User(name, answer.json()["access_token"])
             made.users.append(user)
-            function = {"name": "witness", "image": made.image, "limits": {"timeout_s": 8, "memory_mib": 64}}
-            answer = await client.post("/v1/functions", json=function, headers=user.headers)
-            answer.raise_for_status()
+            for function, limit in {"witness": None, **LIMITS.per_function}.items():
+                limits = {"timeout_s": 8, "memory_mib": 64, "max_concurrency": limit}
+                body = {"name": function, "image": made.image, "limits": limits}
+                answer = await client.post("/v1/functions", json=body, headers=user.headers)
+                answer.raise_for_status()

@@ -56,8 +56,6 @@ KINDS: Final = (
     Kind(name="cancelled", weight=6, ms=(500, 3000), how="cancel"),
     Kind(name="narrow", weight=8, ms=(100, 1000), function="narrow"),
 )
-NOT_YET: Final = frozenset({"asynchronous", "repeated", "cancelled", "narrow"})
-"""Kinds that the product does not know yet."""
 
 
 @dataclass
@@ -150,9 +148,8 @@ class Load:
             await asyncio.gather(tracking, return_exceptions=True)
 
     async def _client(self, chance: random.Random) -> None:
-        kinds = [kind for kind in KINDS if kind.name not in NOT_YET]
         while not self._stop.is_set():
-            [kind] = chance.choices(kinds, [kind.weight for kind in kinds])
+            [kind] = chance.choices(KINDS, [kind.weight for kind in KINDS])
             shot = Shot(kind, chance.choice(self._made.users), chance.randint(*kind.ms))
             await getattr(self, f"_{kind.how}")(shot, chance)
             await asyncio.sleep(chance.expovariate(1 / THINK_S))

@@ -253,6 +253,9 @@ GOOD: dict[str, History] = {
         records=[record(due_at=18.0, pending_at=41.0)], faults=[NATS_DOWN]
     ),
     "a repeated call with the same outcome": history(calls=[call(key="k"), call(key="k", over_at=14.0)]),
+    "an outcome that nobody could tell the first time": history(
+        calls=[failed(key="k", code="queue-unavailable"), call(key="k", sent_at=13.0, over_at=14.0)], faults=[NATS_DOWN]
+    ),
     "a key that was released by ran=no": history(
         calls=[
             call(key="k", status=429, code="concurrency-limit", ran="no", activation="act-0", is_complete=None),
