@@ -8,8 +8,10 @@ server; one that broke before the answer is tried again only with an Idempotency
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
+from collections.abc import Container, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -21,13 +23,16 @@ from tests.chaos.history import FINAL, Call, Record
 from tests.chaos.installation import APIS, Installation, User
 from tests.chaos.witness import expected
 
-CLIENTS: Final = 14
-THINK_S: Final = 0.45
 TIMEOUT_S: Final = 8.0
 FOLLOW_S: Final = 60.0
 AGAIN: Final = 4  # requests with one key
 UNWITNESSED: Final = 99
 TRACK_EVERY_S: Final = 0.5
+
+
+OK: Final = frozenset({"200"})
+ACCEPTED: Final = frozenset({"202"})
+LIMIT: Final = "429 concurrency-limit"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +47,21 @@ class Kind:
     timeout_s: float = TIMEOUT_S
     function: str = "witness"
     how: str = "wait"  # wait, submit, repeat or cancel
+    answers: frozenset[str] = OK  # when nothing is struck; a refusal by a limit is always one
+    results: frozenset[str] = OK  # fetched afterwards
 
 
 KINDS: Final = (
     Kind(name="quick", weight=30),
     Kind(name="slow", weight=20, ms=(500, 3000)),
-    Kind(name="failing", weight=8, exit_code=3, ms=(0, 200)),
+    Kind(name="failing", weight=8, exit_code=3, ms=(0, 200), answers=frozenset({"502 function-failed"})),
     Kind(name="large", weight=4, length=1 << 20),
-    Kind(name="too large", weight=3, length=3 << 19),
-    Kind(name="out of time", weight=4, ms=(5000, 6000), timeout_s=1.0),
-    Kind(name="asynchronous", weight=12, ms=(0, 2000), how="submit"),
+    Kind(name="too large", weight=3, length=3 << 19, answers=frozenset({"502 result-too-large"})),
+    Kind(name="out of time", weight=4, ms=(5000, 6000), timeout_s=1.0, answers=frozenset({"504 timed-out"})),
+    Kind(name="asynchronous", weight=12, ms=(0, 2000), how="submit", answers=ACCEPTED),
     Kind(name="repeated", weight=15, ms=(0, 1500), how="repeat"),
-    Kind(name="cancelled", weight=6, ms=(500, 3000), how="cancel"),
-    Kind(name="narrow", weight=8, ms=(100, 1000), function="narrow"),
+    Kind(name="cancelled", weight=6, ms=(500, 3000), how="cancel", answers=ACCEPTED, results=OK | {"499 cancelled"}),
+    Kind(name="narrow", weight=12, ms=(300, 2500), function="narrow"),
 )
 
 
@@ -118,10 +125,21 @@ def seeded(seed: str) -> random.Random:
     return random.Random(seed)  # noqa: S311 - no secret
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much is called, and how."""
+
+    clients: int = 14
+    think_s: float = 0.45  # on average, between two calls of a client
+    kinds: tuple[Kind, ...] = KINDS
+    keyed: bool = False  # give each call that waits a key, and repeat it when its connection breaks
+    at_most: float = math.inf  # calls
+
+
 class Load:
     """Clients that call until they are stopped, and what they were told."""
 
-    def __init__(self, made: Installation, seed: int) -> None:
+    def __init__(self, made: Installation, seed: int, plan: Plan = Plan()) -> None:
         """*seed* decides what is called, as far as time does not."""
         self.calls: list[Call] = []
         self.refused_connections = 0
@@ -130,34 +148,44 @@ class Load:
         self.due: dict[str, float] = {}
         self._made = made
         self._seed = seed
+        self._plan = plan
         self._due_of_token: dict[str, float] = {}
         self._clients: dict[str, httpx.AsyncClient] = {}
         self._stop = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Call until *stop* is set; then wait until each call under way has its answer."""
+        """Call until *stop* is set, or as often as planned; then wait until each call under way has its answer."""
         self._stop = stop
         async with AsyncExitStack() as stack:
             for api in APIS:
                 self._clients[api] = await stack.enter_async_context(self._made.client(api))
             tracking = asyncio.create_task(self._track(), name="track")
             async with asyncio.TaskGroup() as group:
-                for number in range(CLIENTS):
+                for number in range(self._plan.clients):
                     group.create_task(self._client(seeded(f"{self._seed}/{number}")), name=f"client-{number}")
             tracking.cancel()
             await asyncio.gather(tracking, return_exceptions=True)
 
     async def _client(self, chance: random.Random) -> None:
-        while not self._stop.is_set():
-            [kind] = chance.choices(KINDS, [kind.weight for kind in KINDS])
+        plan = self._plan
+        while not self._stop.is_set() and len(self.calls) < plan.at_most:
+            [kind] = chance.choices(plan.kinds, [kind.weight for kind in plan.kinds])
             shot = Shot(kind, chance.choice(self._made.users), chance.randint(*kind.ms))
             await getattr(self, f"_{kind.how}")(shot, chance)
-            await asyncio.sleep(chance.expovariate(1 / THINK_S))
+            if plan.think_s:
+                await asyncio.sleep(chance.expovariate(1 / plan.think_s))
 
     # --- the ways to call ---------------------------------------------------------------------------------------
 
     async def _wait(self, shot: Shot, chance: random.Random) -> None:
-        await self._send(shot, chance.choice(APIS))
+        """Call once; with a key, again where the connection broke."""
+        if self._plan.keyed:
+            shot.key = shot.token
+        apis = chance.sample(APIS, 2)
+        for number in range(AGAIN):
+            call = await self._send(shot, apis[number % 2])
+            if shot.key is None or (call is not None and call.status is not None):
+                return
 
     async def _repeat(self, shot: Shot, chance: random.Random) -> None:
         """Send one key again until it has an outcome; sometimes twice at once, and once more in the end."""
@@ -263,6 +291,34 @@ class Load:
                 else:
                     self.pending_at[activation] = asked_at
                 return
+
+
+def unexpected(calls: Sequence[Call], *, also: Container[str] = ()) -> list[str]:
+    """
+    What callers were told beyond what their calls are for, in words: nothing, where nothing is struck.
+
+    *also* may be told as well, if nothing was run. A connection that broke is nothing to speak of if the same key got
+    its answer by another one.
+    """
+    answered = {call.key for call in calls if call.key is not None and call.status is not None}
+    return [
+        f"{call.kind} {call.token}: {answer}, ran={call.ran}"
+        for call in calls
+        if (answer := answer_of(call)) not in _expected(call.kind)
+        and not (answer in also and call.ran == "no")
+        and not (call.status is None and call.key in answered)
+    ]
+
+
+def answer_of(call: Call) -> str:
+    """Status and code of an answer, as they are counted."""
+    return "no answer" if call.status is None else f"{call.status} {call.code or ''}".strip()
+
+
+def _expected(kind: str) -> frozenset[str]:
+    name, _, fetched = kind.partition(": ")
+    [found] = [each for each in KINDS if each.name == name]
+    return found.results if fetched else found.answers | {LIMIT}
 
 
 async def records(made: Installation, load: Load) -> list[Record]:

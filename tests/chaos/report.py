@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from tests.chaos.history import Fault, History, Violation, most_at_once
+from tests.chaos.load import answer_of
 
 LONG_MIN: Final = 8.0
 """From so many minutes on each kind of fault must have struck so often:"""
@@ -43,7 +44,7 @@ def _lines(
     yield "| call | answers |"
     yield "|---|---|"
     for kind in sorted({call.kind for call in history.calls}):
-        answers = Counter(_answer(call.status, call.code) for call in history.calls if call.kind == kind)
+        answers = Counter(answer_of(call) for call in history.calls if call.kind == kind)
         yield f"| {kind} | {', '.join(f'{count} x {answer}' for answer, count in answers.most_common())} |"
     yield ""
     most, _ = most_at_once(history.runs)
@@ -61,10 +62,6 @@ def _fault_row(kind: str, faults: Sequence[Fault], missed: int) -> str:
     struck = [fault for fault in faults if fault.struck]
     proof = struck[0].proof if struck else ""
     return f"| {kind} | {len(struck)} | {len(faults) - len(struck)} | {missed} | {proof} |"
-
-
-def _answer(status: int | None, code: str | None) -> str:
-    return "no answer" if status is None else f"{status} {code or ''}".strip()
 
 
 def _told_after(history: History, loss: Fault) -> Iterator[float]:

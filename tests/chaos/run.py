@@ -84,14 +84,14 @@ async def chaos(
         await calling
         if before_judging is not None:
             before_judging(made, load)
-        left_in_flight = await _until_quiet(made.operator)
+        left_in_flight = await until_quiet(made.operator)
         found = await records(made, load)
         sampling.cancel()
         admitted = await _fill_up(made)
-        await _until_quiet(made.operator)
+        await until_quiet(made.operator)
         keys = len({call.key for call in load.calls if call.key})
         left = await leftovers.in_nats(await made.operator.bus(), keys_used=keys)
-        left += await _end_workers(made)
+        left += await end_workers(made)
         runs = [run for run in made.witness.runs() if not run.token.startswith(FILL)]
         history = History(
             limits=LIMITS,
@@ -123,7 +123,7 @@ async def _sample(operator: Operator, samples: list[Sample]) -> None:
         samples.append(Sample(began_at=began_at, ended_at=time.monotonic(), activations=held))
 
 
-async def _until_quiet(operator: Operator) -> int | None:
+async def until_quiet(operator: Operator) -> int | None:
     """Wait until nothing is in flight; return what is in the end."""
     give_up_at = time.monotonic() + QUIET_S
     count: int | None = None
@@ -161,7 +161,7 @@ async def _fill_up(made: Installation) -> int:
     return sum(status != 429 for status in [*statuses, one_more])
 
 
-async def _end_workers(made: Installation) -> list[str]:
+async def end_workers(made: Installation) -> list[str]:
     """End the workers in good order, and look what they left."""
     left: list[str] = []
     for name, kept in made.workers.items():

@@ -15,6 +15,7 @@ from tests.chaos.history import Run
 from tests.chaos.installation import Installation, faketime
 from tests.chaos.load import Load
 from tests.chaos.report import MINIMUM, report, too_rare
+from tests.chaos.rolling import roll, soak
 from tests.chaos.run import Outcome, chaos
 from tests.support.need import need
 
@@ -53,6 +54,39 @@ async def test_promises_hold_for_long(replicas: int, tmp_path: Path) -> None:
 
     assert outcome.violations == [], told(outcome, 8)
     assert too_rare(outcome.history, Injector.names(replicas), minimum=MINIMUM) == {}, told(outcome, 8)
+
+
+@pytest.mark.parametrize(
+    ("roles", "replicas", "also"),
+    [
+        (("API server", "worker"), 1, ()),
+        pytest.param(("nats-server",), 3, ("503 queue-unavailable",), marks=pytest.mark.long),
+    ],
+    ids=["API servers and workers", "nats-servers of a cluster"],
+)
+async def test_a_rolling_restart_fails_no_call(roles: tuple[str, ...], replicas: int, also: tuple[str, ...]) -> None:
+    """Each process ends in good order and starts anew under load: callers are told what their calls are for."""
+    rolled = await roll(roles, replicas=replicas, seed=SEED, also=also)
+
+    assert rolled.failed == []
+    assert rolled.violations == []
+    assert set(rolled.statuses.values()) <= {0, 1} if replicas > 1 else set(rolled.statuses.values()) == {0}
+    assert len(rolled.calls) >= 50
+
+
+@pytest.mark.long
+async def test_ten_thousand_calls_leave_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """No container, mount, cgroup or file is left; descriptors and memory are what they were after the first tenth."""
+    soaked = await soak(10_000, seed=SEED)
+
+    with capsys.disabled():
+        print(f"\n{soaked.calls} calls\n{soaked.table()}")
+    assert (soaked.failed, soaked.violations) == ([], [])
+    for name, warm in soaked.warm.items():
+        after = soaked.afterwards[name]
+        assert after.descriptors <= warm.descriptors + 4, soaked.table()
+        assert after.rss_kib <= warm.rss_kib * 1.1, soaked.table()
+        assert after.threads <= warm.threads + 2, soaked.table()
 
 
 async def test_a_double_run_in_a_live_run_is_rejected() -> None:
