@@ -133,6 +133,9 @@ class Witness:
         """Listen no more."""
         self._stopping = True
         self._thread.join()
+        for key in list(self._selector.get_map().values()):
+            assert isinstance(key.fileobj, socket.socket)
+            key.fileobj.close()
         self._selector.close()
 
     def _bind(self, worker: str) -> None:
