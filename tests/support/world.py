@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from mayfly.bus.clock_reading import keeping_time
 from mayfly.bus.connection import Bus
 from mayfly.bus.queue import in_flight, submit
 from mayfly.bus.responses import Listener
@@ -83,7 +84,7 @@ class World:
     @asynccontextmanager
     async def worker(self, slots: int = 4, grace_s: float = 5) -> AsyncIterator[Worker]:
         """Run a worker; it is stopped in good order at the end."""
-        async with self.nats.connect("worker") as bus:
+        async with self.nats.connect("worker") as bus, keeping_time(bus):
             tools = Tools(
                 worker_id=WorkerId(new_id()),
                 bus=bus,
@@ -177,6 +178,6 @@ async def a_world(nats: Installation) -> AsyncIterator[World]:
     """Make one on an installation; its API server listens."""
     async with nats.connect("api") as bus:
         world = World(nats, bus)
-        async with world.listener.listening(bus):
+        async with keeping_time(bus), world.listener.listening(bus):
             yield world
             await world.invoker.close()

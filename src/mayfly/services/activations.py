@@ -19,6 +19,7 @@ from mayfly.services.settle import settle_out_of_time
 
 LATE_S = 2.0  # from a deadline on, others have so long to end a record before a reader does
 ULID_SKEW_S = 60.0  # how far the moment in an id may lie before that in its record: some ids are older than their call
+SHOWN_S = 1e-6  # times are shown in whole microseconds: who asks since one that was shown gets that activation too
 LOOK_FIRST_AFTER_S, LOOK_AT_LEAST_EVERY_S = 0.25, 1.0
 
 
@@ -43,7 +44,7 @@ class Wanted:
         return (
             self.function in (None, record.function)
             and self.state in (None, record.state)
-            and (self.since is None or record.created_at >= self.since)
+            and (self.since is None or record.created_at > self.since - SHOWN_S)
         )
 
     def may_fit(self, key: str) -> bool:

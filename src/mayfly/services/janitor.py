@@ -11,7 +11,6 @@ that message was read. Rows: F11, F13.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import structlog
@@ -83,7 +82,7 @@ class Janitor:
         """Free the places of activations that are over: nobody did whose API server died, or whose worker was lost."""
         async for taken in self._places.all_taken():
             entry = await self._records.get(taken.holder)
-            if entry is None or (entry.value.state.is_final and _slot_is_free(entry.value)):
+            if entry is None or (entry.value.state.is_final and self._slot_is_free(entry.value)):
                 await self._places.free(taken)
                 log.warning("janitor.place-returned", activation=taken.holder)
                 self._on_action("place-returned")
@@ -101,14 +100,14 @@ class Janitor:
         if entry is None:
             return True
         if entry.value.state.is_final:
-            return _slot_is_free(entry.value)
+            return self._slot_is_free(entry.value)
         if entry.value.state is State.QUEUED:
             return await self._end_if_late(entry)
         await self._end_if_lost(entry)
         return False
 
     async def _end_if_late(self, entry: Entry[Activation]) -> bool:
-        if time.time() < entry.value.deadline_at + YOUNG_S:
+        if self._bus.clock.now() < entry.value.deadline_at + YOUNG_S:
             return False
         ended = await settle_out_of_time(self._records, entry, keep_s=self._keep_s) is not None
         if ended:
@@ -120,8 +119,7 @@ class Janitor:
         if await check.is_lost(entry.value) and await settle_lost(self._records, entry, keep_s=self._keep_s):
             self._on_action("worker-lost")
 
-
-def _slot_is_free(record: Activation) -> bool:
-    """A worker acks within moments of its final write: older ones were left. A lost one's container may live on."""
-    fence = FENCE_S if record.state is State.WORKER_LOST else YOUNG_S
-    return time.time() > (record.ended_at or record.deadline_at) + fence
+    def _slot_is_free(self, record: Activation) -> bool:
+        """A worker acks within moments of its final write: older ones were left. A lost one's container may live on."""
+        fence = FENCE_S if record.state is State.WORKER_LOST else YOUNG_S
+        return self._bus.clock.now() > (record.ended_at or record.deadline_at) + fence
