@@ -24,6 +24,8 @@ FINAL_WITHIN_S: Final = 10.0
 TOLD_WITHIN_S: Final = 5.0
 AFTERMATH_S: Final = 20.0
 """How long after a fault its consequences are still its own: a lost worker's fence, an ack that timed out."""
+KILLED: Final = frozenset({"cancelled", "timed-out", "out-of-memory", "runtime-failed", "worker-lost"})
+"""Ends by force: the witness has seen nothing of a command that was killed before its first system calls."""
 EARLY: Final = 0.9
 """Of a call's time must have passed before it may have run out: the API server began to count a moment after us."""
 FINAL: Final = frozenset({"succeeded", "failed", "timed-out", "cancelled", "refused", "worker-lost"})
@@ -97,6 +99,7 @@ class Record:
     function: str
     state: str
     ran: str
+    code: str | None = None
     pending_at: float | None = None  # last seen not final
     due_at: float | None = None  # the call's deadline, by our clock
 
@@ -247,7 +250,7 @@ def _ran_disagrees(history: History) -> Iterator[Violation]:
             continue
         ran = call.activation in by_activation if call.activation else call.token in by_token
         told = "yes" if call.status == 200 else call.ran
-        if (told == "no" and ran) or (told == "yes" and not ran):
+        if (told == "no" and ran) or (told == "yes" and not ran and call.code not in KILLED):
             truth = "it did run" if ran else "it did not run"
             said = f"{call.status} {call.code or ''}".strip()
             yield Violation("ran-disagrees", f"call {call.token} was told ran={told} ({said}), but {truth}")
@@ -256,8 +259,9 @@ def _ran_disagrees(history: History) -> Iterator[Violation]:
 def _records_disagree(history: History) -> Iterator[Violation]:
     ran = {run.activation for run in history.runs}
     for record in history.records:
-        if (record.ran == "no" and record.activation in ran) or (record.ran == "yes" and record.activation not in ran):
-            truth = "it did run" if record.activation in ran else "it did not run"
+        seen = record.activation in ran
+        if (record.ran == "no" and seen) or (record.ran == "yes" and not seen and record.code not in KILLED):
+            truth = "it did run" if seen else "it did not run"
             yield Violation(
                 "record-disagrees", f"activation {record.activation} is {record.state}, ran={record.ran}, but {truth}"
             )
@@ -277,9 +281,12 @@ def _without_cause(history: History) -> Iterator[Violation]:
 
 
 def _timed_out_early(history: History) -> Iterator[Violation]:
-    """Who is told that the time ran out was given that time, whatever the clocks say."""
+    """Who is told that the time ran out was given that time, whatever the clocks say: by the key's first request."""
+    first_sent_at: dict[str, float] = {}
     for call in history.calls:
-        took_s = call.over_at - call.sent_at
+        first_sent_at[call.token] = min(call.sent_at, first_sent_at.get(call.token, call.sent_at))
+    for call in history.calls:
+        took_s = call.over_at - first_sent_at[call.token]
         if call.code == "timed-out" and call.waits and took_s < call.timeout_s * EARLY:
             clock = f" in the {call.clock}" if call.clock else ""
             yield Violation(

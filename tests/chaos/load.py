@@ -339,6 +339,7 @@ async def records(made: Installation, load: Load) -> list[Record]:
                         function=each["function"],
                         state=each["state"],
                         ran=each["ran"],
+                        code=each["code"],
                         pending_at=load.pending_at.get(each["id"]),
                         due_at=load.due.get(each["id"]),
                     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Final
 
 from tests.chaos.history import Fault, History, Violation, most_at_once
@@ -13,6 +14,7 @@ from tests.chaos.load import answer_of
 LONG_MIN: Final = 8.0
 """From so many minutes on each kind of fault must have struck so often:"""
 MINIMUM: Final = 2
+TOLD: Final = 12  # violations of one name, in words
 
 
 def too_rare(history: History, kinds: Iterable[str], *, minimum: int = MINIMUM) -> dict[str, int]:
@@ -54,8 +56,13 @@ def _lines(
         waited.sort()
         median = waited[len(waited) // 2]
         yield f"Callers of lost workers: {len(waited)}, told after {median:.1f} s (median), {waited[-1]:.1f} s (last)."
-    for violation in violations:
-        yield f"- {violation}"
+    if violations:
+        yield ""
+    for name, several in groupby(violations, key=lambda violation: violation.name):
+        every = list(several)
+        yield from (f"- {violation}" for violation in every[:TOLD])
+        if len(every) > TOLD:
+            yield f"- and {len(every) - TOLD} more of {name}"
 
 
 def _fault_row(kind: str, faults: Sequence[Fault], missed: int) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+import msgspec
 import uvloop
 
 from mayfly.bus.queue import in_flight, walk
@@ -63,7 +64,7 @@ async def chaos(
     Run the load under faults for *seconds*, and judge.
 
     *only* names the kinds of faults, if not all; *before_judging* is done while the installation still runs; *keep* is
-    where the logs of all processes are copied.
+    where the logs of all processes and the history are kept.
     """
     began_at = time.monotonic()
     async with installation(replicas) as made, _logs_kept(made, keep):
@@ -105,6 +106,9 @@ async def chaos(
             apis=frozenset(APIS),
         )
         violations = check(history)
+        if keep is not None:
+            keep.mkdir(parents=True, exist_ok=True)
+            (keep / "history.json").write_bytes(msgspec.json.encode(history))
     return Outcome(history, violations, injector.missed, load.refused_connections, time.monotonic() - began_at)
 
 
@@ -193,7 +197,7 @@ def main() -> int:
         "--only", action="append", default=[], metavar="KIND", help="only this kind of fault; repeatable"
     )
     parser.add_argument("--report", type=Path, help="write the report, in Markdown, to this file, too")
-    parser.add_argument("--logs", type=Path, help="copy the logs of all processes to this directory")
+    parser.add_argument("--logs", type=Path, help="where to keep the logs of all processes and the recorded history")
     given = parser.parse_args()
     if os.geteuid() != 0:
         print("scripts/chaos starts containers and mounts file systems, which needs root: run it with sudo.")
@@ -215,8 +219,6 @@ def main() -> int:
     rare = too_rare(outcome.history, given.only or Injector.names(given.nats)) if given.minutes >= LONG_MIN else {}
     for kind, count in rare.items():
         print(f"struck too rarely: {kind}, {count} times")
-    for violation in outcome.violations:
-        print(violation)
     print(f"violations: {len(outcome.violations)}")
     return 1 if outcome.violations or rare else 0
 

@@ -222,6 +222,19 @@ GOOD: dict[str, History] = {
     "a call that was out of time": history(
         calls=[call(over_at=18.0, status=504, code="timed-out", ran="no", is_complete=None)], runs=[], records=[]
     ),
+    "a call that was killed before its first system call": history(
+        calls=[failed(status=499, code="cancelled", ran="yes")],
+        runs=[],
+        records=[record(state="cancelled", code="cancelled")],
+    ),
+    "a time-out that is told again": history(
+        calls=[
+            call(over_at=18.0, status=504, code="timed-out", ran="no", is_complete=None, key="k"),
+            call(sent_at=18.1, over_at=18.2, status=504, code="timed-out", ran="no", is_complete=None, key="k"),
+        ],
+        runs=[],
+        records=[],
+    ),
     "a refusal": history(calls=[failed(status=429, code="concurrency-limit", ran="no")], runs=[], records=[]),
     "a lost worker, told in time": history(
         calls=[failed(over_at=15.9)], faults=[KILL], records=[record(ran="unknown")]
