@@ -49,7 +49,8 @@ LOST_FROM_S: Final = 5.0
 WELL_S: Final = 60.0
 FOUND_S: Final = 5.0
 LANES: Final = 2
-GAP_S: Final = (0.5, 4.0)
+GAP_S: Final = (0.2, 2.0)
+REST_S: Final = 3.0
 
 
 DEPTHS: Final = ("outer", "process 1", "itself")
@@ -155,6 +156,8 @@ class Injector:
             return chosen
 
     async def _give(self, *names: str) -> None:
+        """Let what was struck have a rest, in which the promises with a bound can be seen to hold."""
+        await asyncio.sleep(REST_S)
         async with self._free:
             self._busy -= set(names)
             self._free.notify_all()

@@ -43,6 +43,7 @@ INVARIANTS: Final[Mapping[str, int]] = {
     "run-without-record": 4,
     "no-final-record": 4,
     "final-too-late": 4,
+    "unanswered": 4,
     "told-too-late": 5,
     "slot-reused": 5,
     "still-in-flight": 6,
@@ -75,6 +76,7 @@ class Call:
     activation: str | None = None
     key: str | None = None  # Idempotency-Key
     is_complete: bool | None = None  # of an answer with a result: is it the expected one, byte for byte?
+    gave_up: bool = False  # the client did, having waited long enough; its connection had not broken
     waits: bool = True  # for the outcome; not so an asynchronous submission, which is answered at once
 
 
@@ -188,6 +190,7 @@ def check(history: History) -> list[Violation]:
         _without_cause,
         _timed_out_early,
         _final_records,
+        _unanswered,
         _told_too_late,
         _slots_reused,
         _aftermath,
@@ -276,7 +279,11 @@ def _without_cause(history: History) -> Iterator[Violation]:
                 "unknown-without-cause",
                 f"call {call.token} got {call.status} {call.code}, ran=unknown, with no fault near",
             )
-        if call.status is None and not any(fault.disables and call.api in fault.targets for fault in near):
+        if (
+            call.status is None
+            and not call.gave_up
+            and not any(fault.disables and call.api in fault.targets for fault in near)
+        ):
             yield Violation("dropped-without-cause", f"call {call.token}: {call.api} broke the connection by itself")
 
 
@@ -316,6 +323,17 @@ def _final_records(history: History) -> Iterator[Violation]:
             yield Violation(
                 "final-too-late", f"activation {record.activation} was not final {late_s:.1f} s past its deadline"
             )
+
+
+def _unanswered(history: History) -> Iterator[Violation]:
+    """A caller is answered when the record must be final, at the latest."""
+    for call in history.calls:
+        if not call.gave_up:
+            continue
+        troubles = [*_nats_troubles(history), *_windows(history, {call.api})]
+        waited_s = _untroubled_s(call.sent_at, call.over_at, troubles)
+        if waited_s > call.timeout_s + FINAL_WITHIN_S:
+            yield Violation("unanswered", f"call {call.token} waited {waited_s:.1f} s for an answer in vain")
 
 
 # --- 5: lost workers ----------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Container, Sequence
+from collections.abc import AsyncIterator, Container, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -239,7 +239,7 @@ class Load:
     async def _send(self, shot: Shot, api: str) -> Call | None:
         """Send one request; None if no server took the connection."""
         for each in (api, *(other for other in APIS if other != api)):
-            sent_at = time.monotonic()
+            sent_at, gave_up = time.monotonic(), False
             self._due_of_token.setdefault(shot.token, sent_at + shot.kind.timeout_s)
             try:
                 answer = await self._clients[each].post(
@@ -248,9 +248,10 @@ class Load:
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 self.refused_connections += 1
                 continue
-            except httpx.TransportError:
+            except httpx.TransportError as error:
                 answer = None
-            call = shot.call(each, sent_at, answer)
+                gave_up = isinstance(error, httpx.TimeoutException)
+            call = replace(shot.call(each, sent_at, answer), gave_up=gave_up)
             if shot.kind.how in ("submit", "cancel"):
                 call = replace(call, waits=False)
             self.calls.append(call)
@@ -322,30 +323,39 @@ def _expected(kind: str) -> frozenset[str]:
 
 
 async def records(made: Installation, load: Load) -> list[Record]:
-    """Read every record that the API shows."""
+    """Read every record that the API shows: in the list, and those that are not final there once more by themselves."""
     found: list[Record] = []
     async with made.client(APIS[0]) as client:
         for user in made.users:
-            after: str | None = None
-            while True:
-                query = {"limit": "100"} | ({"after": after} if after else {})
-                answer = await client.get("/v1/activations", params=query, headers=user.headers)
-                answer.raise_for_status()
-                page = answer.json()
-                found += [
+            async for shown in _listed(client, user):
+                state = shown
+                if shown["state"] not in FINAL:
+                    answer = await client.get(f"/v1/activations/{shown['id']}", headers=user.headers)
+                    answer.raise_for_status()
+                    state = answer.json()
+                found.append(
                     Record(
-                        activation=each["id"],
+                        activation=state["id"],
                         user=user.name,
-                        function=each["function"],
-                        state=each["state"],
-                        ran=each["ran"],
-                        code=each["code"],
-                        pending_at=load.pending_at.get(each["id"]),
-                        due_at=load.due.get(each["id"]),
+                        function=state["function"],
+                        state=state["state"],
+                        ran=state["ran"],
+                        code=state["code"],
+                        pending_at=load.pending_at.get(state["id"]),
+                        due_at=load.due.get(state["id"]),
                     )
-                    for each in page["activations"]
-                ]
-                after = page["next"]
-                if after is None:
-                    break
+                )
     return found
+
+
+async def _listed(client: httpx.AsyncClient, user: User) -> AsyncIterator[dict[str, Any]]:
+    query = {"limit": "100"}
+    while True:
+        answer = await client.get("/v1/activations", params=query, headers=user.headers)
+        answer.raise_for_status()
+        page = answer.json()
+        for shown in page["activations"]:
+            yield shown
+        if page["next"] is None:
+            return
+        query["after"] = page["next"]

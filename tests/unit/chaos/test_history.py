@@ -103,6 +103,9 @@ BAD: dict[str, History] = {
     ),
     "no-final-record": history(records=[record(state="running", ran="unknown")]),
     "final-too-late": history(records=[record(due_at=18.0, pending_at=28.1)]),
+    "unanswered": history(
+        calls=[call(status=None, activation=None, is_complete=None, gave_up=True, over_at=50.0)], records=[record()]
+    ),
     "told-too-late": history(calls=[failed(over_at=16.1)], faults=[KILL], records=[record(ran="unknown")]),
     "slot-reused": history(
         calls=[failed()],
@@ -234,6 +237,9 @@ GOOD: dict[str, History] = {
         ],
         runs=[],
         records=[],
+    ),
+    "a client that gave up while NATS was away": history(
+        calls=[call(status=None, activation=None, is_complete=None, gave_up=True, over_at=45.0)], faults=[NATS_DOWN]
     ),
     "a refusal": history(calls=[failed(status=429, code="concurrency-limit", ran="no")], runs=[], records=[]),
     "a lost worker, told in time": history(
