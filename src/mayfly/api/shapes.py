@@ -15,6 +15,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
+from mayfly import __version__
+from mayfly.bus.health import StreamHealth
 from mayfly.domain import limits as ceilings
 from mayfly.domain.activation import Activation, State
 from mayfly.domain.errors import Fault, Ran
@@ -32,6 +34,8 @@ from mayfly.domain.function import (
 from mayfly.domain.ids import FUNCTION_NAME, USER_NAME
 from mayfly.domain.limits import Limits
 from mayfly.domain.user import PASSWORD_MAX_CHARACTERS, PASSWORD_MIN_CHARACTERS, User
+from mayfly.domain.worker import WorkerBeat
+from mayfly.services.status import Status
 
 IMAGE_MAX_CHARACTERS = 512
 PAGE_DEFAULT, PAGE_MAX = 50, 200
@@ -479,6 +483,91 @@ class UsageShape(Shape):
     in_flight: int
 
 
+class WorkerShape(Shape):
+    """One worker, as it said itself within the last 5 s."""
+
+    id: str
+    """New with each start."""
+
+    host: str
+    version: str
+    runtime: str
+    """What runs its containers."""
+
+    slots: int
+    """Activations that it may run at once."""
+
+    running: int
+    held: int
+    """Containers that are created and wait for a call."""
+
+    images: int
+    """Unpacked images that it has."""
+
+    since: datetime
+    draining: bool
+    """It claims nothing more, and leaves when what runs has ended."""
+
+    @classmethod
+    def of(cls, beat: WorkerBeat) -> WorkerShape:
+        """Show a worker."""
+        return cls(
+            id=beat.id,
+            host=beat.host,
+            version=beat.version,
+            runtime=beat.runtime,
+            slots=beat.slots,
+            running=beat.running,
+            held=beat.held,
+            images=beat.images,
+            since=instant(beat.started_at),
+            draining=beat.draining,
+        )
+
+
+class StreamShape(Shape):
+    """One of NATS's streams; a bucket's is named `KV_` and the bucket."""
+
+    name: str
+    leader: str | None
+    """The server that leads it; null: none does, so nothing is written or read, and the numbers are 0."""
+
+    replicas: int
+    """How many copies there are to be."""
+
+    current: int
+    """How many of them are up to date, the leader's included."""
+
+    behind: list[str]
+    """The servers whose copy is not: they are offline or lag."""
+
+    messages: int
+    bytes: int
+    max_bytes: int | None
+    """null: there is no limit but the disk."""
+
+    @classmethod
+    def of(cls, stream: StreamHealth) -> StreamShape:
+        """Show a stream."""
+        return cls(
+            name=stream.name,
+            leader=stream.leader,
+            replicas=stream.replicas,
+            current=stream.current,
+            behind=list(stream.behind),
+            messages=stream.messages,
+            bytes=stream.size_bytes,
+            max_bytes=stream.max_bytes,
+        )
+
+
+class OperatorStatusShape(Shape):
+    """What only a user of role `operator` is shown, as it names hosts and servers."""
+
+    workers: list[WorkerShape]
+    streams: list[StreamShape]
+
+
 class StatusShape(Shape):
     """How the platform and one's own share of it stand now."""
 
@@ -490,10 +579,37 @@ class StatusShape(Shape):
     running: int
     """Activations that run now."""
 
+    waiting: int
+    """Activations that are admitted and not handed to a worker yet."""
+
     platform: UsageShape
     user: UsageShape
     remark: str | None = None
-    """What an operator ought to know about these numbers, if anything."""
+    """What a caller ought to know about these numbers, if anything; for the operator, what there is to do."""
+
+    operator: OperatorStatusShape | None = None
+    """null unless the caller's role is `operator`."""
+
+    @classmethod
+    def of(cls, now: Status, role: Literal["user", "operator"]) -> StatusShape:
+        """Show of the status what a caller of this role may see."""
+        operator = role == "operator"
+        return cls(
+            version=__version__,
+            workers=len(now.workers),
+            slots=now.slots,
+            running=now.running,
+            waiting=now.waiting,
+            platform=UsageShape(limit=now.max_activations, in_flight=now.in_flight),
+            user=UsageShape(limit=now.max_activations_per_user, in_flight=now.own_in_flight),
+            remark=now.operators_remark if operator else now.remark,
+            operator=OperatorStatusShape(
+                workers=[WorkerShape.of(beat) for beat in now.workers],
+                streams=[StreamShape.of(stream) for stream in now.streams],
+            )
+            if operator
+            else None,
+        )
 
 
 class HealthShape(Shape):

@@ -20,6 +20,9 @@ class WorkerBeat(msgspec.Struct, frozen=True, kw_only=True):
     runtime: str
     slots: int
     running: int
+    held: int = 0  # containers that are created and wait for a call
     images: int
     started_at: float
     beat_at: float
+    draining: bool = False  # it claims nothing more, and leaves when what runs has ended
+    gone: bool = False  # its last words

@@ -148,6 +148,7 @@ def api_permissions() -> dict[str, Any]:
 
     It can remove any message of the work stream (the janitor does), give back any place, and purge responses (a user's,
     who leaves): the server cannot be told to allow less of any of these. It cannot read the audit trail that it writes.
+    Of each stream that it reads, and of the workers' consumer, it is told how they stand; and how full the store is.
     """
     own = (
         subjects.USERS,
@@ -158,7 +159,6 @@ def api_permissions() -> dict[str, Any]:
         subjects.PLACES,
     )
     read = (subjects.ACT, subjects.RESPONSES, *map(subjects.kv_stream, (*own, subjects.WORKERS)))
-    listed = (subjects.SESSIONS, subjects.FUNCTIONS, subjects.ACTIVATIONS, subjects.PLACES, subjects.WORKERS)
     publish = [
         subjects.act("*"),
         "audit.>",
@@ -168,8 +168,9 @@ def api_permissions() -> dict[str, Any]:
         subjects.cancel("*"),
         *(subjects.kv_subject(bucket, ">") for bucket in own),
         *(f"$JS.API.STREAM.MSG.GET.{stream}" for stream in read),
-        *(f"$JS.API.STREAM.INFO.{stream}" for stream in (subjects.ACT, *map(subjects.kv_stream, listed))),
+        *(f"$JS.API.STREAM.INFO.{stream}" for stream in read),
         subjects.consumer_info(subjects.ACT, subjects.ACT_CONSUMER),
+        "$JS.API.INFO",
         *(f"$JS.API.STREAM.MSG.DELETE.{stream}" for stream in (subjects.ACT, subjects.kv_stream(subjects.PLACES))),
         f"$JS.API.STREAM.PURGE.{subjects.RESPONSES}",
     ]

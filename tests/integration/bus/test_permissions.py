@@ -133,6 +133,20 @@ async def test_nobody_but_bootstrap_makes_a_consumer(installed: Installation, ad
     assert await answer(admin, f"$JS.API.CONSUMER.INFO.{CONSUMER}") is not None
 
 
+async def test_an_api_server_is_told_how_things_stand(installed: Installation) -> None:
+    """An API server asks how its streams and the whole store stand; a worker asks of its consumer only."""
+    meant = {"api": set(STREAMS) - {subjects.AUDIT}, "worker": set()}
+    for role, streams in meant.items():
+        async with installed.connect(role) as bus:
+            for stream in STREAMS:
+                found = await may_publish(bus, f"{bus.api}.STREAM.INFO.{stream}")
+                assert found == (stream in streams), (role, stream)
+            assert await may_publish(bus, f"{bus.api}.CONSUMER.INFO.{CONSUMER}"), role
+            assert await may_publish(bus, f"{bus.api}.INFO") == (role == "api")
+            for subject in ("STREAM.LIST", "STREAM.NAMES", f"CONSUMER.LIST.{subjects.ACT}"):
+                assert not await may_publish(bus, f"{bus.api}.{subject}"), (role, subject)
+
+
 @pytest.mark.parametrize("role", ["api", "worker"])
 async def test_nobody_but_bootstrap_makes_changes_or_removes_a_stream(
     installed: Installation, admin: Bus, role: str
