@@ -8,6 +8,7 @@ server; one that broke before the answer is tried again only with an Idempotency
 from __future__ import annotations
 
 import asyncio
+import datetime
 import math
 import random
 import time
@@ -143,13 +144,12 @@ class Load:
         """*seed* decides what is called, as far as time does not."""
         self.calls: list[Call] = []
         self.refused_connections = 0
-        self.pending: dict[str, float] = {}  # activations not seen final yet, with their deadlines by our clock
+        self.pending: set[str] = set()  # activations not seen final yet
         self.pending_at: dict[str, float] = {}
-        self.due: dict[str, float] = {}
         self._made = made
         self._seed = seed
         self._plan = plan
-        self._due_of_token: dict[str, float] = {}
+        self._known: set[str] = set()
         self._clients: dict[str, httpx.AsyncClient] = {}
         self._stop = asyncio.Event()
 
@@ -240,7 +240,6 @@ class Load:
         """Send one request; None if no server took the connection."""
         for each in (api, *(other for other in APIS if other != api)):
             sent_at, gave_up = time.monotonic(), False
-            self._due_of_token.setdefault(shot.token, sent_at + shot.kind.timeout_s)
             try:
                 answer = await self._clients[each].post(
                     f"/v1/functions/{shot.kind.function}/activations", content=shot.parameter, headers=shot.headers
@@ -256,16 +255,17 @@ class Load:
                 call = replace(call, waits=False)
             self.calls.append(call)
             if call.activation and (call.status == 202 or call.ran == "unknown"):
-                self._expect(call.activation, call.token)
+                self._expect(call.activation)
             return call
         await asyncio.sleep(0.2)
         return None
 
     # --- the records, as they change ------------------------------------------------------------------------------
 
-    def _expect(self, activation: str, token: str) -> None:
-        if activation not in self.due and token in self._due_of_token:
-            self.due[activation] = self.pending[activation] = self._due_of_token[token]
+    def _expect(self, activation: str) -> None:
+        if activation not in self._known:
+            self._known.add(activation)
+            self.pending.add(activation)
 
     async def _track(self) -> None:
         """Look again and again at the records of what has begun and is not over."""
@@ -274,7 +274,7 @@ class Load:
         while True:
             runs = self._made.witness.runs()
             for run in runs[known:]:
-                self._expect(run.activation, run.token)
+                self._expect(run.activation)
             known = len(runs)
             await asyncio.gather(*(self._look(activation, chance.choice(APIS)) for activation in list(self.pending)))
             await asyncio.sleep(TRACK_EVERY_S)
@@ -288,7 +288,7 @@ class Load:
                 return
             if answer.status_code == 200:
                 if answer.json()["state"] in FINAL:
-                    self.pending.pop(activation, None)
+                    self.pending.discard(activation)
                 else:
                     self.pending_at[activation] = asked_at
                 return
@@ -322,6 +322,11 @@ def _expected(kind: str) -> frozenset[str]:
     return found.results if fetched else found.answers | {LIMIT}
 
 
+def on_our_clock(instant: str) -> float:
+    """When something was or will be that a record dates by the time of day; nats-server has this machine's."""
+    return datetime.datetime.fromisoformat(instant).timestamp() - (time.time() - time.monotonic())
+
+
 async def records(made: Installation, load: Load) -> list[Record]:
     """Read every record that the API shows: in the list, and those that are not final there once more by themselves."""
     found: list[Record] = []
@@ -342,7 +347,7 @@ async def records(made: Installation, load: Load) -> list[Record]:
                         ran=state["ran"],
                         code=state["code"],
                         pending_at=load.pending_at.get(state["id"]),
-                        due_at=load.due.get(state["id"]),
+                        due_at=on_our_clock(state["deadline_at"]),
                     )
                 )
     return found
