@@ -46,7 +46,8 @@ from tests.support.registry import Registry
 APIS: Final = ("api-1", "api-2")
 WORKERS: Final = ("worker-1", "worker-2")
 SLOTS: Final = 4
-LIMITS: Final = Limits(platform=12, per_user=6, per_function={"narrow": 2})
+LIMITS: Final = Limits(platform=7, per_user=4, per_function={"narrow": 2})
+"""M is less than the slots of both workers: so it is M that holds when they are all free."""
 STORE_BYTES: Final = 512 << 20
 RESPONSES_BYTES: Final = 96 << 20
 WORKER_BYTES: Final = 64 << 20

@@ -130,8 +130,8 @@ def seeded(seed: str) -> random.Random:
 class Plan:
     """How much is called, and how."""
 
-    clients: int = 14
-    think_s: float = 0.45  # on average, between two calls of a client
+    clients: int = 12
+    think_s: float = 0.5  # on average, between two calls of a client
     kinds: tuple[Kind, ...] = KINDS
     keyed: bool = False  # give each call that waits a key, and repeat it when its connection breaks
     at_most: float = math.inf  # calls

@@ -147,7 +147,7 @@ FILL: Final = "fill-"
 
 async def _fill_up(made: Installation) -> int:
     """Call as often at once as the platform's limit allows, and once more; return how many were admitted."""
-    callers = [user for user in made.users[: LIMITS.platform // LIMITS.per_user] for _ in range(LIMITS.per_user)]
+    callers = [made.users[number // LIMITS.per_user] for number in range(LIMITS.platform)]
 
     async def call(client: httpx.AsyncClient, user: User, number: int) -> int:
         answer = await client.post(
