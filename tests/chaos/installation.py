@@ -45,8 +45,11 @@ from tests.support.registry import Registry
 
 APIS: Final = ("api-1", "api-2")
 WORKERS: Final = ("worker-1", "worker-2")
+TIMEOUTS_S: Final = {
+    "long": 25
+}  # longer than a lost worker's slot is kept, so that its containers can be seen after it
 SLOTS: Final = 4
-LIMITS: Final = Limits(platform=7, per_user=4, per_function={"narrow": 2})
+LIMITS: Final = Limits(platform=7, per_user=4, per_function={"narrow": 2, "long": 1})
 """M is less than the slots of both workers: so it is M that holds when they are all free."""
 STORE_BYTES: Final = 512 << 20
 RESPONSES_BYTES: Final = 96 << 20
@@ -54,7 +57,7 @@ WORKER_BYTES: Final = 64 << 20
 FAKETIME: Final = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 PASSWORD: Final = "correct horse battery"
 FILLER: Final = "filler"
-ANSWER_S: Final = 40.0
+ANSWER_S: Final = 60.0
 
 
 def faketime() -> Path | None:
@@ -426,7 +429,7 @@ async def _register(made: Installation) -> None:
             user = User(name, answer.json()["access_token"])
             made.users.append(user)
             for function, limit in {"witness": None, **LIMITS.per_function}.items():
-                limits = {"timeout_s": 8, "memory_mib": 64, "max_concurrency": limit}
+                limits = {"timeout_s": TIMEOUTS_S.get(function, 8), "memory_mib": 64, "max_concurrency": limit}
                 body = {"name": function, "image": made.image, "limits": limits}
                 answer = await client.post("/v1/functions", json=body, headers=user.headers)
                 answer.raise_for_status()

@@ -47,6 +47,7 @@ class Kind:
     length: int = 64
     timeout_s: float = TIMEOUT_S
     function: str = "witness"
+    user: int | None = None  # whose it always is
     how: str = "wait"  # wait, submit, repeat or cancel
     answers: frozenset[str] = OK  # when nothing is struck; a refusal by a limit is always one
     results: frozenset[str] = OK  # fetched afterwards
@@ -62,8 +63,13 @@ KINDS: Final = (
     Kind(name="asynchronous", weight=12, ms=(0, 2000), how="submit", answers=ACCEPTED),
     Kind(name="repeated", weight=15, ms=(0, 1500), how="repeat"),
     Kind(name="cancelled", weight=6, ms=(500, 3000), how="cancel", answers=ACCEPTED, results=OK | {"499 cancelled"}),
+    Kind(name="long", weight=4, ms=(18_000, 22_000), timeout_s=25.0, function="long", user=0),
     Kind(name="narrow", weight=12, ms=(300, 2500), function="narrow"),
 )
+
+
+BRIEF: Final = tuple(kind for kind in KINDS if kind.name != "long")
+"""For a run that has no time to wait for the end of a long one."""
 
 
 @dataclass
@@ -137,10 +143,14 @@ class Plan:
     at_most: float = math.inf  # calls
 
 
+EVERYTHING: Final = Plan()
+IN_SHORT: Final = Plan(kinds=BRIEF)
+
+
 class Load:
     """Clients that call until they are stopped, and what they were told."""
 
-    def __init__(self, made: Installation, seed: int, plan: Plan = Plan()) -> None:
+    def __init__(self, made: Installation, seed: int, plan: Plan = EVERYTHING) -> None:
         """*seed* decides what is called, as far as time does not."""
         self.calls: list[Call] = []
         self.refused_connections = 0
@@ -170,7 +180,8 @@ class Load:
         plan = self._plan
         while not self._stop.is_set() and len(self.calls) < plan.at_most:
             [kind] = chance.choices(plan.kinds, [kind.weight for kind in plan.kinds])
-            shot = Shot(kind, chance.choice(self._made.users), chance.randint(*kind.ms))
+            user = chance.choice(self._made.users) if kind.user is None else self._made.users[kind.user]
+            shot = Shot(kind, user, chance.randint(*kind.ms))
             await getattr(self, f"_{kind.how}")(shot, chance)
             if plan.think_s:
                 await asyncio.sleep(chance.expovariate(1 / plan.think_s))

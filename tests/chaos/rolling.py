@@ -15,7 +15,7 @@ from typing import Final
 from tests.chaos import leftovers
 from tests.chaos.history import Aftermath, Call, History, Violation, check
 from tests.chaos.installation import APIS, LIMITS, WORKERS, Installation, installation
-from tests.chaos.load import KINDS, Load, Plan, records, unexpected
+from tests.chaos.load import BRIEF, KINDS, Load, Plan, records, unexpected
 from tests.chaos.processes import Kept, tree
 from tests.chaos.run import end_workers, until_quiet
 
@@ -36,7 +36,7 @@ class Rolled:
 async def roll(roles: tuple[str, ...], *, replicas: int, seed: int, also: tuple[str, ...] = ()) -> Rolled:
     """Restart each process of *roles* (API server, worker, nats-server) under load; *also* may be told to callers."""
     async with installation(replicas) as made:
-        load, stop = Load(made, seed, Plan(keyed=True)), asyncio.Event()
+        load, stop = Load(made, seed, Plan(keyed=True, kinds=BRIEF)), asyncio.Event()
         calling = asyncio.create_task(load.run(stop), name="load")
         try:
             statuses = await _roll_all(made, roles, calling)

@@ -29,7 +29,7 @@ from tests.chaos import leftovers
 from tests.chaos.faults import Injector
 from tests.chaos.history import Aftermath, History, Sample, Violation, check
 from tests.chaos.installation import APIS, LIMITS, Installation, Operator, User, installation
-from tests.chaos.load import Load, records, seeded
+from tests.chaos.load import EVERYTHING, Load, Plan, records, seeded
 from tests.chaos.report import LONG_MIN, report, too_rare
 
 SAMPLE_EVERY_S: Final = 0.25
@@ -57,6 +57,7 @@ async def chaos(
     seed: int,
     only: tuple[str, ...] = (),
     longest_s: float = 25.0,
+    plan: Plan = EVERYTHING,
     before_judging: Hook | None = None,
     keep: Path | None = None,
 ) -> Outcome:
@@ -68,7 +69,7 @@ async def chaos(
     """
     began_at = time.monotonic()
     async with installation(replicas) as made, _logs_kept(made, keep):
-        load, injector = Load(made, seed), Injector(made, seeded(f"{seed}/faults"), longest_s=longest_s)
+        load, injector = Load(made, seed, plan), Injector(made, seeded(f"{seed}/faults"), longest_s=longest_s)
         samples, stop = list[Sample](), asyncio.Event()
         calling = asyncio.create_task(load.run(stop), name="load")
         sampling = asyncio.create_task(_sample(made.operator, samples), name="sample")

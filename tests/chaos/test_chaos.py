@@ -13,7 +13,7 @@ import pytest
 from tests.chaos.faults import Injector
 from tests.chaos.history import Run
 from tests.chaos.installation import Installation, faketime
-from tests.chaos.load import Load
+from tests.chaos.load import IN_SHORT, Load
 from tests.chaos.report import MINIMUM, report, too_rare
 from tests.chaos.rolling import roll, soak
 from tests.chaos.run import Outcome, chaos
@@ -39,7 +39,9 @@ def told(outcome: Outcome, minutes: float) -> str:
 @pytest.mark.parametrize(("replicas", "seconds"), [(1, 40), (3, 40)])
 async def test_promises_hold_under_faults(replicas: int, seconds: int, tmp_path: Path) -> None:
     """Whatever is struck, none of the eight invariants is violated; and things were struck, and calls made."""
-    outcome = await chaos(seconds=seconds, replicas=replicas, seed=SEED, longest_s=LONGEST_S, keep=tmp_path)
+    outcome = await chaos(
+        seconds=seconds, replicas=replicas, seed=SEED, longest_s=LONGEST_S, plan=IN_SHORT, keep=tmp_path
+    )
 
     assert outcome.violations == [], told(outcome, seconds / 60)
     assert sum(fault.struck for fault in outcome.history.faults) >= 5, told(outcome, seconds / 60)
@@ -97,7 +99,7 @@ async def test_a_double_run_in_a_live_run_is_rejected() -> None:
         planted.append(made.witness.runs()[-1])
         made.witness.plant(planted[0])
 
-    outcome = await chaos(seconds=3, replicas=1, seed=SEED, only=("kill crun",), before_judging=plant)
+    outcome = await chaos(seconds=3, replicas=1, seed=SEED, only=("kill crun",), plan=IN_SHORT, before_judging=plant)
 
     assert [(each.name, each.detail) for each in outcome.violations] == [
         ("ran-twice", f"activation {planted[0].activation} ran 2 times")
