@@ -11,9 +11,9 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -27,16 +27,16 @@ from mayfly.services.logs import configure_logs
 from mayfly.settings import LogSettings
 from tests.chaos import leftovers
 from tests.chaos.faults import Injector
-from tests.chaos.history import Aftermath, History, Sample, Violation, check
+from tests.chaos.history import Aftermath, History, Run, Sample, Violation, check
 from tests.chaos.installation import APIS, LIMITS, Installation, Operator, User, installation
 from tests.chaos.load import EVERYTHING, Load, Plan, records, seeded
+from tests.chaos.processes import until
 from tests.chaos.report import LONG_MIN, report, too_rare
 
 SAMPLE_EVERY_S: Final = 0.25
 QUIET_S: Final = 60.0
 """How long in flight may take to come to 0 when all is well again: `ack_wait` and a lost worker's fence, and some."""
-HOLD_MS: Final = 4000
-Hook = Callable[[Installation, Load], None]
+HOLD_MS: Final = 2500
 
 
 @dataclass
@@ -45,6 +45,7 @@ class Outcome:
 
     history: History
     violations: list[Violation]
+    with_plant: list[Violation]  # the same, with a double run that was planted
     missed: dict[str, int] = field(default_factory=dict)
     refused_connections: int = 0
     took_s: float = 0.0
@@ -58,14 +59,13 @@ async def chaos(
     only: tuple[str, ...] = (),
     longest_s: float = 25.0,
     plan: Plan = EVERYTHING,
-    before_judging: Hook | None = None,
     keep: Path | None = None,
 ) -> Outcome:
     """
     Run the load under faults for *seconds*, and judge.
 
-    *only* names the kinds of faults, if not all; *before_judging* is done while the installation still runs; *keep* is
-    where the logs of all processes and the history are kept.
+    *only* names the kinds of faults, if not all; *keep* is where the logs of all processes and the history are kept.
+    When the calls are over, and all still runs, one call's command is run once more: a proof that this would be seen.
     """
     began_at = time.monotonic()
     async with installation(replicas) as made, _logs_kept(made, keep):
@@ -84,21 +84,20 @@ async def chaos(
             striking.cancel()
             await asyncio.gather(calling, return_exceptions=True)
         await calling
-        if before_judging is not None:
-            before_judging(made, load)
         left_in_flight = await until_quiet(made.operator)
         found = await records(made, load)
         sampling.cancel()
+        planted = await _plant(made)
         admitted = await _fill_up(made)
         await until_quiet(made.operator)
         keys = len({call.key for call in load.calls if call.key})
         left = await leftovers.in_nats(await made.operator.bus(), keys_used=keys)
         left += await end_workers(made)
-        runs = [run for run in made.witness.runs() if not run.token.startswith(FILL)]
+        seen = [run for run in made.witness.runs() if not run.token.startswith(FILL)]
         history = History(
             limits=LIMITS,
             calls=load.calls,
-            runs=runs,
+            runs=[run for run in seen if run not in planted],
             records=found,
             samples=samples,
             faults=injector.faults,
@@ -106,11 +105,13 @@ async def chaos(
             nats=frozenset(made.nats),
             apis=frozenset(APIS),
         )
-        violations = check(history)
+        violations, with_plant = check(history), check(replace(history, runs=seen))
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
             (keep / "history.json").write_bytes(msgspec.json.encode(history))
-    return Outcome(history, violations, injector.missed, load.refused_connections, time.monotonic() - began_at)
+    return Outcome(
+        history, violations, with_plant, injector.missed, load.refused_connections, time.monotonic() - began_at
+    )
 
 
 async def _sample(operator: Operator, samples: list[Sample]) -> None:
@@ -141,6 +142,15 @@ async def until_quiet(operator: Operator) -> int | None:
             return 0
         await asyncio.sleep(0.2)
     return count
+
+
+async def _plant(made: Installation) -> list[Run]:
+    """Run the last call's command a second time, and return what the witness saw of that; nothing else runs now."""
+    before = made.witness.runs()
+    if before:
+        await asyncio.to_thread(made.witness.plant, before[-1])
+        await until(lambda: len(made.witness.runs()) > len(before) and made.witness.runs()[-1].is_over)
+    return made.witness.runs()[len(before) :]
 
 
 FILL: Final = "fill-"
@@ -217,6 +227,9 @@ def main() -> int:
     print(text)
     if given.report:
         given.report.write_text(text)
+    if outcome.history.runs and not any(each.name == "ran-twice" for each in outcome.with_plant):
+        print("a double run was planted, and nobody saw it: this run proves nothing")
+        return 1
     rare = too_rare(outcome.history, given.only or Injector.names(given.nats)) if given.minutes >= LONG_MIN else {}
     for kind, count in rare.items():
         print(f"struck too rarely: {kind}, {count} times")

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.faults import Injector
-from tests.chaos.history import Run
-from tests.chaos.installation import Installation, faketime
-from tests.chaos.load import IN_SHORT, Load
+from tests.chaos.installation import faketime
+from tests.chaos.load import IN_SHORT
 from tests.chaos.report import MINIMUM, report, too_rare
 from tests.chaos.rolling import roll, soak
 from tests.chaos.run import Outcome, chaos
@@ -36,16 +35,20 @@ def told(outcome: Outcome, minutes: float) -> str:
     return report(outcome.history, outcome.violations, missed=outcome.missed, minutes=minutes, seed=SEED)
 
 
-@pytest.mark.parametrize(("replicas", "seconds"), [(1, 40), (3, 40)])
+@pytest.mark.parametrize(("replicas", "seconds"), [(1, 30), (3, 30)])
 async def test_promises_hold_under_faults(replicas: int, seconds: int, tmp_path: Path) -> None:
-    """Whatever is struck, none of the eight invariants is violated; and things were struck, and calls made."""
+    """
+    Whatever is struck, none of the eight invariants is violated; and things were struck, and calls made. A double run
+    that is planted while all still runs is rejected, and nothing else.
+    """
     outcome = await chaos(
         seconds=seconds, replicas=replicas, seed=SEED, longest_s=LONGEST_S, plan=IN_SHORT, keep=tmp_path
     )
 
     assert outcome.violations == [], told(outcome, seconds / 60)
-    assert sum(fault.struck for fault in outcome.history.faults) >= 5, told(outcome, seconds / 60)
+    assert sum(fault.struck for fault in outcome.history.faults) >= 4, told(outcome, seconds / 60)
     assert len(outcome.history.calls) >= 100, told(outcome, seconds / 60)
+    assert [violation.name for violation in outcome.with_plant] == ["ran-twice"]
 
 
 @pytest.mark.long
@@ -89,18 +92,3 @@ async def test_ten_thousand_calls_leave_nothing(capsys: pytest.CaptureFixture[st
         assert after.descriptors <= warm.descriptors + 4, soaked.table()
         assert after.rss_kib <= warm.rss_kib * 1.1, soaked.table()
         assert after.threads <= warm.threads + 2, soaked.table()
-
-
-async def test_a_double_run_in_a_live_run_is_rejected() -> None:
-    """A command that runs a second time, somewhere else, for the activation of a call, is found and named."""
-    planted: list[Run] = []
-
-    def plant(made: Installation, _: Load) -> None:
-        planted.append(made.witness.runs()[-1])
-        made.witness.plant(planted[0])
-
-    outcome = await chaos(seconds=3, replicas=1, seed=SEED, only=("kill crun",), plan=IN_SHORT, before_judging=plant)
-
-    assert [(each.name, each.detail) for each in outcome.violations] == [
-        ("ran-twice", f"activation {planted[0].activation} ran 2 times")
-    ]
