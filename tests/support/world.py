@@ -7,7 +7,7 @@ For tests of what becomes of an activation, whoever does what to it when.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from mayfly.services.janitor import Janitor
 from mayfly.worker.loop import Worker
 from mayfly.worker.run import Tools
 from tests.support.bus import Installation
+from tests.support.cluster import Cluster
 
 KEEP_S = 3600
 
@@ -69,7 +70,7 @@ class OneImage:
 class World:
     """One server with an invoker, and workers that come and go."""
 
-    def __init__(self, nats: Installation, bus: Bus) -> None:
+    def __init__(self, nats: Installation | Cluster, bus: Bus) -> None:
         """Nothing runs yet."""
         self.nats = nats
         self.bus = bus
@@ -85,21 +86,24 @@ class World:
     async def worker(self, slots: int = 4, grace_s: float = 5) -> AsyncIterator[Worker]:
         """Run a worker; it is stopped in good order at the end."""
         async with self.nats.connect("worker") as bus, keeping_time(bus):
-            tools = Tools(
-                worker_id=WorkerId(new_id()),
-                bus=bus,
-                stores=Stores.on(bus),
-                images=self.images,  # type: ignore[arg-type]
-                runtime=self.runtime,
-                keep_s=KEEP_S,
-            )
-            worker, stop = Worker(tools, slots=slots), asyncio.Event()
+            worker, stop = Worker(self.tools(bus), slots=slots), asyncio.Event()
             running = asyncio.create_task(worker.run(stop, grace_s=grace_s))
             try:
                 yield worker
             finally:
                 stop.set()
                 await running
+
+    def tools(self, bus: Bus) -> Tools:
+        """What a worker works with, on a connection of its own."""
+        return Tools(
+            worker_id=WorkerId(new_id()),
+            bus=bus,
+            stores=Stores.on(bus),
+            images=self.images,  # type: ignore[arg-type]
+            runtime=self.runtime,
+            keep_s=KEEP_S,
+        )
 
     async def function(self, **given: Any) -> Function:
         """Register a function."""
@@ -174,7 +178,18 @@ class World:
 
 
 @asynccontextmanager
-async def a_world(nats: Installation) -> AsyncIterator[World]:
+async def crashing_worker(world: World, *, slots: int) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Run a worker that dies when what is given is called: its connection goes, and nothing more is said."""
+    async with world.nats.connect("worker") as bus, keeping_time(bus):
+        worker = Worker(world.tools(bus), slots=slots)
+        running = asyncio.create_task(worker.run(asyncio.Event(), grace_s=0))
+        yield bus.client.close
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+@asynccontextmanager
+async def a_world(nats: Installation | Cluster) -> AsyncIterator[World]:
     """Make one on an installation; its API server listens."""
     async with nats.connect("api") as bus:
         world = World(nats, bus)

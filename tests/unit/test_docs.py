@@ -152,3 +152,19 @@ def resolve(name: str) -> object:
             found = getattr(found, part)
         return found
     raise AssertionError(f"{name} is not there")
+
+
+def test_each_sentence_of_the_promise_has_its_tests() -> None:
+    """The page has the promise, a section for each of its sentences, and in each section tests that are there."""
+    page = (ROOT / "docs/reference/promise.md").read_text()
+    promise = " ".join(line.removeprefix("> ") for line in page.splitlines() if line.startswith("> "))
+    sections = page.split("\n## ")[1:]
+
+    assert len(sections) == 9
+    for section in sections:
+        clause = section.splitlines()[0]
+        assert clause.lower() in promise.lower(), clause
+        tests = re.findall(r"\[(test_\w+)\]\(\.\./\.\./(tests/[\w/]+\.py)\)", section)
+        assert tests, clause
+        for name, file in tests:
+            assert re.search(rf"def {name}\(", (ROOT / file).read_text()), name
