@@ -48,7 +48,6 @@ class Outcome:
     with_plant: list[Violation]  # the same, with a double run that was planted
     missed: dict[str, int] = field(default_factory=dict)
     refused_connections: int = 0
-    took_s: float = 0.0
 
 
 async def chaos(
@@ -67,7 +66,6 @@ async def chaos(
     *only* names the kinds of faults, if not all; *keep* is where the logs of all processes and the history are kept.
     When the calls are over, and all still runs, one call's command is run once more: a proof that this would be seen.
     """
-    began_at = time.monotonic()
     async with installation(replicas) as made, _logs_kept(made, keep):
         load, injector = Load(made, seed, plan), Injector(made, seeded(f"{seed}/faults"), longest_s=longest_s)
         samples, stop = list[Sample](), asyncio.Event()
