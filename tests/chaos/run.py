@@ -107,9 +107,7 @@ async def chaos(
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
             (keep / "history.json").write_bytes(msgspec.json.encode(history))
-    return Outcome(
-        history, violations, with_plant, injector.missed, load.refused_connections, time.monotonic() - began_at
-    )
+    return Outcome(history, violations, with_plant, injector.missed, load.refused_connections)
 
 
 async def _sample(operator: Operator, samples: list[Sample]) -> None:
