@@ -55,7 +55,8 @@ def _lines(
     if waited:
         waited.sort()
         median = waited[len(waited) // 2]
-        yield f"Callers of lost workers: {len(waited)}, told after {median:.1f} s (median), {waited[-1]:.1f} s (last, with outages)."
+        last_s = waited[-1]
+        yield f"Callers of lost workers: {len(waited)}, told after {median:.1f} s (median), {last_s:.1f} s (last)."
     if violations:
         yield ""
     for name, several in groupby(violations, key=lambda violation: violation.name):
