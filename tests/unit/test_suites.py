@@ -21,12 +21,12 @@ import os, sys, pytest
 os.environ["THROUGH_GATEWAY"] = "1"
 sys.exit(pytest.main(sys.argv[1:]))
 """  # the one that is ours brings up an installation and a proxy
-SUITES = ("unit", "contract", "integration", "e2e", "compose")
+SUITES = ("unit", "contract", "integration", "e2e", "chaos", "compose")
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project with our scripts/test and conftest, four empty suites, and checks and a set-up that do nothing."""
+    """A project with our scripts/test and conftest, empty suites, and checks and a set-up that do nothing."""
     for suite in SUITES:
         (tmp_path / "tests" / suite).mkdir(parents=True)
     (tmp_path / "scripts").mkdir()

@@ -1,0 +1,77 @@
+"""
+What is left of an installation whose workers have ended: it should be nothing.
+
+A namespace lives by a process or a mount, and both are looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from nats.js.errors import NoKeysError
+
+from mayfly.bus.connection import Bus
+from mayfly.bus.queue import in_flight
+from mayfly.bus.subjects import IDEMPOTENCY, PLACES
+from mayfly.containers import mounts
+from mayfly.containers.choose import group_name
+from tests.chaos.installation import Installation
+
+
+def on_this_machine(made: Installation) -> Iterator[str]:
+    """Processes, mounts, cgroups and files of the workers'. Call it when they have ended."""
+    yield from _processes(made)
+    ours = {disk.directory for disk in made.disks.values()} | {node.disk.directory for node in made.nats.values()}
+    for each in mounts.mounts():
+        if made.directory in each.point.parents and each.point not in ours:
+            yield f"mount {each.point}"
+    for disk in made.disks.values():
+        name = group_name(disk.directory / "state")
+        for group in Path("/sys/fs/cgroup").glob(f"**/{name}"):
+            yield f"cgroup {group}"
+        yield from _files(disk.directory)
+
+
+def _processes(made: Installation) -> Iterator[str]:
+    """Whatever has one of the workers' places in its command line or cgroup."""
+    marks = [str(disk.directory) for disk in made.disks.values()]
+    marks += [group_name(disk.directory / "state") for disk in made.disks.values()]
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                words = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                words += (process / "cgroup").read_text()
+            except OSError:
+                continue
+            if any(mark in words for mark in marks):
+                yield f"process {process.name}: {words.strip()[:200]}"
+
+
+def _files(directory: Path) -> Iterator[str]:
+    """What is neither the lock nor an unpacked image."""
+    state, pulls = directory / "state", directory / "images" / "pulls"
+    for path in state.iterdir() if state.is_dir() else ():
+        if path.name != "containers.lock":
+            yield f"file {path}"
+    for path in pulls.iterdir() if pulls.is_dir() else ():
+        yield f"unfinished pull {path}"
+
+
+async def in_nats(bus: Bus, *, keys_used: int) -> list[str]:
+    """Messages of the work stream, places, and idempotency entries beyond the keys that were used."""
+    found: list[str] = []
+    if count := await in_flight(bus):
+        found.append(f"{count} messages in the work stream")
+    for bucket, allowed in ((PLACES, 0), (IDEMPOTENCY, keys_used)):
+        count = len(await _keys(bus, bucket))
+        if count > allowed:
+            found.append(f"{count} entries in the bucket {bucket}, {allowed} may be")
+    return found
+
+
+async def _keys(bus: Bus, bucket: str) -> list[str]:
+    try:
+        return await (await bus.js.key_value(bucket)).keys()
+    except NoKeysError:
+        return []
