@@ -424,11 +424,15 @@ class OciContainer:
             raise RuntimeFailed(f"The held init refused its frame: {os.strerror(report.value)}.")
         if report is not None:
             return report.exit_code
-        # The init itself was killed. A function can do that to its own (by a limit on its cpu time, say).
+        # The init itself was killed: by the function (with a limit on its cpu time, say), or from outside, and then it
+        # may have been before the function began. What it has written says that it ran.
         code = await self._exit_of_runtime()
-        if code > 128:
+        if code > 128 and self._has_written():
             return code
         raise RuntimeFailed(f"The container's processes vanished ({self._runtime.name}: {code}).", ran="unknown")
+
+    def _has_written(self) -> bool:
+        return any(end is not None and end.first_byte_at is not None for end in (self._stdout, self._stderr))
 
     async def _exit_of_runtime(self) -> int:
         try:
