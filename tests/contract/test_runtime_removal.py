@@ -281,6 +281,35 @@ async def test_reap_kills_what_is_still_alive(world: World) -> None:
     assert not world.left()
 
 
+@oci_only
+async def test_reap_leaves_another_workers_containers_alone(
+    world: World, driver: str, rootfs: Path, other_state_dir: Path
+) -> None:
+    """A live worker with another state directory on the same machine notices nothing of one that reaps."""
+    assert isinstance(world.runtime, OciRuntime)
+    with lone_worker(driver, rootfs, other_state_dir, "namespaces") as (_, ids):
+        assert await world.runtime.reap() == 0
+        assert all(processes_of(each) for each in ids)
+    assert await gone(ids)
+    successor = open_runtime(driver, state_dir=other_state_dir)
+    try:
+        assert await successor.reap() == len(ids)
+        assert successor.home != world.runtime.home
+    finally:
+        await successor.close()
+
+
+async def test_a_runtime_says_where_it_has_reaped(world: World, driver: str, state_dir: Path) -> None:
+    """The name of that place is the same for a successor, who would find what is left there."""
+    await world.runtime.reap()
+    home = world.runtime.home
+    async with world.held():  # a worker that dies leaves its group
+        assert home
+        assert world.runtime.home == home
+    if isinstance(world.runtime, OciRuntime):
+        assert cgroups.open_cgroups(group_name(state_dir)).home == home
+
+
 async def test_two_workers_cannot_share_a_place(world: World, driver: str, state_dir: Path) -> None:
     """The second worker in a state directory is refused in a sentence; the first one's containers are untouched."""
     async with world.held():

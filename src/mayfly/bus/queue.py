@@ -28,6 +28,7 @@ from mayfly.bus.codec import Codec, Undecodable
 from mayfly.bus.connection import REQUEST_TIMEOUT_S, UNREACHABLE, Bus, translated
 from mayfly.bus.patience import FAILOVER_S, NOT_STORED, patiently
 from mayfly.bus.schema import ACK_WAIT_S, message_ttl_s
+from mayfly.bus.subjects import message_get
 from mayfly.domain.activation import Work
 from mayfly.domain.errors import QueueUnavailable
 
@@ -131,7 +132,8 @@ class Queued:
 
     key: str  # of its record
     seq: int
-    age_s: float
+    age_s: float  # by the clocks of the nats-servers alone
+    budget_s: float  # what was left of its deadline when it was published
 
 
 class _Stored(msgspec.Struct):
@@ -144,7 +146,12 @@ class _Answer(msgspec.Struct):
     message: _Stored | None = None
 
 
+class _Now(msgspec.Struct):
+    ts: datetime.datetime  # when the leader answered
+
+
 _STORED = msgspec.json.Decoder(_Answer)
+_NOW = msgspec.json.Decoder(_Now)
 
 
 async def walk(bus: Bus) -> AsyncIterator[Queued]:
@@ -153,6 +160,7 @@ async def walk(bus: Bus) -> AsyncIterator[Queued]:
 
     Raises: QueueUnavailable.
     """
+    now = await _servers_now(bus)
     seq = 1
     subject = f"$JS.API.STREAM.MSG.GET.{subjects.ACT}"
     while True:
@@ -164,21 +172,36 @@ async def walk(bus: Bus) -> AsyncIterator[Queued]:
             return
         seq = stored.seq + 1
         try:
-            key = WORK.decode(stored.data).key
+            work = WORK.decode(stored.data)
         except Undecodable:
             continue
-        yield Queued(key, stored.seq, time.time() - stored.time.timestamp())
+        yield Queued(work.key, stored.seq, (now - stored.time).total_seconds(), work.budget_s)
 
 
-async def delete_queued(bus: Bus, queued: Queued) -> None:
+async def delete_queued(bus: Bus, queued: Queued) -> bool:
     """
-    Remove a message that `walk` read; sequences are never used again, so it is that message or none.
+    Remove a message that `walk` read, if it is still that one that lies there; return whether it was.
+
+    A stream never uses a sequence again, but one that was restored from a backup has forgotten the last ones.
 
     Raises: QueueUnavailable.
     """
-    query = msgspec.json.encode({"seq": queued.seq, "no_erase": True})
+    query = msgspec.json.encode({"seq": queued.seq})
     with translated("delete a queued message"):
+        answer = await bus.client.request(message_get(subjects.ACT), query, timeout=REQUEST_TIMEOUT_S)
+        stored = _STORED.decode(answer.data).message
+        if stored is None or WORK.decode(stored.data).key != queued.key:
+            return False
+        query = msgspec.json.encode({"seq": queued.seq, "no_erase": True})
         await bus.client.request(f"$JS.API.STREAM.MSG.DELETE.{subjects.ACT}", query, timeout=REQUEST_TIMEOUT_S)
+    return True
+
+
+async def _servers_now(bus: Bus) -> datetime.datetime:
+    """What time it is where messages are stamped: this machine's clock may be another."""
+    with translated("walk the queue"):
+        answer = await bus.client.request(f"$JS.API.STREAM.INFO.{subjects.ACT}", b"", timeout=REQUEST_TIMEOUT_S)
+        return _NOW.decode(answer.data).ts
 
 
 @dataclass

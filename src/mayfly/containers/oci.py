@@ -113,6 +113,10 @@ class OciRuntime:
         # Unmounting a full scratch layer takes milliseconds, so that is done beside the event loop.
         self.cleaner = ThreadPoolExecutor(max_workers=2, thread_name_prefix="container-remove")
 
+    @property
+    def home(self) -> str:
+        return self.groups.home
+
     async def create(self, spec: ContainerSpec) -> Container:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeFailed("Containers are started from the main thread only: they die with the one that does.")

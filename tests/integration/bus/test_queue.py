@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace as replace_queued
 
 import pytest
 from msgspec.structs import replace
@@ -215,6 +217,32 @@ async def test_pulling_survives_a_restart_of_nats(nats: Installation) -> None:
 
         assert claim.work.ulid == work.ulid
         await puller.stop()
+
+
+async def test_a_message_is_deleted_only_where_it_lies(bus: Bus) -> None:
+    """Where another one lies at its sequence by now, as after a restore, or none, nothing is deleted."""
+    first, second = (replace(some_work(), ulid=new_id()) for _ in range(2))
+    for work in (first, second):
+        await submit(bus, work, wait_s=0)
+    one, other = [queued async for queued in walk(bus)]
+
+    assert not await delete_queued(bus, replace_queued(one, seq=other.seq))
+    assert await in_flight(bus) == 2
+    assert await delete_queued(bus, one)
+    assert not await delete_queued(bus, one)
+    assert [queued.key async for queued in walk(bus)] == [second.key]
+
+
+async def test_how_old_a_message_is_the_server_says(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine's clock says; and it has what was left of its time when it was published."""
+    await submit(bus, replace(some_work(), budget_s=7.5), wait_s=0)
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() - 3600)
+
+    [queued] = [queued async for queued in walk(bus)]
+
+    assert 0 <= queued.age_s < 10
+    assert queued.budget_s == 7.5
 
 
 async def test_walking_sees_all_and_claims_nothing(bus: Bus) -> None:

@@ -172,7 +172,7 @@ async def test_the_janitor_tells_what_it_has_put_right(world: Counted) -> None:
     janitor = Janitor(world.bus, world.stores, keep_s=3600, on_action=lambda action: told.update((action,)))
     final = await _queued(world, function)
     await _move(world, final, State.REFUSED, ended_at=1.0)
-    await _queued(world, function, deadline_at=1.0)
+    await _queued(world, function, budget_s=0.1)
     lost = await _queued(world, function)
     await _move(world, lost, State.RUNNING, worker=WorkerId(new_id()), attempt=new_id())
 

@@ -68,6 +68,7 @@ class DockerRuntime:
         version = find_version(address)
         self.version = version.engine
         self.owner = owner_name(state_dir)
+        self.home = ""
         self.engine = Engine(address, version)
         self.roots = Roots(self.engine, owner=self.owner, init=init)
         self._left: dict[str, int] = {}
@@ -87,6 +88,7 @@ class DockerRuntime:
 
     async def reap(self) -> int:
         """As promised; and whatever any worker left an hour ago and more, whose own successor never came."""
+        self.home = f"{(await self.engine.get('/info'))['ID']} {self.owner}"
         mine = {each["Id"] for each in await self.list(f"{OWNER_LABEL}={self.owner}")}
         now = time.time()
         old = {
