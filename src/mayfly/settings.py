@@ -172,8 +172,9 @@ class ApiSettings(LogSettings, NatsSettings, AdmissionSettings, MetricsSettings)
     login_concurrency: Annotated[int, Field(ge=1, le=64)] = max(1, CORES // 2)
     """Password hashes computed at once. Each takes a core for some 50 ms; the bound keeps calls responsive."""
 
-    record_keep_s: Annotated[int, Field(ge=60, le=30 * 86_400)] = 86_400
-    """How long records, results and logs are kept after an activation ended, in seconds."""
+    record_keep_s: Annotated[int, Field(ge=600, le=30 * 86_400)] = 86_400
+    """How long records, results and logs are kept after an activation ended, and Idempotency-Keys from its beginning,
+    in seconds."""
 
     drain_s: Annotated[float, Field(ge=0, le=600)] = 1.0
     """How long /readyz says 503 before an API server that was told to stop closes its listener, in seconds."""
@@ -228,8 +229,9 @@ class WorkerSettings(LogSettings, NatsSettings, ImageSettings, MetricsSettings):
     launcher_dir: Path | None = None
     """Where the two C programs are, if not in the package."""
 
-    record_keep_s: Annotated[int, Field(ge=60, le=30 * 86_400)] = 86_400
-    """How long records, results and logs are kept after an activation ended, in seconds."""
+    record_keep_s: Annotated[int, Field(ge=600, le=30 * 86_400)] = 86_400
+    """How long records, results and logs are kept after an activation ended, and Idempotency-Keys from its beginning,
+    in seconds."""
 
     stop_grace_s: Annotated[float, Field(ge=0, le=3600)] = 310.0
     """How long a worker that was told to stop lets running activations finish, in seconds; then it kills them."""
@@ -238,8 +240,9 @@ class WorkerSettings(LogSettings, NatsSettings, ImageSettings, MetricsSettings):
 class BootstrapSettings(LogSettings, NatsSettings, AdmissionSettings):
     """`mayfly bootstrap`: makes and migrates the streams and buckets."""
 
-    record_keep_s: Annotated[int, Field(ge=60, le=30 * 86_400)] = 86_400
-    """How long records, results and logs are kept after an activation ended, in seconds."""
+    record_keep_s: Annotated[int, Field(ge=600, le=30 * 86_400)] = 86_400
+    """How long records, results and logs are kept after an activation ended, and Idempotency-Keys from its beginning,
+    in seconds."""
 
     responses_max_bytes: Annotated[int, Field(ge=1 << 20)] = 1 << 30
     """Room for results and logs in all, in bytes; the oldest go first."""

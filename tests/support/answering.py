@@ -42,6 +42,16 @@ def echo(work: Work) -> Ending:
     return Ending(result=work.parameter)
 
 
+CANCELLED = Ending(state=State.CANCELLED, changes={"code": "cancelled", "detail": "Cancelled."})
+
+
+async def _first_set(*events: asyncio.Event) -> None:
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+
+
 class AnsweringWorker:
     """It. `claimed` are the calls it has run, `asked` the images it was asked for, `hold` keeps calls running."""
 
@@ -58,7 +68,7 @@ class AnsweringWorker:
         self.asked: list[PrepareImage] = []
         self.hold = asyncio.Event()
         self.hold.set()
-        self._owned: set[str] = set()
+        self._owned: dict[str, asyncio.Event] = {}  # by the record's key; set when it is to be cancelled
         self._tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -67,7 +77,7 @@ class AnsweringWorker:
         loop = PullLoop(self._bus, free_slots=lambda: 8 - len(self._tasks), on_claim=self._on_claim)
         async with (
             answering_images(self._bus, self._prepare, at_once=4, per_owner=4),
-            answering_owner(self._bus, self.id, self._owned.__contains__),
+            answering_owner(self._bus, self.id, self._owned.__contains__, self._cancel),
         ):
             pulling = asyncio.create_task(loop.run(), name="pull")
             try:
@@ -80,6 +90,11 @@ class AnsweringWorker:
         self.asked.append(request)
         return self.image(request)
 
+    def _cancel(self, key: str) -> bool:
+        if key in self._owned:
+            self._owned[key].set()
+        return key in self._owned
+
     def _on_claim(self, claim: Claim) -> None:
         task = asyncio.create_task(self._run(claim), name="run")
         self._tasks.add(task)
@@ -87,15 +102,15 @@ class AnsweringWorker:
 
     async def _run(self, claim: Claim) -> None:
         work = claim.work
-        self._owned.add(work.key)
+        cancelled = self._owned[work.key] = asyncio.Event()
         self.claimed.append(work)
         attempt = new_id()
         running = work.record.moved(
             State.RUNNING, nonce=attempt, attempt=attempt, worker=self.id, ran="yes", started_at=time.time()
         )
         revision = await self._records.update(work.key, running, revision=work.revision, ttl_s=3600)
-        await self.hold.wait()
-        ending = self.answer(work)
+        await _first_set(self.hold, cancelled)
+        ending = CANCELLED if cancelled.is_set() else self.answer(work)
         response = Response(attempt=attempt, result=ending.result, stderr=ending.stderr)
         seq = await publish_response(self._bus, work.key, response, keep_s=3600)
         final = running.moved(
@@ -107,7 +122,7 @@ class AnsweringWorker:
             **ending.changes,
         )
         await self._records.update(work.key, final, revision=revision, ttl_s=3600)
-        self._owned.discard(work.key)
+        del self._owned[work.key]
         await claim.ack()
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import re
+import runpy
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 
 from mayfly.__main__ import compose
 from mayfly.cli.reference import commands
-from mayfly.domain.activation import TRANSITIONS
+from mayfly.domain.activation import TRANSITIONS, State
 from mayfly.settings import READ_ELSEWHERE, known_names
 
 ROOT = Path(__file__).parent.parent.parent
@@ -45,6 +47,18 @@ def test_the_transitions_are_those_of_the_code() -> None:
     documented = {state: set(re.findall(r"`([a-z-]+)`", after)) for state, after in rows}
 
     assert documented == {str(state): {str(one) for one in after} for state, after in TRANSITIONS.items() if after}
+
+
+def test_the_transitions_are_drawn_from_the_code() -> None:
+    """The page's drawing and table are what scripts/docs-transitions makes of the code, and a change is noticed."""
+    script = runpy.run_path(str(ROOT / "scripts/docs-transitions"))
+
+    assert script["page"](LIFE) == LIFE, "run scripts/docs-transitions"
+    assert script["page"](LIFE.replace("─> worker-lost", "─> lost")) == LIFE
+    states = [re.sub(r"[^a-z-]", "", line).lstrip("-") for line in script["drawing"]()]
+    assert Counter(states) == Counter(
+        map(str, [State.QUEUED, *(one for after in TRANSITIONS.values() for one in after)])
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -138,3 +152,19 @@ def resolve(name: str) -> object:
             found = getattr(found, part)
         return found
     raise AssertionError(f"{name} is not there")
+
+
+def test_each_sentence_of_the_promise_has_its_tests() -> None:
+    """The page has the promise, a section for each of its sentences, and in each section tests that are there."""
+    page = (ROOT / "docs/reference/promise.md").read_text()
+    promise = " ".join(line.removeprefix("> ") for line in page.splitlines() if line.startswith("> "))
+    sections = page.split("\n## ")[1:]
+
+    assert len(sections) == 9
+    for section in sections:
+        clause = section.splitlines()[0]
+        assert clause.lower() in promise.lower(), clause
+        tests = re.findall(r"\[(test_\w+)\]\(\.\./\.\./(tests/[\w/]+\.py)\)", section)
+        assert tests, clause
+        for name, file in tests:
+            assert re.search(rf"def {name}\(", (ROOT / file).read_text()), name

@@ -153,4 +153,4 @@ def _methods_for(request: Request) -> set[str]:
 
 def _query_names(request: Request) -> list[str]:
     route = request.scope.get("route")
-    return ["limit", "after", "function", "wait", "pull"] if isinstance(route, APIRoute) else []
+    return ["limit", "after", "function", "state", "since", "wait", "pull"] if isinstance(route, APIRoute) else []

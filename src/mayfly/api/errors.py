@@ -139,6 +139,11 @@ MEANINGS: dict[type[MayflyError], Meaning] = {
         "The user name is taken, or you have a function of this name.",
         "Choose another name, or replace the function with PUT.",
     ),
+    domain.IdempotencyConflict: Meaning(
+        409,
+        "The Idempotency-Key was used for a call of another function or with another parameter. Nothing was run.",
+        "Make a new key for each new call; repeat a call with the very same function and parameter.",
+    ),
     domain.Gone: Meaning(
         410,
         "The result or the logs of the activation are no longer kept.",
@@ -178,8 +183,8 @@ MEANINGS: dict[type[MayflyError], Meaning] = {
     ),
     domain.LimitReached: Meaning(
         429,
-        "As many activations are in flight as the limit of `scope` allows: for you, or for the platform. Nothing was "
-        "queued.",
+        "As many activations are in flight as the limit of `scope` allows: yours (`user`), the `platform`'s, or that "
+        "of the `function`, its `max_concurrency`. Nothing was queued.",
         "Call again after Retry-After.",
     ),
     domain.TooManyAttempts: Meaning(

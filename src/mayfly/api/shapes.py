@@ -13,8 +13,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
+from mayfly import __version__
+from mayfly.bus.health import StreamHealth
 from mayfly.domain import limits as ceilings
 from mayfly.domain.activation import Activation, State
 from mayfly.domain.errors import Fault, Ran
@@ -32,6 +34,8 @@ from mayfly.domain.function import (
 from mayfly.domain.ids import FUNCTION_NAME, USER_NAME
 from mayfly.domain.limits import Limits
 from mayfly.domain.user import PASSWORD_MAX_CHARACTERS, PASSWORD_MIN_CHARACTERS, User
+from mayfly.domain.worker import WorkerBeat
+from mayfly.services.status import Status
 
 IMAGE_MAX_CHARACTERS = 512
 PAGE_DEFAULT, PAGE_MAX = 50, 200
@@ -192,6 +196,9 @@ class LimitsShape(Shape):
     timeout_s: Annotated[float, Field(ge=ceilings.TIMEOUT_MIN_S, le=ceilings.TIMEOUT_MAX_S, allow_inf_nan=False)] = 30.0
     """Seconds from the arrival of a call to its end; a call can shorten it with the header `Mayfly-Timeout`."""
 
+    max_concurrency: Annotated[int, Field(ge=ceilings.CONCURRENCY_MIN, le=ceilings.CONCURRENCY_MAX)] | None = None
+    """Activations of this function in flight at once, waiting and running alike; null for no limit of its own."""
+
     def to_domain(self) -> Limits:
         """Make the domain's value."""
         return Limits(**self.model_dump())
@@ -200,7 +207,11 @@ class LimitsShape(Shape):
     def of(cls, limits: Limits) -> LimitsShape:
         """Show limits."""
         return cls(
-            memory_mib=limits.memory_mib, cpus=float(limits.cpus), pids=limits.pids, timeout_s=float(limits.timeout_s)
+            memory_mib=limits.memory_mib,
+            cpus=float(limits.cpus),
+            pids=limits.pids,
+            timeout_s=float(limits.timeout_s),
+            max_concurrency=limits.max_concurrency,
         )
 
 
@@ -315,6 +326,12 @@ class ActivationQuery(Page):
     function: FunctionNameText | None = None
     """Only those of this function."""
 
+    state: State | None = None
+    """Only those in this state."""
+
+    since: AwareDatetime | None = None
+    """Only those that arrived at this moment or later, with its time zone, such as 2026-11-29T12:00:00Z."""
+
 
 class FunctionPage(Shape):
     """Some of one's functions, by name."""
@@ -359,9 +376,33 @@ class ActivationShape(Shape):
     parameter_bytes: int
     parameter_sha256: str
     created_at: datetime
+    """When the call arrived. All times are by NATS's clock."""
+
     deadline_at: datetime
+    admitted_at: datetime | None
+    """When it was in the queue; null until a worker has taken it out."""
+
+    claimed_at: datetime | None
+    """When a worker took it out of the queue."""
+
+    ready_at: datetime | None
+    """When image and container were ready."""
+
     started_at: datetime | None
+    """When the command was started."""
+
+    first_byte_at: datetime | None
+    """When the first byte of output came, or the exit without any."""
+
+    exited_at: datetime | None
+    """When no process of the container was left."""
+
     ended_at: datetime | None
+    """When the outcome was written down."""
+
+    removed_at: datetime | None
+    """When nothing of the container was left on its worker; null until then, or if nobody could say."""
+
     steps: StepsShape
     worker: str | None
     """The id of the worker process."""
@@ -398,8 +439,14 @@ class ActivationShape(Shape):
             parameter_sha256=record.parameter_sha256,
             created_at=instant(record.created_at),
             deadline_at=instant(record.deadline_at),
+            admitted_at=maybe_instant(record.admitted_at),
+            claimed_at=maybe_instant(record.claimed_at),
+            ready_at=maybe_instant(record.ready_at),
             started_at=maybe_instant(record.started_at),
+            first_byte_at=maybe_instant(record.first_byte_at),
+            exited_at=maybe_instant(record.exited_at),
             ended_at=maybe_instant(record.ended_at),
+            removed_at=maybe_instant(record.removed_at),
             steps=StepsShape(
                 admit_s=steps.admit_s,
                 queue_s=steps.queue_s,
@@ -436,6 +483,91 @@ class UsageShape(Shape):
     in_flight: int
 
 
+class WorkerShape(Shape):
+    """One worker, as it said itself within the last 5 s."""
+
+    id: str
+    """New with each start."""
+
+    host: str
+    version: str
+    runtime: str
+    """What runs its containers."""
+
+    slots: int
+    """Activations that it may run at once."""
+
+    running: int
+    held: int
+    """Containers that are created and wait for a call."""
+
+    images: int
+    """Unpacked images that it has."""
+
+    since: datetime
+    draining: bool
+    """It claims nothing more, and leaves when what runs has ended."""
+
+    @classmethod
+    def of(cls, beat: WorkerBeat) -> WorkerShape:
+        """Show a worker."""
+        return cls(
+            id=beat.id,
+            host=beat.host,
+            version=beat.version,
+            runtime=beat.runtime,
+            slots=beat.slots,
+            running=beat.running,
+            held=beat.held,
+            images=beat.images,
+            since=instant(beat.started_at),
+            draining=beat.draining,
+        )
+
+
+class StreamShape(Shape):
+    """One of NATS's streams; a bucket's is named `KV_` and the bucket."""
+
+    name: str
+    leader: str | None
+    """The server that leads it; null: none does, so nothing is written or read, and the numbers are 0."""
+
+    replicas: int
+    """How many copies there are to be."""
+
+    current: int
+    """How many of them are up to date, the leader's included."""
+
+    behind: list[str]
+    """The servers whose copy is not: they are offline or lag."""
+
+    messages: int
+    bytes: int
+    max_bytes: int | None
+    """null: there is no limit but the disk."""
+
+    @classmethod
+    def of(cls, stream: StreamHealth) -> StreamShape:
+        """Show a stream."""
+        return cls(
+            name=stream.name,
+            leader=stream.leader,
+            replicas=stream.replicas,
+            current=stream.current,
+            behind=list(stream.behind),
+            messages=stream.messages,
+            bytes=stream.size_bytes,
+            max_bytes=stream.max_bytes,
+        )
+
+
+class OperatorStatusShape(Shape):
+    """What only a user of role `operator` is shown, as it names hosts and servers."""
+
+    workers: list[WorkerShape]
+    streams: list[StreamShape]
+
+
 class StatusShape(Shape):
     """How the platform and one's own share of it stand now."""
 
@@ -447,10 +579,37 @@ class StatusShape(Shape):
     running: int
     """Activations that run now."""
 
+    waiting: int
+    """Activations that are admitted and not handed to a worker yet."""
+
     platform: UsageShape
     user: UsageShape
     remark: str | None = None
-    """What an operator ought to know about these numbers, if anything."""
+    """What a caller ought to know about these numbers, if anything; for the operator, what there is to do."""
+
+    operator: OperatorStatusShape | None = None
+    """null unless the caller's role is `operator`."""
+
+    @classmethod
+    def of(cls, now: Status, role: Literal["user", "operator"]) -> StatusShape:
+        """Show of the status what a caller of this role may see."""
+        operator = role == "operator"
+        return cls(
+            version=__version__,
+            workers=len(now.workers),
+            slots=now.slots,
+            running=now.running,
+            waiting=now.waiting,
+            platform=UsageShape(limit=now.max_activations, in_flight=now.in_flight),
+            user=UsageShape(limit=now.max_activations_per_user, in_flight=now.own_in_flight),
+            remark=now.operators_remark if operator else now.remark,
+            operator=OperatorStatusShape(
+                workers=[WorkerShape.of(beat) for beat in now.workers],
+                streams=[StreamShape.of(stream) for stream in now.streams],
+            )
+            if operator
+            else None,
+        )
 
 
 class HealthShape(Shape):

@@ -11,11 +11,13 @@ from fastapi import Depends, Request
 
 from mayfly.api.metrics import ApiMetrics
 from mayfly.api.usage import Usage
+from mayfly.bus.clock_reading import keeping_time
 from mayfly.bus.connection import Bus, connect
 from mayfly.bus.responses import Listener
 from mayfly.bus.stores import Stores
 from mayfly.domain.ids import new_id
 from mayfly.services.activations import Activations
+from mayfly.services.cancel import Canceller
 from mayfly.services.functions import Functions
 from mayfly.services.invoke import Invoker
 from mayfly.services.janitor import Janitor
@@ -38,6 +40,7 @@ class ApiState:
     sessions: Sessions
     functions: Functions
     activations: Activations
+    canceller: Canceller
     invoker: Invoker
     janitor: Janitor
     metrics: ApiMetrics
@@ -55,12 +58,14 @@ async def opened(settings: ApiSettings) -> AsyncIterator[ApiState]:
     listener = Listener(new_id())
     async with AsyncExitStack() as stack:
         bus = await stack.enter_async_context(connect(settings, role="api"))
+        await stack.enter_async_context(keeping_time(bus))
         await stack.enter_async_context(listener.listening(bus))
         passwords = Passwords(settings.login_concurrency)
         stack.callback(passwords.close)
         state = _build(settings, bus, listener, keys=keys, passwords=passwords)
         usage = Usage(bus, state.stores, state.metrics)
         await stack.enter_async_context(served(settings.metrics_listen, state.metrics, refresh=usage.refresh))
+        stack.push_async_callback(state.invoker.close)
         yield state
 
 
@@ -76,7 +81,8 @@ def _build(settings: ApiSettings, bus: Bus, listener: Listener, *, keys: TokenKe
         users=Users(bus, stores, sessions, passwords, open_to_all=settings.registration == "open"),
         sessions=sessions,
         functions=Functions(bus, stores),
-        activations=Activations(bus, stores),
+        activations=Activations(bus, stores, listener, keep_s=settings.record_keep_s),
+        canceller=Canceller(bus, stores, listener, keep_s=settings.record_keep_s),
         invoker=Invoker(bus, stores, listener, wait_ms=settings.admission_wait_ms, keep_s=settings.record_keep_s),
         janitor=Janitor(bus, stores, keep_s=settings.record_keep_s, on_action=metrics.janitor_acted),
         metrics=metrics,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from mayfly.domain.activation import Steps
+from mayfly.api.shapes import ActivationShape
+from mayfly.domain.activation import Activation, Steps
 from mayfly.services.outcome import Succeeded
 
 
@@ -32,6 +33,17 @@ def result(succeeded: Succeeded) -> Response:
         "Server-Timing": server_timing(succeeded.activation.steps),
     }
     return Response(succeeded.result, headers=headers)
+
+
+def accepted(record: Activation) -> Response:
+    """Answer that an activation is in the queue, and where to ask for it."""
+    headers = {
+        "Location": f"/v1/activations/{record.id}",
+        "Mayfly-Activation-Id": record.id,
+        "Preference-Applied": "respond-async",
+        "Retry-After": "1",
+    }
+    return write(ActivationShape.of(record), status=202, headers=headers)
 
 
 def server_timing(steps: Steps) -> str:

@@ -17,7 +17,7 @@ import secrets
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import nats.errors
@@ -28,6 +28,7 @@ from nats.js.errors import APIError, NoStreamResponseError, ServiceUnavailableEr
 from nats.nuid import NUID
 
 from mayfly.bus import subjects
+from mayfly.bus.clock import Clock
 from mayfly.domain.errors import QueueUnavailable
 from mayfly.settings import NatsSettings
 
@@ -76,6 +77,7 @@ class Bus:
     js: JetStreamContext
     watch: Watch
     api: str = subjects.STREAMS_API
+    clock: Clock = field(default_factory=Clock)
 
     @property
     def closed(self) -> asyncio.Event:

@@ -132,8 +132,7 @@ class Queued:
 
     key: str  # of its record
     seq: int
-    age_s: float  # by the clocks of the nats-servers alone
-    budget_s: float  # what was left of its deadline when it was published
+    age_s: float
 
 
 class _Stored(msgspec.Struct):
@@ -146,12 +145,7 @@ class _Answer(msgspec.Struct):
     message: _Stored | None = None
 
 
-class _Now(msgspec.Struct):
-    ts: datetime.datetime  # when the leader answered
-
-
 _STORED = msgspec.json.Decoder(_Answer)
-_NOW = msgspec.json.Decoder(_Now)
 
 
 async def walk(bus: Bus) -> AsyncIterator[Queued]:
@@ -160,7 +154,6 @@ async def walk(bus: Bus) -> AsyncIterator[Queued]:
 
     Raises: QueueUnavailable.
     """
-    now = await _servers_now(bus)
     seq = 1
     subject = f"$JS.API.STREAM.MSG.GET.{subjects.ACT}"
     while True:
@@ -175,10 +168,21 @@ async def walk(bus: Bus) -> AsyncIterator[Queued]:
             work = WORK.decode(stored.data)
         except Undecodable:
             continue
-        yield Queued(work.key, stored.seq, (now - stored.time).total_seconds(), work.budget_s)
+        yield Queued(work.key, stored.seq, bus.clock.now() - stored.time.timestamp())
 
 
-async def delete_queued(bus: Bus, queued: Queued) -> bool:
+async def delete_queued(bus: Bus, seq: int) -> None:
+    """
+    Remove the message that `submit` has just put there.
+
+    Raises: QueueUnavailable.
+    """
+    query = msgspec.json.encode({"seq": seq, "no_erase": True})
+    with translated("delete a queued message"):
+        await bus.client.request(f"$JS.API.STREAM.MSG.DELETE.{subjects.ACT}", query, timeout=REQUEST_TIMEOUT_S)
+
+
+async def delete_if_there(bus: Bus, queued: Queued) -> bool:
     """
     Remove a message that `walk` read, if it is still that one that lies there; return whether it was.
 
@@ -187,21 +191,13 @@ async def delete_queued(bus: Bus, queued: Queued) -> bool:
     Raises: QueueUnavailable.
     """
     query = msgspec.json.encode({"seq": queued.seq})
-    with translated("delete a queued message"):
+    with translated("look at a queued message"):
         answer = await bus.client.request(message_get(subjects.ACT), query, timeout=REQUEST_TIMEOUT_S)
-        stored = _STORED.decode(answer.data).message
-        if stored is None or WORK.decode(stored.data).key != queued.key:
-            return False
-        query = msgspec.json.encode({"seq": queued.seq, "no_erase": True})
-        await bus.client.request(f"$JS.API.STREAM.MSG.DELETE.{subjects.ACT}", query, timeout=REQUEST_TIMEOUT_S)
+    stored = _STORED.decode(answer.data).message
+    if stored is None or WORK.decode(stored.data).key != queued.key:
+        return False
+    await delete_queued(bus, queued.seq)
     return True
-
-
-async def _servers_now(bus: Bus) -> datetime.datetime:
-    """What time it is where messages are stamped: this machine's clock may be another."""
-    with translated("walk the queue"):
-        answer = await bus.client.request(f"$JS.API.STREAM.INFO.{subjects.ACT}", b"", timeout=REQUEST_TIMEOUT_S)
-        return _NOW.decode(answer.data).ts
 
 
 @dataclass
@@ -211,7 +207,8 @@ class Claim:
     work: Work
     stream_seq: int
     deliveries: int
-    queued_s: float  # how long it lay in the stream, by this machine's clock against the server's
+    admitted_at: float  # when NATS stored it
+    queued_s: float  # how long it lay in the stream
     _message: Msg = field(repr=False)
 
     async def ack(self) -> None:
@@ -368,11 +365,13 @@ class PullLoop:
             await message.nak()
             return
         metadata = message.metadata
+        admitted_at = metadata.timestamp.timestamp()
         claim = Claim(
             work=work,
             stream_seq=metadata.sequence.stream,
             deliveries=metadata.num_delivered,
-            queued_s=max(0.0, time.time() - metadata.timestamp.timestamp()),
+            admitted_at=admitted_at,
+            queued_s=max(0.0, self._bus.clock.now() - admitted_at),
             _message=message,
         )
         self._on_claim(claim)

@@ -27,6 +27,7 @@ log = structlog.get_logger()
 PREPARE = Codec(PrepareImage)
 ANSWER = Codec(ImageAnswer)
 OWNS_TIMEOUT_S = 1.0
+YES, NO = b"1", b"0"
 
 
 class Ownership(enum.Enum):
@@ -77,23 +78,46 @@ async def ask_owner(bus: Bus, worker_id: str, activation: str) -> Ownership:
         return Ownership.SILENT
     except nats.errors.Error as error:
         raise QueueUnavailable(retry_after_s=1) from error
-    return Ownership.OWNED if answer.data == b"1" else Ownership.DENIED
+    return Ownership.OWNED if answer.data == YES else Ownership.DENIED
+
+
+async def ask_to_cancel(bus: Bus, worker_id: str, activation: str) -> bool:
+    """
+    Have a worker end an activation; False when it does not have it, or does not answer. How it ends its record tells.
+
+    Raises: QueueUnavailable when this process itself has no connection.
+    """
+    try:
+        answer = await bus.client.request(subjects.cancel(worker_id), activation.encode(), timeout=OWNS_TIMEOUT_S)
+    except (nats.errors.NoRespondersError, nats.errors.TimeoutError):
+        return False
+    except nats.errors.Error as error:
+        raise QueueUnavailable(retry_after_s=1) from error
+    return answer.data == YES
 
 
 @asynccontextmanager
-async def answering_owner(bus: Bus, worker_id: str, owns: Callable[[str], bool]) -> AsyncIterator[None]:
-    """Answer, as a worker, whether it has an activation."""
+async def answering_owner(
+    bus: Bus, worker_id: str, owns: Callable[[str], bool], cancel: Callable[[str], bool] = lambda _: False
+) -> AsyncIterator[None]:
+    """Answer, as a worker, whether it has an activation, and end one that is to be cancelled, if it has that."""
 
-    async def on_question(message: Msg) -> None:
-        await message.respond(b"1" if owns(message.data.decode(errors="replace")) else b"0")
+    def answering(answer: Callable[[str], bool]) -> Callable[[Msg], Awaitable[None]]:
+        async def on_question(message: Msg) -> None:
+            await message.respond(YES if answer(message.data.decode(errors="replace")) else NO)
+
+        return on_question
 
     with translated("listen for questions"):
-        subscription = await bus.client.subscribe(subjects.owns(worker_id), cb=on_question)
+        subscriptions = [
+            await bus.client.subscribe(subjects.owns(worker_id), cb=answering(owns)),
+            await bus.client.subscribe(subjects.cancel(worker_id), cb=answering(cancel)),
+        ]
         await bus.client.flush()
     try:
         yield
     finally:
-        if bus.is_connected:
+        for subscription in subscriptions if bus.is_connected else ():
             await subscription.unsubscribe()
 
 

@@ -78,12 +78,16 @@ class Waiter:
 
 
 class Listener:
-    """Hears, for one API server, of responses and final records, and hands each to whoever waits for it."""
+    """
+    Hears, for one API server, of responses and final records, and hands each to those who wait for it.
+
+    What another server admitted it hears of only while somebody here waits for it.
+    """
 
     def __init__(self, instance: str) -> None:
         """*instance* is the id of this API server in the keys of the activations it admitted."""
         self.instance = instance
-        self._waiters: dict[str, Waiter] = {}
+        self._waiters: dict[str, list[Waiter]] = {}
 
     @asynccontextmanager
     async def listening(self, bus: Bus) -> AsyncIterator[None]:
@@ -101,33 +105,58 @@ class Listener:
 
     @asynccontextmanager
     async def waiting(self, ulid: str) -> AsyncIterator[Waiter]:
-        """Wait for one activation; enter before it is submitted, so that nothing is missed."""
-        waiter = self._waiters[ulid] = Waiter()
+        """Wait for an activation of this server's; enter before it is submitted, so that nothing is missed."""
+        waiter = Waiter()
+        self._waiters.setdefault(ulid, []).append(waiter)
         try:
             yield waiter
         finally:
-            del self._waiters[ulid]
+            self._waiters[ulid].remove(waiter)
+            if not self._waiters[ulid]:
+                del self._waiters[ulid]
+
+    @asynccontextmanager
+    async def waiting_for(self, bus: Bus, instance: str, ulid: str) -> AsyncIterator[Waiter]:
+        """
+        Wait for an activation of whichever server's. What was said before is not heard: read the record once inside.
+
+        Raises: QueueUnavailable.
+        """
+        async with self.waiting(ulid) as waiter:
+            if instance == self.instance:
+                yield waiter
+                return
+            with translated("listen"):
+                records = await bus.client.subscribe(subjects.done(instance, ulid), cb=self._on_record)
+                await bus.client.flush()
+            try:
+                yield waiter
+            finally:
+                if bus.is_connected:
+                    await records.unsubscribe()
 
     async def _on_response(self, message: Msg) -> None:
-        waiter = self._waiters.get(message.subject.rpartition(".")[2])
-        if waiter is None:
+        waiters = self._waiters.get(message.subject.rpartition(".")[2])
+        if not waiters:
             return
         try:
             response = RESPONSE.decode(message.data)
         except Undecodable as error:
             log.error("responses.undecodable", subject=message.subject, error=str(error))
             return
-        waiter.responses[response.attempt] = response
+        for waiter in waiters:
+            waiter.responses[response.attempt] = response
 
     async def _on_record(self, message: Msg) -> None:
         """Every state comes by here, and the tombstones: only a final one ends a wait."""
-        waiter = self._waiters.get(message.subject.rpartition(".")[2])
-        if waiter is None or not message.data:
+        waiters = self._waiters.get(message.subject.rpartition(".")[2])
+        if not waiters or not message.data:
             return
         try:
             record = RECORD.decode(message.data)
         except Undecodable as error:
             log.error("records.undecodable", subject=message.subject, error=str(error))
             return
-        if record.state.is_final and not waiter.final.done():
-            waiter.final.set_result(record)
+        for waiter in waiters if record.state.is_final else ():
+            if not waiter.final.done():
+                waiter.final.set_result(record)

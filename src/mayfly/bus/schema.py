@@ -109,7 +109,8 @@ def bucket_stream(bucket: str, settings: BootstrapSettings) -> api.StreamConfig:
     """
     Describe the stream behind a bucket. Records are republished, so that an API server hears of each change.
 
-    No rollups: whoever may write one key could remove all others with the header `Nats-Rollup: all`.
+    No rollups: whoever may write one key could remove all others with the header `Nats-Rollup: all`. Deleted are places
+    only, which must leave nothing behind: everything else ends by its time, or as a tombstone.
     """
     republish = None
     if bucket == subjects.ACTIVATIONS:
@@ -122,7 +123,7 @@ def bucket_stream(bucket: str, settings: BootstrapSettings) -> api.StreamConfig:
         discard=api.DiscardPolicy.NEW,
         max_msgs_per_subject=1,
         allow_rollup_hdrs=False,
-        deny_delete=True,
+        deny_delete=bucket != subjects.PLACES,
         allow_direct=False,
         allow_msg_ttl=True,
         republish=republish,
@@ -165,6 +166,10 @@ async def _make_or_update(bus: Bus, config: api.StreamConfig) -> bool:
         return True
     if name == subjects.ACT:
         _refuse_to_lower(present, config)
+    if present.config.deny_delete and not config.deny_delete:  # cannot be changed; nothing was kept there before
+        await bus.js.delete_stream(name)
+        await bus.js.add_stream(config)
+        return True
     await bus.js.update_stream(config)
     return False
 

@@ -73,6 +73,10 @@ class Store(Generic[T]):
         self._get_subject = message_get(kv_stream(bucket), bus.api)
         self._answers = msgspec.json.Decoder(_GetAnswer)
 
+    def now(self) -> float:
+        """Return the time, by NATS's clock, in seconds since the epoch."""
+        return self._bus.clock.now()
+
     async def get(self, key: str) -> Entry[T] | None:
         """
         Read an entry at the leader; None if there is none.

@@ -9,6 +9,7 @@ from mayfly.bus.connection import Bus
 from mayfly.bus.store import Store
 from mayfly.domain.activation import Activation
 from mayfly.domain.function import Function
+from mayfly.domain.idempotency import IdempotencyEntry
 from mayfly.domain.user import Session, User
 from mayfly.domain.worker import WorkerBeat
 
@@ -21,6 +22,7 @@ class Stores:
     sessions: Store[Session]
     functions: Store[Function]
     activations: Store[Activation]
+    idempotency: Store[IdempotencyEntry]
     workers: Store[WorkerBeat]
 
     @classmethod
@@ -31,5 +33,6 @@ class Stores:
             sessions=Store(bus, subjects.SESSIONS, Session),
             functions=Store(bus, subjects.FUNCTIONS, Function),
             activations=Store(bus, subjects.ACTIVATIONS, Activation),
+            idempotency=Store(bus, subjects.IDEMPOTENCY, IdempotencyEntry),
             workers=Store(bus, subjects.WORKERS, WorkerBeat),
         )

@@ -43,6 +43,11 @@ def message_get(stream: str, api: str = STREAMS_API) -> str:
     return f"{api}.STREAM.MSG.GET.{stream}"
 
 
+def consumer_info(stream: str, consumer: str, api: str = STREAMS_API) -> str:
+    """Where the state of a consumer is asked for."""
+    return f"{api}.CONSUMER.INFO.{stream}.{consumer}"
+
+
 def act(user_id: str) -> str:
     """Where a user's activations are queued; the stream counts them by this subject."""
     return f"act.{user_id}"
@@ -76,3 +81,13 @@ def done_for(instance: str) -> str:
 def owns(worker_id: str) -> str:
     """Where a worker answers whether it has an activation."""
     return f"worker.{worker_id}.owns"
+
+
+def cancel(worker_id: str) -> str:
+    """Where a worker is asked to end an activation."""
+    return f"worker.{worker_id}.cancel"
+
+
+def places_of(user_id: str, of: str) -> str:
+    """What the keys of one counted limit begin with: of a function, by its id, or of the user."""
+    return f"{user_id}.{of}"

@@ -22,7 +22,21 @@ from mayfly.client.errors import (
     NotTrusted,
     Unreachable,
 )
-from mayfly.client.shapes import Activation, Function, InvokeResult, Limits, Logs, Spec, Status, Steps, Usage, User
+from mayfly.client.shapes import (
+    Activation,
+    Function,
+    InvokeResult,
+    Limits,
+    Logs,
+    OperatorStatus,
+    Spec,
+    Status,
+    Steps,
+    Stream,
+    Usage,
+    User,
+    Worker,
+)
 from mayfly.client.tokens import FixedToken, MemoryTokens, TokenKeeper, Tokens
 
 __all__ = [
@@ -40,12 +54,15 @@ __all__ = [
     "NotLoggedIn",
     "NotMayfly",
     "NotTrusted",
+    "OperatorStatus",
     "Spec",
     "Status",
     "Steps",
+    "Stream",
     "TokenKeeper",
     "Tokens",
     "Unreachable",
     "Usage",
     "User",
+    "Worker",
 ]

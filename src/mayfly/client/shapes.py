@@ -121,6 +121,41 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int
 
 
+class Worker(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker, as it said itself within the last 5 s."""
+
+    id: str
+    host: str
+    version: str
+    runtime: str
+    slots: int
+    running: int
+    held: int
+    images: int
+    since: datetime
+    draining: bool
+
+
+class Stream(msgspec.Struct, frozen=True, kw_only=True):
+    """One of NATS's streams; without a leader its numbers are 0. `behind` are servers whose copy is not current."""
+
+    name: str
+    leader: str | None
+    replicas: int
+    current: int
+    behind: list[str]
+    messages: int
+    bytes: int
+    max_bytes: int | None
+
+
+class OperatorStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What only a user of role `operator` is shown."""
+
+    workers: list[Worker]
+    streams: list[Stream]
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """How the platform and one's own share of it stand."""
 
@@ -128,9 +163,11 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     slots: int
     running: int
+    waiting: int
     platform: Usage
     user: Usage
     remark: str | None = None
+    operator: OperatorStatus | None = None
 
 
 class InvokeResult(msgspec.Struct, frozen=True, kw_only=True):

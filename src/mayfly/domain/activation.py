@@ -74,12 +74,15 @@ class Activation(msgspec.Struct, frozen=True, kw_only=True):
     result_type: str = DEFAULT_RESULT_TYPE
     parameter_bytes: int
     parameter_sha256: str
-    created_at: float  # seconds since the epoch, by the API server's clock
-    deadline_at: float  # likewise
+    created_at: float  # the request's arrival. All times: seconds since the epoch by NATS's clock (`bus.clock`)
+    deadline_at: float
+    admitted_at: float | None = None  # when NATS took it into the queue
+    claimed_at: float | None = None  # when a worker took it out
     ran: Ran = "no"
     worker: WorkerId | None = None
-    started_at: float | None = None  # by the worker's clock
-    ended_at: float | None = None
+    started_at: float | None = None  # when the command was sent into the container
+    ended_at: float | None = None  # when this final state was written
+    removed_at: float | None = None  # when nothing of the container was left; None until then, or if nobody could say
     attempt: str | None = None  # names the valid response: the nonce that won the start fence
     response_seq: int | None = None  # where the response is in RESPONSES
     code: str | None = None  # of the error, if it ended with one
@@ -111,6 +114,25 @@ class Activation(msgspec.Struct, frozen=True, kw_only=True):
         if state not in TRANSITIONS[self.state]:
             raise ValueError(f"an activation cannot go from {self.state} to {state}")
         return msgspec.structs.replace(self, state=state, nonce=nonce, **changes)
+
+    @property
+    def ready_at(self) -> float | None:
+        """When image and container were ready."""
+        return _after(self.claimed_at, self.steps.image_s)
+
+    @property
+    def first_byte_at(self) -> float | None:
+        """When the first byte of output came, or the exit without any."""
+        return _after(self.started_at, self.steps.start_s)
+
+    @property
+    def exited_at(self) -> float | None:
+        """When the last process of the container was dead."""
+        return _after(self.started_at, self.steps.run_s)
+
+
+def _after(moment: float | None, seconds: float | None) -> float | None:
+    return None if moment is None or seconds is None else moment + seconds
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):

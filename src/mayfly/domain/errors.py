@@ -77,6 +77,12 @@ class AlreadyExists(RequestError):
     code = "already-exists"
 
 
+class IdempotencyConflict(RequestError):
+    """This Idempotency-Key was used for another call."""
+
+    code = "idempotency-conflict"
+
+
 class Gone(RequestError):
     """It existed, and does no longer."""
 

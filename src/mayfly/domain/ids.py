@@ -30,10 +30,21 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 
 
-def new_ulid() -> str:
-    """Make a ULID in lower case: 48 bits of milliseconds, 80 random bits, 26 characters that sort by time."""
-    number = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
+def new_ulid(at: float | None = None) -> str:
+    """
+    Make a ULID in lower case: 48 bits of milliseconds, 80 random bits, 26 characters that sort by time; of now, or of a
+    moment in seconds since the epoch.
+    """
+    number = int((time.time() if at is None else at) * 1000) << 80 | int.from_bytes(os.urandom(10))
     return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def ulid_time(ulid: str) -> float:
+    """Read the moment of a ULID, in seconds since the epoch."""
+    milliseconds = 0
+    for character in ulid[:10]:
+        milliseconds = milliseconds << 5 | _CROCKFORD.index(character)
+    return milliseconds / 1000
 
 
 def new_id() -> str:

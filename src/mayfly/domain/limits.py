@@ -18,6 +18,7 @@ TIMEOUT_MIN_S, TIMEOUT_MAX_S = 0.1, 300.0
 MEMORY_MIN_MIB, MEMORY_MAX_MIB = 32, 8192
 CPUS_MIN, CPUS_MAX = 0.05, 16.0
 PIDS_MIN, PIDS_MAX = 4, 4096
+CONCURRENCY_MIN, CONCURRENCY_MAX = 1, 256  # of one function, where its owner sets a limit
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +28,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     cpus: float = 1.0
     pids: int = 64
     timeout_s: float = 30.0
+    max_concurrency: int | None = None  # activations in flight, waiting and running alike; None for no limit of its own
 
     @property
     def memory_bytes(self) -> int:

@@ -21,6 +21,7 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
     password_hash: str
     created_at: float
     role: Literal["user", "operator"] = "user"
+    max_activations: int | None = None  # in flight, below the limit for every user
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +37,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     user_id: UserId
     user_name: UserName
     role: Literal["user", "operator"] = "user"
+    max_activations: int | None = None  # the user's, so that a call reads one entry less
     refresh_digest: bytes
     created_at: float
     expires_at: float

@@ -146,8 +146,9 @@ def api_permissions() -> dict[str, Any]:
     """
     What an API server publishes and hears.
 
-    It can remove any message of the work stream (the janitor does) and purge responses (a user's, who leaves): the
-    server cannot be told to allow less of either. It cannot read the audit trail that it writes.
+    It can remove any message of the work stream (the janitor does), give back any place, and purge responses (a user's,
+    who leaves): the server cannot be told to allow less of any of these. It cannot read the audit trail that it writes.
+    Of each stream that it reads, and of the workers' consumer, it is told how they stand; and how full the store is.
     """
     own = (
         subjects.USERS,
@@ -158,17 +159,19 @@ def api_permissions() -> dict[str, Any]:
         subjects.PLACES,
     )
     read = (subjects.ACT, subjects.RESPONSES, *map(subjects.kv_stream, (*own, subjects.WORKERS)))
-    listed = (subjects.SESSIONS, subjects.FUNCTIONS, subjects.ACTIVATIONS, subjects.WORKERS)
     publish = [
         subjects.act("*"),
         "audit.>",
         subjects.PREPARE_IMAGE,
         subjects.PREFETCH_IMAGE,
         subjects.owns("*"),
+        subjects.cancel("*"),
         *(subjects.kv_subject(bucket, ">") for bucket in own),
         *(f"$JS.API.STREAM.MSG.GET.{stream}" for stream in read),
-        *(f"$JS.API.STREAM.INFO.{stream}" for stream in (subjects.ACT, *map(subjects.kv_stream, listed))),
-        f"$JS.API.STREAM.MSG.DELETE.{subjects.ACT}",
+        *(f"$JS.API.STREAM.INFO.{stream}" for stream in read),
+        subjects.consumer_info(subjects.ACT, subjects.ACT_CONSUMER),
+        "$JS.API.INFO",
+        *(f"$JS.API.STREAM.MSG.DELETE.{stream}" for stream in (subjects.ACT, subjects.kv_stream(subjects.PLACES))),
         f"$JS.API.STREAM.PURGE.{subjects.RESPONSES}",
     ]
     heard = [f"{inbox_prefix(API)}.>", "done.*.*", "response.*.*.*"]
@@ -186,6 +189,7 @@ def worker_services() -> list[str]:
     read = (subjects.ACTIVATIONS, subjects.FUNCTIONS, subjects.WORKERS)
     return [
         f"$JS.API.CONSUMER.MSG.NEXT.{consumer}",
+        subjects.consumer_info(subjects.ACT, subjects.ACT_CONSUMER),
         f"$JS.ACK.{consumer}.>",
         f"$JS.ACK.*.*.{consumer}.>",
         "response.*.*.*",
@@ -201,12 +205,15 @@ def named_by_worker(subject: str) -> str:
     The name of a service in the workers' account. Of `$JS.API` nats-server has one in each account, which would answer
     as well: that there are no streams.
     """
-    return subject.replace(f"{subjects.STREAMS_API}.STREAM.", f"{subjects.WORKERS_API}.STREAM.")
+    asked = ("STREAM.", "CONSUMER.INFO.")
+    if not subject.startswith(tuple(f"{subjects.STREAMS_API}.{what}" for what in asked)):
+        return subject
+    return subjects.WORKERS_API + subject.removeprefix(subjects.STREAMS_API)
 
 
 def answered_by_workers() -> list[str]:
     """What API servers ask workers."""
-    return [subjects.owns("*"), subjects.PREPARE_IMAGE]
+    return [subjects.owns("*"), subjects.cancel("*"), subjects.PREPARE_IMAGE]
 
 
 def worker_permissions() -> dict[str, Any]:
@@ -221,6 +228,7 @@ def worker_permissions() -> dict[str, Any]:
     heard = [
         f"{inbox_prefix(WORKER)}.>",
         subjects.owns("*"),
+        subjects.cancel("*"),
         subjects.PREPARE_IMAGE,
         subjects.PREFETCH_IMAGE,
     ]

@@ -1,17 +1,26 @@
-"""Reading activations afterwards: the record, the result, the logs. Rows: F4, F10, F12."""
+"""Reading activations afterwards: the record, the result, the logs; and waiting for their end. Rows: F4, F10, F12."""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mayfly.bus.connection import Bus
-from mayfly.bus.responses import read_response
+from mayfly.bus.responses import Listener, read_response
+from mayfly.bus.store import Entry
 from mayfly.bus.stores import Stores
-from mayfly.domain.activation import Activation
+from mayfly.domain.activation import Activation, State
 from mayfly.domain.errors import Gone, MayflyError, NotFound
-from mayfly.domain.ids import UserId, split_activation_id
+from mayfly.domain.ids import UserId, split_activation_id, ulid_time
 from mayfly.services.outcome import Succeeded, outcome_of
+from mayfly.services.settle import settle_out_of_time
+
+LATE_S = 2.0  # from a deadline on, others have so long to end a record before a reader does
+ULID_SKEW_S = 60.0  # how far the moment in an id may lie before that in its record: some ids are older than their call
+SHOWN_S = 1e-6  # times are shown in whole microseconds: who asks since one that was shown gets that activation too
+LOOK_FIRST_AFTER_S, LOOK_AT_LEAST_EVERY_S = 0.25, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +31,36 @@ class Logs:
     truncated: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which activations a list has: those that fit all that is not None."""
+
+    function: str | None = None
+    state: State | None = None
+    since: float | None = None  # the earliest time of arrival, in seconds since the epoch
+
+    def fits(self, record: Activation) -> bool:
+        """Whether the list has this one."""
+        return (
+            self.function in (None, record.function)
+            and self.state in (None, record.state)
+            and (self.since is None or record.created_at > self.since - SHOWN_S)
+        )
+
+    def may_fit(self, key: str) -> bool:
+        """Whether the key does not rule it out."""
+        return self.since is None or ulid_time(key.rpartition(".")[2]) >= self.since - ULID_SKEW_S
+
+
 class Activations:
     """The records of all users; each method sees one owner's only."""
 
-    def __init__(self, bus: Bus, stores: Stores) -> None:
-        """Work on an open bus."""
+    def __init__(self, bus: Bus, stores: Stores, listener: Listener, *, keep_s: float) -> None:
+        """*keep_s* is how long records are kept after their end."""
         self._bus = bus
         self._store = stores.activations
+        self._listener = listener
+        self._keep_s = keep_s
 
     async def get(self, owner: UserId, activation_id: str) -> Activation:
         """
@@ -43,34 +75,35 @@ class Activations:
                 f"You have no activation {activation_id!r}. Records are kept for some time only; "
                 "`GET /v1/activations` lists yours."
             )
-        return entry.value
+        return await self._ended_if_late(entry)
 
     async def list(
-        self, owner: UserId, *, limit: int, after: str | None = None, function: str | None = None
+        self, owner: UserId, wanted: Wanted = Wanted(), *, limit: int, after: str | None = None
     ) -> tuple[list[Activation], str | None]:
         """
         List an owner's activations, the newest first, *limit* at a time; the second value continues the list.
 
         Raises: QueueUnavailable.
         """
-        keys = sorted(await self._store.keys(owner), key=_by_time, reverse=True)
+        keys = sorted(filter(wanted.may_fit, await self._store.keys(owner)), key=_by_time, reverse=True)
         found: list[Activation] = []
-        for start in range(0, len(keys), limit):
-            chunk = [key for key in keys[start : start + limit] if after is None or _by_time(key) < after]
+        for chunk in _chunks([key for key in keys if after is None or _by_time(key) < after], limit):
             entries = await asyncio.gather(*(self._store.get(key) for key in chunk))
-            found += [e.value for e in entries if e and (function is None or e.value.function == function)]
+            found += [entry.value for entry in entries if entry and wanted.fits(entry.value)]
             if len(found) > limit:
                 break
         more = _cursor(found[limit - 1]) if len(found) > limit else None
         return found[:limit], more
 
-    async def outcome(self, owner: UserId, activation_id: str) -> Succeeded | MayflyError | None:
+    async def outcome(self, owner: UserId, activation_id: str, *, wait_s: float = 0) -> Succeeded | MayflyError | None:
         """
-        Say how an activation ended; None while it has not.
+        Say how an activation ended; None when it has not within *wait_s*.
 
         Raises: NotFound; QueueUnavailable.
         """
         record = await self.get(owner, activation_id)
+        if not record.state.is_final and wait_s > 0:
+            record = await self._end_of(record, owner, until=time.monotonic() + wait_s)
         return await outcome_of(self._bus, record) if record.state.is_final else None
 
     async def logs(self, owner: UserId, activation_id: str) -> Logs:
@@ -86,6 +119,28 @@ class Activations:
         if response is None:
             raise Gone("The logs are no longer kept.", ran=record.ran)
         return Logs(response.stderr, response.stderr_truncated)
+
+    async def _end_of(self, record: Activation, owner: UserId, *, until: float) -> Activation:
+        """Wait for the end: hear of it, and look for it now and then; return the record as it is then."""
+        async with self._listener.waiting_for(self._bus, record.instance, record.ulid) as waiter:
+            pause = LOOK_FIRST_AFTER_S
+            while not record.state.is_final and (left := until - time.monotonic()) > 0:
+                record = await self.get(owner, record.id)
+                if not record.state.is_final:
+                    await asyncio.wait({waiter.final}, timeout=min(pause, left))
+                    pause = min(pause * 2, LOOK_AT_LEAST_EVERY_S)
+        return waiter.final.result() if waiter.final.done() else record
+
+    async def _ended_if_late(self, entry: Entry[Activation]) -> Activation:
+        """End a queued one that is out of time: if its API server died before it was in the queue, nobody else does."""
+        record = entry.value
+        if record.state is State.QUEUED and self._bus.clock.now() > record.deadline_at + LATE_S:
+            return await settle_out_of_time(self._store, entry, keep_s=self._keep_s) or record
+        return record
+
+
+def _chunks(keys: list[str], size: int) -> Iterator[list[str]]:
+    return (keys[start : start + size] for start in range(0, len(keys), size))
 
 
 def _by_time(key: str) -> str:

@@ -11,8 +11,8 @@ Guarantees:
   (`worker.lease`). That it is not heard of proves nothing.
 - Several janitors do no harm: records change by compare-and-set, and a message is deleted only after it was read once
   more at its sequence, and found to be that one.
-- No clock of two machines is compared: what a janitor has seen it measures itself, and how old a message is are the
-  nats-servers' own words. A janitor that was just started therefore waits longer, never shorter.
+- The fence is measured by one monotonic clock, from when this janitor saw the record ended: whose clock is wrong, or
+  who was just started, waits longer, never shorter.
 - One that is slow to answer holds up no other, and the next sweep for `LOOK_S` at the most.
 Rows: F11, F13.
 """
@@ -21,14 +21,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
 from mayfly.bus.codec import Undecodable
 from mayfly.bus.connection import Bus
-from mayfly.bus.queue import Queued, delete_queued, walk
+from mayfly.bus.places import Places, Taken
+from mayfly.bus.queue import Queued, delete_if_there, walk
 from mayfly.bus.store import Entry
 from mayfly.bus.stores import Stores
 from mayfly.domain.activation import Activation, State
@@ -37,7 +39,7 @@ from mayfly.services.settle import OwnerCheck, is_proved_gone, settle_lost, sett
 
 log = structlog.get_logger()
 
-ACTIONS = ("slot-returned", "timed-out", "worker-lost")
+ACTIONS = ("slot-returned", "place-returned", "timed-out", "worker-lost")
 EVERY_S = 1.0
 YOUNG_S = 2.0  # a call in its first seconds is left to those who are busy with it, and so is one that just ended
 LOOK_S = 5.0  # at one message; then it is left to the next sweep
@@ -49,15 +51,10 @@ slowly."""
 
 @dataclass
 class _Case:
-    """What one janitor has seen of one message, by its own monotonic clock."""
+    """What one janitor has seen of one activation, by its own monotonic clock."""
 
     owner: OwnerCheck
-    seen_at: float = field(default_factory=time.monotonic)
     over_at: float | None = None
-
-    def is_young(self) -> bool:
-        """Nobody has had the time yet to settle it."""
-        return time.monotonic() < self.seen_at + YOUNG_S
 
     def has_been_over_for(self, seconds: float) -> bool:
         """Whether its record was final so long ago. Asked for the first time, it is only now."""
@@ -76,6 +73,7 @@ class Janitor:
         self._bus = bus
         self._records = stores.activations
         self._workers = stores.workers
+        self._places = Places(bus)
         self._keep_s = keep_s
         self._on_action = on_action
         self._cases: dict[str, _Case] = {}
@@ -97,31 +95,46 @@ class Janitor:
         Raises: QueueUnavailable.
         """
         messages = [queued async for queued in walk(self._bus)]
-        self._cases = {each.key: self._cases.get(each.key) or _Case(OwnerCheck(self._bus)) for each in messages}
-        due = [each for each in messages if not self._cases[each.key].is_young()]
-        return sum(await asyncio.gather(*(self._look(each, self._cases[each.key]) for each in due)))
+        places = [taken async for taken in self._places.all_taken()]
+        keys = {*(each.key for each in messages), *(each.holder for each in places)}
+        self._cases = {key: self._cases.get(key) or _Case(OwnerCheck(self._bus)) for key in keys}
+        due = [each for each in messages if each.age_s > YOUNG_S]
+        deleted = await asyncio.gather(*(self._look(each.key, partial(self._put_right, each)) for each in due))
+        await asyncio.gather(*(self._look(each.holder, partial(self._free_if_over, each)) for each in places))
+        return sum(deleted)
 
-    async def _look(self, queued: Queued, case: _Case) -> bool:
+    async def _look(self, key: str, look: Callable[[_Case], Awaitable[bool]]) -> bool:
         """
-        Look at one message; return whether it was deleted. A record of a version that is unknown here is left to those
-        who know it; what cannot be read now, to the next sweep.
+        Do *look* in its time; return what it says. A record of a version that is unknown here is left to those who know
+        it; what cannot be read now, to the next sweep.
         """
         async with self._room:
             try:
                 async with asyncio.timeout(LOOK_S):
-                    return await self._is_over(queued, case) and await self._delete(queued)
+                    return await look(self._cases[key])
             except Undecodable as error:
-                log.error("janitor.undecodable", activation=queued.key, error=str(error))
+                log.error("janitor.undecodable", activation=key, error=str(error))
             except (QueueUnavailable, TimeoutError) as error:
-                log.warning("janitor.not-read", activation=queued.key, error=repr(error))
+                log.warning("janitor.not-read", activation=key, error=repr(error))
         return False
 
-    async def _delete(self, queued: Queued) -> bool:
-        is_deleted = await delete_queued(self._bus, queued)
-        if is_deleted:
-            log.warning("janitor.slot-returned", activation=queued.key, age_s=round(queued.age_s, 1))
-            self._on_action("slot-returned")
-        return is_deleted
+    async def _put_right(self, queued: Queued, case: _Case) -> bool:
+        """Return whether the message was deleted."""
+        if not await self._is_over(queued, case) or not await delete_if_there(self._bus, queued):
+            return False
+        log.warning("janitor.slot-returned", activation=queued.key, age_s=round(queued.age_s, 1))
+        self._on_action("slot-returned")
+        return True
+
+    async def _free_if_over(self, taken: Taken, case: _Case) -> bool:
+        """Free the place of an activation that is over: nobody did whose API server died, or whose worker was lost."""
+        entry = await self._records.get(taken.holder)
+        if entry is not None and not (entry.value.state.is_final and await self._slot_is_free(entry.value, case)):
+            return False
+        await self._places.free(taken)
+        log.warning("janitor.place-returned", activation=taken.holder)
+        self._on_action("place-returned")
+        return True
 
     async def _is_over(self, queued: Queued, case: _Case) -> bool:
         entry = await self._records.get(queued.key)
@@ -130,7 +143,7 @@ class Janitor:
         if entry.value.state.is_final:
             return await self._slot_is_free(entry.value, case)
         if entry.value.state is State.QUEUED:
-            return await self._end_if_late(queued, entry)
+            return await self._end_if_late(entry)
         await self._end_if_lost(entry, case)
         return False
 
@@ -140,8 +153,8 @@ class Janitor:
             return case.has_been_over_for(YOUNG_S)
         return case.has_been_over_for(FENCE_S) or await is_proved_gone(self._workers, record.worker)
 
-    async def _end_if_late(self, queued: Queued, entry: Entry[Activation]) -> bool:
-        if queued.age_s < queued.budget_s + YOUNG_S:
+    async def _end_if_late(self, entry: Entry[Activation]) -> bool:
+        if self._bus.clock.now() < entry.value.deadline_at + YOUNG_S:
             return False
         ended = await settle_out_of_time(self._records, entry, keep_s=self._keep_s) is not None
         if ended:

@@ -172,6 +172,7 @@ def _new_session(user: User, session_id: SessionId) -> Session:
         user_id=user.id,
         user_name=user.name,
         role=user.role,
+        max_activations=user.max_activations,
         refresh_digest=b"",
         created_at=time.time(),
         expires_at=0.0,

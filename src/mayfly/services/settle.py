@@ -36,7 +36,7 @@ async def settle(
 
     Raises: QueueUnavailable when nobody can say.
     """
-    record = entry.value.moved(state, nonce=new_id(), ended_at=time.time(), **changes)
+    record = entry.value.moved(state, nonce=new_id(), ended_at=store.now(), **changes)
     try:
         await store.update(entry.key, record, revision=entry.revision, ttl_s=keep_s)
     except Conflict:

@@ -22,7 +22,7 @@ from mayfly.domain.errors import NotAuthenticated
 from mayfly.domain.ids import ID, SessionId, UserId, new_id, new_ulid
 
 ALGORITHM = "ES256"
-CLOCK_SKEW_S = 5  # between two API servers
+CLOCK_SKEW_S = 60  # between two API servers, each half a minute off: an end is by its session first, by this last
 TOKEN_MAX_CHARACTERS = 2048
 REQUIRED = ["iss", "aud", "sub", "sid", "exp", "iat", "jti", "kid"]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from mayfly.containers.runtime import Ending, EndReason
 from mayfly.domain.activation import State
 from mayfly.domain.errors import (
+    Cancelled,
     FunctionFailed,
     MayflyError,
     OutOfMemory,
@@ -32,11 +33,18 @@ class Verdict:
     result: bytes | None = None
 
 
-def verdict_of(ending: Ending, limits: Limits) -> Verdict:
-    """Judge an ending. Only exit code 0 with text on stdout is a success."""
+CANCELLED = "The activation was cancelled, and its container ended."
+NOT_STARTED = "The activation was cancelled before its command was started."
+
+
+def verdict_of(ending: Ending, limits: Limits, *, allowed_s: float, is_cancelled: bool = False) -> Verdict:
+    """
+    Judge an ending. Only exit code 0 with text on stdout is a success. *allowed_s* is what the call had of time in all,
+    and *is_cancelled* says that its owner wanted the end.
+    """
     match ending.reason:
         case EndReason.TIMED_OUT:
-            detail = f"The function ran longer than it may ({limits.timeout_s:g} s at the most) and was ended."
+            detail = f"The call's {allowed_s:.4g} s were over while the function ran, and it was ended."
             return Verdict(state=State.TIMED_OUT, code=TimedOut.code, detail=detail, clock="run")
         case EndReason.OUT_OF_MEMORY:
             return _failed(
@@ -46,7 +54,9 @@ def verdict_of(ending: Ending, limits: Limits) -> Verdict:
             return _failed(
                 ResultTooLarge, f"The function wrote more than {RESULT_MAX_BYTES} bytes to stdout and was ended."
             )
-        case EndReason.CANCELLED:  # only a worker that must stop kills containers, today
+        case EndReason.CANCELLED if is_cancelled:
+            return Verdict(state=State.CANCELLED, code=Cancelled.code, detail=CANCELLED)
+        case EndReason.CANCELLED:
             detail = "The worker had to stop before the function ended."
             return Verdict(state=State.WORKER_LOST, code=WorkerLost.code, detail=detail, ran="unknown")
         case EndReason.EXITED:
@@ -63,8 +73,10 @@ def _exited(ending: Ending) -> Verdict:
     return Verdict(state=State.SUCCEEDED, result=ending.stdout)
 
 
-def verdict_of_failure(error: RuntimeFailed) -> Verdict:
-    """Judge a container that could not be run to an end."""
+def verdict_of_failure(error: RuntimeFailed, *, is_cancelled: bool = False) -> Verdict:
+    """Judge a container that could not be run to an end; one that was killed before its start cannot."""
+    if is_cancelled and error.ran == "no":
+        return Verdict(state=State.CANCELLED, code=Cancelled.code, detail=NOT_STARTED, ran="no")
     return Verdict(state=State.FAILED, code=error.code, detail=error.detail, ran=error.ran)
 
 

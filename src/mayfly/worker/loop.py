@@ -54,7 +54,7 @@ class Worker:
         """
         tools = self._tools
         async with (
-            answering_owner(tools.bus, tools.worker_id, self._owns),
+            answering_owner(tools.bus, tools.worker_id, self._owns, self._cancel),
             answering_images(
                 tools.bus, image_answerer(tools.images), at_once=IMAGES_AT_ONCE, per_owner=IMAGES_PER_OWNER
             ),
@@ -84,6 +84,12 @@ class Worker:
 
     def _owns(self, key: str) -> bool:
         return key in self._runs
+
+    def _cancel(self, key: str) -> bool:
+        run = self._runs.get(key)
+        if run:
+            run.cancel()
+        return run is not None
 
     def _on_claim(self, claim: Claim) -> None:
         """Start on a claim. One delivered again while it still runs here has an owner already: this very worker."""

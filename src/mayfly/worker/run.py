@@ -87,6 +87,7 @@ class Run:
         self._steps = replace(claim.work.record.steps, queue_s=claim.queued_s)
         self._container: Container | None = None
         self._leases = ExitStack()
+        self._is_cancelled = False
         self.is_preparing = False
         """Nothing has begun that another worker could not begin anew."""
         self.may_live = False
@@ -101,6 +102,11 @@ class Run:
         """End it, as the worker has to stop."""
         if self._container:
             self._container.kill()
+
+    def cancel(self) -> None:
+        """End it, as its owner wants. One whose command has ended by itself meanwhile stays what it is."""
+        self._is_cancelled = True
+        self.kill()
 
     async def kill_if_settled(self) -> None:
         """
@@ -143,12 +149,15 @@ class Run:
         if running is None:
             await self._follow_the_winner()
             return
-        final = await self._run(running, image)
+        ended = await self._run(running, image)
         await self._ack()  # before anything else: the caller has the answer, and may call again at once
-        await self._remove_container()
-        if final is None:
+        is_removed = await self._remove_container()
+        if ended is None:
             return
+        final = ended.value
         self._tools.metrics.ended(final)
+        if is_removed:
+            await self._note_removal(ended)
         log.info(
             "activation.completed",
             activation=final.id,
@@ -224,17 +233,19 @@ class Run:
             nonce=nonce,
             attempt=nonce,
             worker=self._tools.worker_id,
-            started_at=time.time(),
+            admitted_at=self._claim.admitted_at,
+            claimed_at=self._claim.admitted_at + self._claim.queued_s,
+            started_at=self._now(),
             digest=image.digest,
             ran="unknown",
             steps=self._steps,
         )
-        ttl_s = max(0.0, self._deadline - time.monotonic()) + RECORD_MARGIN_S
+        ttl_s = self._left_s() + RECORD_MARGIN_S
         self.is_preparing, self.may_live = False, True
         try:
             revision = await self._persistently(
                 lambda: self._records.update(self.key, record, revision=self._work.revision, ttl_s=ttl_s),
-                for_s=max(0.0, self._deadline - time.monotonic()),
+                for_s=self._left_s(),
             )
         except Conflict:
             self.may_live = False
@@ -242,7 +253,7 @@ class Run:
             return None
         return Entry(self.key, record, revision)
 
-    async def _run(self, running: Entry[Activation], image: PreparedImage) -> Activation | None:
+    async def _run(self, running: Entry[Activation], image: PreparedImage) -> Entry[Activation] | None:
         """
         Send the command, wait for the end, and say how it was: first the response, then the record that names it.
         None if somebody else has ended the record meanwhile.
@@ -250,28 +261,44 @@ class Run:
         if self._container is None:
             raise RuntimeError("a command can only be sent into a container")
         ending: Ending | None = None
+        started_at = self._now()
         try:
             call = call_of(self._work, image.config)
-            ending = await self._container.run(call, timeout_s=max(0.001, self._deadline - time.monotonic()))
+            ending = await self._container.run(call, timeout_s=max(0.001, self._left_s()))
             self.may_live = False
-            verdict = verdict_of(ending, self._work.function.limits)
+            verdict = verdict_of(
+                ending,
+                self._work.function.limits,
+                allowed_s=self._work.record.deadline_at - self._work.record.created_at,
+                is_cancelled=self._is_cancelled,
+            )
         except RuntimeFailed as error:
             log.error("container.failed", activation=self._work.record.id, reason=error.detail)
-            verdict = verdict_of_failure(error)
+            verdict = verdict_of_failure(error, is_cancelled=self._is_cancelled)
         response = _response(running.value, verdict, ending)
         seq = await self._persistently(
             lambda: publish_response(self._tools.bus, self.key, response, keep_s=self._tools.keep_s)
         )
-        final = _final(running.value, verdict, ending, response_seq=seq)
+        final = replace(
+            _final(running.value, verdict, ending, response_seq=seq), started_at=started_at, ended_at=self._now()
+        )
         try:
-            await self._persistently(
+            revision = await self._persistently(
                 lambda: self._records.update(self.key, final, revision=running.revision, ttl_s=self._tools.keep_s)
             )
         except Conflict:
             self._tools.metrics.fence_lost("result")
             log.warning("activation.result-fence-lost", activation=final.id)
             return None
-        return final
+        return Entry(self.key, final, revision)
+
+    async def _note_removal(self, ended: Entry[Activation]) -> None:
+        """Add to the record when nothing of the container was left; without it nobody can say, and nothing is lost."""
+        record = replace(ended.value, nonce=new_id(), removed_at=self._now())
+        try:
+            await self._records.update(self.key, record, revision=ended.revision, ttl_s=self._tools.keep_s)
+        except (Conflict, QueueUnavailable):
+            log.info("activation.removal-not-noted", activation=record.id)
 
     async def _refuse(self, refusal: Refusal) -> None:
         """End the record of an activation that was not run, and give its slot back."""
@@ -280,7 +307,9 @@ class Run:
         record = self._work.record.moved(
             refusal.state,
             nonce=new_id(),
-            ended_at=time.time(),
+            admitted_at=self._claim.admitted_at,
+            claimed_at=self._claim.admitted_at + self._claim.queued_s,
+            ended_at=self._now(),
             code=error.code,
             detail=error.detail,
             clock=refusal.clock,
@@ -354,7 +383,8 @@ class Run:
                 return await action()
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    async def _remove_container(self) -> None:
+    async def _remove_container(self) -> bool:
+        """Remove it, if there is one; say whether nothing of it is left."""
         container, self._container = self._container, None
         try:
             if container:
@@ -364,8 +394,16 @@ class Run:
         except RuntimeFailed as error:
             self._tools.metrics.containers_left.inc()
             log.error("container.not-removed", container=container.id if container else None, reason=error.detail)
+            return False
         finally:
             self._leases.close()
+        return True
+
+    def _left_s(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
+
+    def _now(self) -> float:
+        return self._tools.bus.clock.now()
 
 
 def _late(clock: str) -> Refusal:
@@ -387,7 +425,6 @@ def _final(running: Activation, verdict: Verdict, ending: Ending | None, *, resp
     final = running.moved(
         verdict.state,
         nonce=new_id(),
-        ended_at=time.time(),
         ran=verdict.ran,
         code=verdict.code,
         detail=verdict.detail,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import structlog
 
+from mayfly.bus.clock_reading import keeping_time
 from mayfly.bus.connection import connect
 from mayfly.bus.stores import Stores
 from mayfly.containers.choose import DockerAddress, choose_runtime
@@ -56,6 +57,7 @@ async def serve(settings: WorkerSettings, feed: Feed | None = None) -> None:
         async with (
             open_images(settings, settings.image_dir) as images,
             connect(settings, role="worker", buffer_while_disconnected=True) as bus,
+            keeping_time(bus),
             served(settings.metrics_listen, WorkerMetrics.of(bus, images, settings)) as metrics,
         ):
             metrics.certificates = ends_of(authority=settings.nats_ca_file)

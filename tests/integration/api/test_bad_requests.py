@@ -23,6 +23,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 JSON = {"Content-Type": "application/json"}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 USERS, TOKENS, FUNCTIONS = "/v1/users", "/v1/tokens", "/v1/functions"
+KEY_NAME = "Idempotency-Key"
 INVOKE = "/v1/functions/echo/activations"
 BY_ARGUMENT = "/v1/functions/by-argument/activations"
 GOOD_PASSWORD = "long enough 1"
@@ -288,8 +289,26 @@ TABLE = [
     Bad("timeout-header-0", "POST", INVOKE, 400, "invalid-request", headers={"Mayfly-Timeout": "0"}),
     Bad("timeout-header-nan", "POST", INVOKE, 400, "invalid-request", headers={"Mayfly-Timeout": "nan"}),
     Bad("timeout-header-301", "POST", INVOKE, 400, "invalid-request", headers={"Mayfly-Timeout": "301"}),
-    Bad("respond-async", "POST", INVOKE, 400, "invalid-request", headers={"Prefer": "respond-async"}, says="not there"),
-    Bad("idempotency", "POST", INVOKE, 400, "invalid-request", headers={"Idempotency-Key": "k"}, says="not there"),
+    Bad("key-empty", "POST", INVOKE, 400, "invalid-request", headers={KEY_NAME: ""}, field=KEY_NAME),
+    Bad("key-256", "POST", INVOKE, 400, "invalid-request", headers={KEY_NAME: "k" * 256}, field=KEY_NAME),
+    Bad("key-tab", "POST", INVOKE, 400, "invalid-request", headers={KEY_NAME: "a\tb"}, field=KEY_NAME),
+    Bad("list-state", "GET", "/v1/activations?state=done", 400, "invalid-request"),
+    Bad("list-since-words", "GET", "/v1/activations?since=yesterday", 400, "invalid-request"),
+    Bad("list-since-no-zone", "GET", "/v1/activations?since=2026-11-29T12:00:00", 400, "invalid-request"),
+    Bad("cancel-unknown", "DELETE", f"/v1/activations/{'a' * 24}-{'0' * 26}", 404, "not-found"),
+    Bad("cancel-no-id", "DELETE", "/v1/activations/x", 404, "not-found"),
+    Bad(
+        "concurrency-0", "POST", "/v1/functions", 400, "invalid-request", function(limits={"max_concurrency": 0}), JSON
+    ),
+    Bad(
+        "concurrency-257",
+        "POST",
+        "/v1/functions",
+        400,
+        "invalid-request",
+        function(limits={"max_concurrency": 257}),
+        JSON,
+    ),
     # the parameter
     Bad("parameter-not-utf8", "POST", INVOKE, 422, "parameter-not-text", b"abc\xff", says="at byte 3"),
     Bad("parameter-surrogate", "POST", INVOKE, 422, "parameter-not-text", b"\xed\xa0\x80", says="at byte 0"),

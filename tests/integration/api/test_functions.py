@@ -18,7 +18,7 @@ async def test_a_name_and_an_image_are_enough(ann: Someone, worker: AnsweringWor
     assert (answer.status_code, answer.headers["Location"]) == (201, "/v1/functions/echo")
     shown = answer.json()
     assert (shown["state"], shown["digest"]) == ("ready", DIGEST)
-    assert shown["limits"] == {"memory_mib": 128, "cpus": 1.0, "pids": 64, "timeout_s": 30.0}
+    assert shown["limits"] == {"memory_mib": 128, "cpus": 1.0, "pids": 64, "timeout_s": 30.0, "max_concurrency": None}
     assert (shown["parameter"], shown["command"], shown["args"], shown["env"]) == ("stdin", None, None, {})
     again = await ann.client.get("/v1/functions/echo")
     assert again.json() == shown
@@ -32,7 +32,7 @@ async def test_everything_said_is_kept(ann: Someone, worker: AnsweringWorker) ->
         "args": ["echo ☃", ""],
         "env": {"B": "2", "A": "one two"},
         "parameter": "environment",
-        "limits": {"memory_mib": 64, "cpus": 0.5, "pids": 8, "timeout_s": 2.0},
+        "limits": {"memory_mib": 64, "cpus": 0.5, "pids": 8, "timeout_s": 2.0, "max_concurrency": 3},
         "result_type": "application/json",
     }
     answer = await ann.has(**said)

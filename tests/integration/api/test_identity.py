@@ -141,7 +141,7 @@ Forgery = Callable[[Path, str], str]
 HOUR = 3600
 
 FORGERIES: dict[str, Forgery] = {
-    "expired": lambda keys, token: _forge(keys, token, exp=int(time.time()) - 60),
+    "expired": lambda keys, token: _forge(keys, token, exp=int(time.time()) - 70),
     "expired-long": lambda keys, token: _forge(keys, token, exp=1),
     "from-the-future": lambda keys, token: _forge(keys, token, iat=int(time.time()) + HOUR),
     "not-yet": lambda keys, token: _forge(keys, token, nbf=int(time.time()) + HOUR),

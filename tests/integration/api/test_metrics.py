@@ -17,6 +17,7 @@ import pytest_asyncio
 
 from mayfly.api.usage import READ_EVERY_S
 from mayfly.bus.connection import connect
+from mayfly.bus.health import STREAMS
 from mayfly.bus.stores import Stores
 from mayfly.domain.activation import State
 from mayfly.domain.worker import WorkerBeat
@@ -97,6 +98,7 @@ async def test_use_and_refusals_are_shown_beside_the_limits(scraped: Scraped, wo
     before = await scraped.now()
     held = [asyncio.create_task(scraped.call()) for _ in range(4)]
     full = await scraped.until("mayfly_activations_in_flight", 4)
+    assert full.value("mayfly_activations_waiting") == 0, "all four are claimed"
     assert full.value("mayfly_activations_limit", scope="platform") == 8
     assert full.value("mayfly_activations_limit", scope="user") == 4
 
@@ -129,6 +131,20 @@ async def test_workers_and_their_slots_are_counted(scraped: Scraped, nats_url: s
     assert not [labels for name in seen.names for labels in seen.labels(name) if "a-host" in labels.values()]
 
 
+async def test_the_streams_are_shown(scraped: Scraped) -> None:
+    """Each stream has a leader and its only copy, with what lies in it and what may; and no server is named."""
+    found = await scraped.until("mayfly_stream_leader", 1, stream="KV_users")
+    for name in STREAMS:
+        assert found.value("mayfly_stream_leader", stream=name) == 1
+        assert found.value("mayfly_stream_replicas", stream=name) == 1
+        assert found.value("mayfly_stream_replicas_current", stream=name) == 1
+    assert found.value("mayfly_stream_messages", stream="KV_users") >= 1
+    assert found.value("mayfly_stream_bytes", stream="KV_users") > 0
+    assert found.value("mayfly_stream_limit_bytes", stream="ACT") == math.inf
+    assert found.value("mayfly_stream_limit_bytes", stream="RESPONSES") == 1 << 30
+    assert {tuple(labels) for labels in found.labels("mayfly_stream_leader")} == {("stream",)}
+
+
 async def test_a_refused_login_is_counted(scraped: Scraped) -> None:
     """A wrong password is one login refused as `not-authenticated`."""
     before = await scraped.now()
@@ -140,7 +156,7 @@ async def test_a_refused_login_is_counted(scraped: Scraped) -> None:
 
 
 async def test_many_scrapes_ask_nats_but_once_a_second(scraped: Scraped, nats_url: str) -> None:
-    """However often it is scraped, the API server reads the stream's state (twice: count and limits) once a second."""
+    """However often it is scraped, the API server asks for the stream's state (count, limits, health) once a second."""
     asked = 0
 
     async def count(_: object) -> None:
@@ -157,7 +173,7 @@ async def test_many_scrapes_ask_nats_but_once_a_second(scraped: Scraped, nats_ur
         took = time.monotonic() - began
         await bus.client.flush()
 
-    assert 0 < asked <= 2 * (1 + took / READ_EVERY_S) < 60
+    assert 0 < asked <= 3 * (1 + took / READ_EVERY_S) < 60
 
 
 async def test_no_metric_names_a_user_or_a_function(scraped: Scraped) -> None:
@@ -187,6 +203,7 @@ async def test_a_scrape_without_nats_says_so(tmp_path: Path) -> None:
                     await asyncio.sleep(0.1)
             assert found.value("mayfly_nats_connected") == 0
             assert math.isnan(found.value("mayfly_activations_limit", scope="platform"))
+            assert math.isnan(found.value("mayfly_stream_leader", stream="ACT"))
             await nats.start()
             async with asyncio.timeout(15):
                 while (found := await scrape(port)).value("mayfly_activations_in_flight") != 0:

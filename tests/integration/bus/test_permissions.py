@@ -133,6 +133,20 @@ async def test_nobody_but_bootstrap_makes_a_consumer(installed: Installation, ad
     assert await answer(admin, f"$JS.API.CONSUMER.INFO.{CONSUMER}") is not None
 
 
+async def test_an_api_server_is_told_how_things_stand(installed: Installation) -> None:
+    """An API server asks how its streams and the whole store stand; a worker asks of its consumer only."""
+    meant = {"api": set(STREAMS) - {subjects.AUDIT}, "worker": set()}
+    for role, streams in meant.items():
+        async with installed.connect(role) as bus:
+            for stream in STREAMS:
+                found = await may_publish(bus, f"{bus.api}.STREAM.INFO.{stream}")
+                assert found == (stream in streams), (role, stream)
+            assert await may_publish(bus, f"{bus.api}.CONSUMER.INFO.{CONSUMER}"), role
+            assert await may_publish(bus, f"{bus.api}.INFO") == (role == "api")
+            for subject in ("STREAM.LIST", "STREAM.NAMES", f"CONSUMER.LIST.{subjects.ACT}"):
+                assert not await may_publish(bus, f"{bus.api}.{subject}"), (role, subject)
+
+
 @pytest.mark.parametrize("role", ["api", "worker"])
 async def test_nobody_but_bootstrap_makes_changes_or_removes_a_stream(
     installed: Installation, admin: Bus, role: str
@@ -157,9 +171,9 @@ async def answer_or_refusal(bus: Bus, subject: str) -> bool:
 
 
 @pytest.mark.parametrize("role", ["api", "worker"])
-async def test_messages_are_deleted_by_the_janitor_only(installed: Installation, role: str) -> None:
-    """An API server deletes single messages of the work stream, for the janitor; of no other, and a worker of none."""
-    meant = {"api": {subjects.ACT}, "worker": set()}[role]
+async def test_messages_are_deleted_by_api_servers_only(installed: Installation, role: str) -> None:
+    """An API server gives back slots and places by deleting single messages; of no other stream, and a worker none."""
+    meant = {"api": {subjects.ACT, subjects.kv_stream(subjects.PLACES)}, "worker": set()}[role]
     async with installed.connect(role) as bus:
         for stream in STREAMS:
             assert await may_publish(bus, f"$JS.API.STREAM.MSG.DELETE.{stream}") == (stream in meant), stream
@@ -241,6 +255,13 @@ async def test_only_an_api_server_submits(installed: Installation) -> None:
             assert await may_publish(api_bus, subject), subject
 
 
+async def test_only_an_api_server_cancels(installed: Installation) -> None:
+    """A worker cannot have another worker's activations ended."""
+    async with installed.connect("api") as api_bus, installed.connect("worker") as worker:
+        assert await may_publish(api_bus, subjects.cancel(new_id()))
+        assert not await may_publish(worker, subjects.cancel(new_id()))
+
+
 async def test_nobody_listens_in(installed: Installation, admin: Bus) -> None:
     """Neither role hears the other's inbox, the queue, the database, the API of JetStream or everything."""
     everything = [
@@ -265,7 +286,7 @@ async def test_nobody_listens_in(installed: Installation, admin: Bus) -> None:
         "act.*",
     ]
     others = {
-        "api": ["_INBOX_worker.>", "worker.*.owns", "image.prepare"],
+        "api": ["_INBOX_worker.>", "worker.*.owns", "worker.*.cancel", "image.prepare"],
         "worker": ["_INBOX_api.>", "response.*.*.*", "audit.>"],
     }
     for role, refused in others.items():
@@ -450,7 +471,7 @@ async def test_each_role_can_do_its_work(installed: Installation) -> None:
         assert await in_flight(api_bus, user) == 1
         assert await limits_in_force(api_bus) == (256, 32)
         [queued] = [each async for each in walk(api_bus)]
-        await delete_queued(api_bus, queued)
+        await delete_queued(api_bus, queued.seq)
         await purge_responses(api_bus, user)
         for store in (stores.sessions, stores.functions, stores.activations, stores.workers):
             assert await store.keys() == []

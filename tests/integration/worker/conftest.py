@@ -1,21 +1,30 @@
-"""A whole installation whose metrics can be scraped."""
+"""What is tried out here: a world without containers, and a whole installation whose metrics can be scraped."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
 import pytest
 
+from tests.support.bus import installation
 from tests.support.images import build_and_push
 from tests.support.nats import free_port
 from tests.support.need import need
 from tests.support.registry import Registry
 from tests.support.scrape import Scrape, scrape
 from tests.support.up import Up, running_up
+from tests.support.world import World, a_world
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    """A world with M=8, U=8."""
+    async with installation(max_activations=8, max_activations_per_user=8) as nats, a_world(nats) as world:
+        yield world
 
 
 @dataclass

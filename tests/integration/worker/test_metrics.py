@@ -22,9 +22,9 @@ from mayfly.worker.loop import Worker
 from mayfly.worker.metrics import WorkerMetrics
 from mayfly.worker.run import Tools
 from tests.integration.worker.conftest import Installation
-from tests.integration.worker.test_worker import World, _move, _queued
 from tests.support.bus import installation
 from tests.support.scrape import Scrape
+from tests.support.world import World
 
 pytestmark = [pytest.mark.A5, pytest.mark.D4]
 
@@ -134,8 +134,8 @@ async def test_a_container_that_stays_is_counted(world: Counted) -> None:
 async def test_a_fence_that_somebody_else_won_is_counted(world: Counted) -> None:
     """A message whose record is settled already runs nothing and counts as a start fence lost."""
     function = await world.function()
-    work = await _queued(world, function)
-    await _move(world, work, State.REFUSED, ended_at=1.0)
+    work = await world.queued(function)
+    await world.move(work, State.REFUSED, ended_at=1.0)
     async with world.counting() as metrics:
         await world.until(0)
     assert now(metrics).value("mayfly_fences_lost_total", fence="start") == 1
@@ -170,11 +170,11 @@ async def test_the_janitor_tells_what_it_has_put_right(world: Counted) -> None:
     function = await world.function()
     told: Counter[str] = Counter()
     janitor = Janitor(world.bus, world.stores, keep_s=3600, on_action=lambda action: told.update((action,)))
-    final = await _queued(world, function)
-    await _move(world, final, State.REFUSED, ended_at=1.0)
-    await _queued(world, function, budget_s=0.1)
-    lost = await _queued(world, function)
-    await _move(world, lost, State.RUNNING, worker=WorkerId(new_id()), attempt=new_id())
+    final = await world.queued(function)
+    await world.move(final, State.REFUSED, ended_at=1.0)
+    await world.queued(function, deadline_at=1.0)
+    lost = await world.queued(function)
+    await world.move(lost, State.RUNNING, worker=WorkerId(new_id()), attempt=new_id())
 
     async with asyncio.timeout(20):
         while await in_flight(world.bus) > 1 or not told["worker-lost"]:

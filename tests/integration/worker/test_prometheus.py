@@ -72,6 +72,7 @@ async def prometheus(installed: Installation, tmp_path: Path) -> AsyncIterator[P
         if job["job_name"] in where
     ]
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+    shutil.copy(MONITORING / "alerts.yml", tmp_path)
     process = subprocess.Popen(
         [
             "prometheus",

@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
-from pathlib import Path
-from typing import Any
+from contextlib import AsyncExitStack
 
 import pytest
 from msgspec.structs import replace
 from nats.aio.msg import Msg
 
-from mayfly.bus.connection import Bus
 from mayfly.bus.queue import in_flight, submit
-from mayfly.bus.responses import Listener, read_response
+from mayfly.bus.responses import read_response
 from mayfly.bus.store import Entry
 from mayfly.bus.stores import Stores
 from mayfly.bus.subjects import kv_subject, owns
-from mayfly.containers.fake import FakeRuntime, ending
-from mayfly.domain.activation import Activation, State, Steps, Work
+from mayfly.containers.fake import ending
+from mayfly.domain.activation import Activation, State, Work
 from mayfly.domain.errors import (
     FunctionFailed,
     Gone,
@@ -33,12 +29,9 @@ from mayfly.domain.errors import (
     TimedOut,
     WorkerLost,
 )
-from mayfly.domain.function import Function
-from mayfly.domain.ids import Digest, FunctionName, UserId, WorkerId, new_id, new_ulid
-from mayfly.domain.image import ProcessConfig
+from mayfly.domain.ids import WorkerId, new_id
 from mayfly.domain.limits import Limits
 from mayfly.domain.worker import WorkerBeat
-from mayfly.images.store import PreparedImage
 from mayfly.services.invoke import Invoker
 from mayfly.services.janitor import Janitor
 from mayfly.services.settle import settle_lost
@@ -46,116 +39,9 @@ from mayfly.services.status import status
 from mayfly.worker.incarnation import last_words
 from mayfly.worker.loop import Worker
 from mayfly.worker.run import Tools
-from tests.support.bus import Installation, installation
+from tests.support.world import World
 
 pytestmark = [pytest.mark.A5, pytest.mark.D2]
-
-
-class OneImage:
-    """An image store that has one image. The real one is tested against a registry."""
-
-    error: Exception | None = None
-    delay_s = 0.0
-
-    def __init__(self) -> None:
-        """Nobody has asked."""
-        self.asked = asyncio.Event()
-
-    async def prepare(self, *_: object, **__: object) -> PreparedImage:
-        """The image, or the error."""
-        await asyncio.sleep(self.delay_s)
-        self.asked.set()
-        if self.error:
-            raise self.error
-        config = ProcessConfig(cmd=("cat",))
-        return PreparedImage(digest=Digest("sha256:" + "0" * 64), rootfs=Path("/"), config=config, size_bytes=1)
-
-    resolve = prepare
-
-    def lease(self, _: Digest) -> nullcontext[None]:
-        """Nothing is ever removed."""
-        return nullcontext()
-
-    def list(self) -> list[PreparedImage]:
-        """Nobody asks."""
-        return []
-
-
-class World:
-    """One server with an invoker, and workers that come and go."""
-
-    def __init__(self, nats: Installation, bus: Bus) -> None:
-        """Nothing runs yet."""
-        self.nats = nats
-        self.bus = bus
-        self.stores = Stores.on(bus)
-        self.listener = Listener(new_id())
-        self.invoker = Invoker(bus, self.stores, self.listener, wait_ms=0, keep_s=3600)
-        self.images = OneImage()
-        self.runtime = FakeRuntime()
-
-    @asynccontextmanager
-    async def worker(self, slots: int = 4, grace_s: float = 5) -> AsyncIterator[Worker]:
-        """Run a worker; it is stopped in good order at the end."""
-        async with self.nats.connect("worker") as bus:
-            tools = Tools(
-                worker_id=WorkerId(new_id()),
-                bus=bus,
-                stores=Stores.on(bus),
-                images=self.images,  # type: ignore[arg-type]
-                runtime=self.runtime,
-                keep_s=3600,
-            )
-            worker, stop = Worker(tools, slots=slots), asyncio.Event()
-            running = asyncio.create_task(worker.run(stop, grace_s=grace_s))
-            try:
-                yield worker
-            finally:
-                stop.set()
-                await running
-
-    async def function(self, **given: Any) -> Function:
-        """Register a function."""
-        values: dict[str, Any] = {"image": "busybox", "digest": "sha256:" + "0" * 64, **given}
-        function = Function(
-            id=new_id(), user_id=UserId(new_id()), name=FunctionName("f"), created_at=1, updated_at=1, **values
-        )
-        await self.stores.functions.create(function.key, function)
-        return function
-
-    async def invoke(self, function: Function, parameter: bytes = b"x") -> bytes:
-        """Call it."""
-        return (await self.invoker.invoke(function.user_id, function, parameter)).result
-
-    async def record(self, function: Function) -> Activation:
-        """The one record of the function's owner."""
-        [key] = await self.stores.activations.keys(function.user_id)
-        entry = await self.stores.activations.get(key)
-        assert entry
-        return entry.value
-
-    async def until(self, count: int, *, timeout_s: float = 10) -> None:
-        """Wait until so many are in flight."""
-        async with asyncio.timeout(timeout_s):
-            while await in_flight(self.bus) != count:
-                await asyncio.sleep(0.01)
-
-    async def until_started(self, count: int) -> None:
-        """Wait until so many commands have been started."""
-        async with asyncio.timeout(10):
-            while len(self.runtime.calls) < count:
-                await asyncio.sleep(0.01)
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    """A world with M=8, U=8."""
-    async with AsyncExitStack() as stack:
-        nats = await stack.enter_async_context(installation(max_activations=8, max_activations_per_user=8))
-        bus = await stack.enter_async_context(nats.connect("api"))
-        world = World(nats, bus)
-        await stack.enter_async_context(world.listener.listening(bus))
-        yield world
 
 
 @pytest.mark.F9
@@ -327,7 +213,7 @@ async def test_a_refused_call_is_recorded_as_refused(world: World) -> None:
 async def test_the_start_fence_lets_one_worker_run_it(world: World) -> None:
     """A message delivered to two workers, as after a lost ack, is run by one of them."""
     function = await world.function()
-    work = await _queued(world, function)
+    work = await world.queued(function)
     double = replace(work, ulid=work.ulid)
     async with world.worker() as first, world.worker() as second:
         await asyncio.gather(_deliver(first, work), _deliver(second, double))
@@ -341,7 +227,7 @@ async def test_the_start_fence_lets_one_worker_run_it(world: World) -> None:
 async def test_a_message_without_a_record_is_never_run(world: World) -> None:
     """The record exists before the message; a message without one is taken out and not run."""
     function = await world.function()
-    work = await _queued(world, function)
+    work = await world.queued(function)
     entry = await world.stores.activations.get(work.key)
     assert entry
     await world.stores.activations.delete(work.key, revision=entry.revision)
@@ -467,11 +353,11 @@ async def test_the_janitor_gives_back_what_was_left(world: World) -> None:
     """A message whose record is final, gone or out of time is removed; one that waits or runs is not."""
     janitor = Janitor(world.bus, world.stores, keep_s=3600)
     function = await world.function()
-    final = await _queued(world, function)
-    gone = await _queued(world, function)
-    late = await _queued(world, function, budget_s=0.1)
-    waiting = await _queued(world, function)
-    await _move(world, final, State.REFUSED, ended_at=1.0)
+    final = await world.queued(function)
+    gone = await world.queued(function)
+    late = await world.queued(function, deadline_at=1.0)
+    waiting = await world.queued(function)
+    await world.move(final, State.REFUSED, ended_at=1.0)
     entry = await world.stores.activations.get(gone.key)
     assert entry
     await world.stores.activations.delete(gone.key, revision=entry.revision)
@@ -494,8 +380,8 @@ async def test_the_janitor_gives_back_what_was_left(world: World) -> None:
 async def test_what_cannot_be_read_holds_up_nothing_else(world: World) -> None:
     """A record and a sign of life of a version that is unknown here: the janitor and the status go on with the rest."""
     function = await world.function()
-    unreadable = await _queued(world, function)
-    await _queued(world, function, budget_s=0.1)
+    unreadable = await world.queued(function)
+    await world.queued(function, deadline_at=1.0)
     await world.bus.client.publish(kv_subject("activations", unreadable.key), b"\x81\xa1v\x63")
     async with world.nats.connect("worker") as bus:
         await bus.js.publish(kv_subject("workers", new_id()), b"not a struct")
@@ -516,8 +402,8 @@ async def test_what_cannot_be_read_holds_up_nothing_else(world: World) -> None:
 async def test_the_janitor_keeps_a_lost_workers_slot_for_a_while(world: World) -> None:
     """The record of a call whose worker is gone ends at once; its slot stays taken while its container may live."""
     janitor = Janitor(world.bus, world.stores, keep_s=3600)
-    work = await _queued(world, await world.function())
-    await _move(world, work, State.RUNNING, worker=WorkerId(new_id()), attempt=new_id())
+    work = await world.queued(await world.function())
+    await world.move(work, State.RUNNING, worker=WorkerId(new_id()), attempt=new_id())
 
     await _swept(janitor, world, work, State.WORKER_LOST)
 
@@ -528,8 +414,8 @@ async def test_the_janitor_keeps_a_lost_workers_slot_for_a_while(world: World) -
 async def test_a_worker_that_is_proved_gone_gives_its_slot_back_at_once(world: World) -> None:
     """With its last words there is nothing to wait for; that it is not heard of alone proves nothing."""
     janitor = Janitor(world.bus, world.stores, keep_s=3600)
-    work, worker_id = await _queued(world, await world.function()), WorkerId(new_id())
-    await _move(world, work, State.RUNNING, worker=worker_id, attempt=new_id())
+    work, worker_id = await world.queued(await world.function()), WorkerId(new_id())
+    await world.move(work, State.RUNNING, worker=worker_id, attempt=new_id())
     await _swept(janitor, world, work, State.WORKER_LOST)
     assert await janitor.sweep() == 0
     async with world.nats.connect("worker") as bus:
@@ -544,9 +430,9 @@ async def test_the_fence_is_over_only_when_it_has_been_waited_for(
 ) -> None:
     """A janitor that has just been started, or whose clock is wrong by an hour, does not take a loss for an old one."""
     monkeypatch.setattr("mayfly.services.janitor.FENCE_S", 4.0)
-    work = await _queued(world, await world.function())
-    waiting = await _queued(world, await world.function())
-    await _move(world, work, State.RUNNING, worker=WorkerId(new_id()), attempt=new_id())
+    work = await world.queued(await world.function())
+    waiting = await world.queued(await world.function())
+    await world.move(work, State.RUNNING, worker=WorkerId(new_id()), attempt=new_id())
     await _swept(Janitor(world.bus, world.stores, keep_s=3600), world, work, State.WORKER_LOST)
     right = time.time
     monkeypatch.setattr(time, "time", lambda: right() + 3600)
@@ -566,9 +452,9 @@ async def test_one_record_that_cannot_be_read_holds_up_no_other(world: World, mo
     """While one read hangs, the others' slots come back; and so does this one's, when it can be read."""
     monkeypatch.setattr("mayfly.services.janitor.LOOK_S", 1.0)
     function = await world.function()
-    works = [await _queued(world, function) for _ in range(5)]
+    works = [await world.queued(function) for _ in range(5)]
     for work in works:
-        await _move(world, work, State.REFUSED, ended_at=1.0)
+        await world.move(work, State.REFUSED, ended_at=1.0)
     janitor, hangs, read = Janitor(world.bus, world.stores, keep_s=3600), asyncio.Event(), world.stores.activations.get
 
     async def get(key: str) -> Entry[Activation] | None:
@@ -589,9 +475,9 @@ async def test_one_record_that_cannot_be_read_holds_up_no_other(world: World, mo
 
 async def test_a_lost_workers_message_is_no_other_workers_to_settle(world: World) -> None:
     """Delivered again, it is left to the janitor: acked, it would give the slot back while the container may live."""
-    work = await _queued(world, await world.function())
-    await _move(world, work, State.RUNNING, worker=WorkerId(new_id()), attempt=new_id())
-    await _move(world, work, State.WORKER_LOST, ended_at=1.0)
+    work = await world.queued(await world.function())
+    await world.move(work, State.RUNNING, worker=WorkerId(new_id()), attempt=new_id())
+    await world.move(work, State.WORKER_LOST, ended_at=1.0)
     async with world.worker() as worker:
         await _until_idle_after_a_claim(worker)
 
@@ -710,49 +596,10 @@ async def _until_idle_after_a_claim(worker: Worker) -> None:
             await asyncio.sleep(0.01)
 
 
-async def _queued(world: World, function: Function, *, budget_s: float = 30, **changes: Any) -> Work:
-    """Put an activation into the queue as an API server does, without waiting for it."""
-    values: dict[str, Any] = {"deadline_at": 4_000_000_000.0, **changes}
-    record = Activation(
-        state=State.QUEUED,
-        nonce=new_id(),
-        user_id=function.user_id,
-        instance=world.listener.instance,
-        ulid=new_ulid(),
-        function=function.name,
-        function_id=function.id,
-        image=function.image,
-        digest=function.digest,
-        parameter_bytes=1,
-        parameter_sha256="",
-        created_at=1.0,
-        **values,
-    )
-    revision = await world.stores.activations.create(record.key, record)
-    work = Work(
-        user_id=record.user_id,
-        instance=record.instance,
-        ulid=record.ulid,
-        revision=revision,
-        record=replace(record, steps=Steps(admit_s=0)),
-        function=function,
-        parameter=b"x",
-        budget_s=budget_s,
-    )
-    await submit(world.bus, work, wait_s=0)
-    return work
-
-
-async def _move(world: World, work: Work, state: State, **changes: Any) -> None:
-    entry = await world.stores.activations.get(work.key)
-    assert entry
-    moved = entry.value.moved(state, nonce=new_id(), **changes)
-    await world.stores.activations.update(work.key, moved, revision=entry.revision)
-
-
 class _Delivery:
     """A claim that did not come from the stream, for a message delivered twice."""
 
+    admitted_at = 1.0
     queued_s = 0.0
     stream_seq = 1
     deliveries = 2

@@ -16,6 +16,7 @@ BY_CODE = {
     "method-not-allowed": 2,
     "body-timeout": 2,
     "already-exists": 5,
+    "idempotency-conflict": 5,
     "gone": 5,
     "precondition-failed": 5,
     "parameter-too-large": 2,

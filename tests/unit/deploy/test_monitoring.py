@@ -26,6 +26,7 @@ GIVEN_BY_PROMETHEUS = {"instance", "job"}
 FOREIGN = {"up": set[str](), "apisix_http_status": {"code", "route"}}
 """What is not ours: Prometheus's own, and APISIX's counter of answers."""
 FUNCTIONS = {"sum", "max", "min", "count", "rate", "histogram_quantile", "clamp_min", "vector", "time"}
+FUNCTIONS |= {"increase", "last_over_time"}
 WORDS = {"by", "or", "Inf"}
 
 
@@ -97,6 +98,25 @@ def test_a_mistake_in_an_expression_is_noticed(expression: str, wrong: str) -> N
     assert wrong_with(expression) == [wrong]
 
 
+def alerts() -> list[dict[str, Any]]:
+    """Every alert."""
+    return [each for group in loaded("alerts.yml")["groups"] for each in group["rules"]]
+
+
+def test_every_alert_is_of_metrics_that_there_are() -> None:
+    """No alert asks for a metric or a label that the code does not have; each says what is the matter."""
+    assert {each["alert"]: wrong for each in alerts() if (wrong := wrong_with(each["expr"]))} == {}
+    assert all(each["annotations"]["summary"].endswith(".") for each in alerts())
+    assert loaded("prometheus.yml")["rule_files"] == ["alerts.yml"]
+
+
+def test_every_alert_is_on_the_page() -> None:
+    """How to monitor says of each alert what to do, and names none that is not there."""
+    page = (MONITORING.parents[2] / "docs/howto/monitor.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `([A-Z]\w+)` \|", page, re.MULTILINE)
+    assert named == [each["alert"] for each in alerts()]
+
+
 def test_legends_name_labels_that_the_query_has() -> None:
     """A legend's {{label}} is one by which its query groups, or one that each series has."""
     for title, target in targets():
@@ -114,13 +134,18 @@ def test_legends_name_labels_that_the_query_has() -> None:
         "mayfly_activation_duration_seconds_bucket",
         "mayfly_activation_step_duration_seconds_bucket",
         "mayfly_activations_in_flight",
+        "mayfly_activations_waiting",
+        "mayfly_workers_lost_total",
+        "mayfly_stream_leader",
+        "mayfly_stream_replicas_current",
+        "mayfly_stream_bytes",
         "mayfly_worker_slots_in_use",
         "mayfly_refusals_total",
         "mayfly_certificate_not_after_timestamp_seconds",
     ],
 )
 def test_what_an_operator_asks_first_is_shown(metric: str) -> None:
-    """Calls, steps, queue, slots, refusals, and what ends by itself each have a panel."""
+    """Calls, steps, queue, slots, refusals, streams, lost workers, and what ends by itself each have a panel."""
     assert [title for title, target in targets() if re.search(rf"\b{metric}\b", target["expr"])]
 
 

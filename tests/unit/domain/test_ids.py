@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mayfly.domain.ids import FUNCTION_NAME, ID, USER_NAME, activation_id, new_id, new_ulid, split_activation_id
+from mayfly.domain.ids import (
+    FUNCTION_NAME,
+    ID,
+    USER_NAME,
+    activation_id,
+    new_id,
+    new_ulid,
+    split_activation_id,
+    ulid_time,
+)
 
 
-def test_ulids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A later ULID sorts after an earlier one, whatever their random parts."""
-    ulids = []
-    for millisecond in range(200):
-        monkeypatch.setattr("time.time_ns", lambda now=millisecond: (1_700_000_000_000 + now) * 1_000_000)
-        ulids.append(new_ulid())
+def test_ulids_sort_by_time() -> None:
+    """A later ULID sorts after an earlier one, whatever their random parts; and its moment can be read."""
+    moments = [1_700_000_000 + millisecond / 1000 for millisecond in range(200)]
+    ulids = [new_ulid(moment) for moment in moments]
 
+    assert [ulid_time(ulid) for ulid in ulids] == pytest.approx(moments, abs=0.001)
+    assert abs(ulid_time(new_ulid()) - time.time()) < 60
     assert ulids == sorted(ulids)
     assert all(ID.fullmatch(ulid) and len(ulid) == 26 for ulid in ulids)
 

@@ -32,7 +32,7 @@ def an_ending(**given: Any) -> Ending:
 @pytest.mark.F8
 def test_exit_code_0_with_text_is_a_result() -> None:
     """stdout is the result, byte for byte."""
-    verdict = verdict_of(an_ending(stdout="é\r\n\0".encode()), Limits())
+    verdict = verdict_of(an_ending(stdout="é\r\n\0".encode()), Limits(), allowed_s=30.0)
 
     assert verdict.state is State.SUCCEEDED
     assert verdict.result == "é\r\n\0".encode()
@@ -54,7 +54,7 @@ def test_exit_code_0_with_text_is_a_result() -> None:
 )
 def test_each_ending_has_its_own_code(ending: Ending, state: State, code: str, clock: str | None, ran: str) -> None:
     """Endings are told apart, and none but a success carries a result."""
-    verdict = verdict_of(ending, Limits())
+    verdict = verdict_of(ending, Limits(), allowed_s=30.0)
 
     assert (verdict.state, verdict.code, verdict.clock, verdict.ran) == (state, code, clock, ran)
     assert verdict.result is None

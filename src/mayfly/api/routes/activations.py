@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from typing import Annotated, Any
 
 from fastapi import Query
@@ -12,15 +10,13 @@ from starlette.responses import Response
 from mayfly.api.auth import Caller, private_router
 from mayfly.api.routes.invoke import RESULT
 from mayfly.api.shapes import RESULT_WAIT_MAX_S, ActivationPage, ActivationQuery, ActivationShape
-from mayfly.api.state import ApiState, State
+from mayfly.api.state import State
 from mayfly.api.write import result, write
 from mayfly.domain.errors import MayflyError
 from mayfly.domain.function import DEFAULT_RESULT_TYPE
-from mayfly.services.outcome import Succeeded
+from mayfly.services.activations import Wanted
 
 private = private_router(tags=["Activations"])
-
-LOOK_FIRST_AFTER_S, LOOK_AT_LEAST_EVERY_S = 0.05, 0.5
 
 LOGS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -33,9 +29,10 @@ LOGS: dict[int | str, dict[str, Any]] = {
 @private.get("/v1/activations", response_model=ActivationPage)
 async def list_activations(state: State, caller: Caller, page: Annotated[ActivationQuery, Query()]) -> Response:
     """List one's activations, the newest first. Records are kept for a day."""
-    records, more = await state.activations.list(
-        caller.user_id, limit=page.limit, after=page.after, function=page.function
+    wanted = Wanted(
+        function=page.function, state=page.state, since=None if page.since is None else page.since.timestamp()
     )
+    records, more = await state.activations.list(caller.user_id, wanted, limit=page.limit, after=page.after)
     return write(ActivationPage(activations=[ActivationShape.of(record) for record in records], next=more))
 
 
@@ -43,6 +40,21 @@ async def list_activations(state: State, caller: Caller, page: Annotated[Activat
 async def show_activation(activation_id: str, state: State, caller: Caller) -> Response:
     """Show the record of an activation."""
     return write(ActivationShape.of(await state.activations.get(caller.user_id, activation_id)))
+
+
+@private.delete(
+    "/v1/activations/{activation_id}",
+    response_model=ActivationShape,
+    responses={202: {"model": ActivationShape, "description": "It is being ended, and has not ended yet. Ask again."}},
+)
+async def cancel_activation(activation_id: str, state: State, caller: Caller) -> Response:
+    """
+    Cancel an activation, and show how it ended: a waiting one never runs, a running one is ended. One that had ended
+    before stays as it is.
+    """
+    record = await state.activations.get(caller.user_id, activation_id)
+    ended = await state.canceller.cancel(record)
+    return write(ActivationShape.of(ended), status=200 if ended.state.is_final else 202)
 
 
 @private.get(
@@ -57,7 +69,7 @@ async def show_result(
     wait: Annotated[float, Query(ge=0, le=RESULT_WAIT_MAX_S, description="Seconds to wait for its end.")] = 0,
 ) -> Response:
     """Show the result of an activation; after a failure, the same problem that the call was answered with."""
-    outcome = await _wait_for_end(state, caller.user_id, activation_id, until=time.monotonic() + wait)
+    outcome = await state.activations.outcome(caller.user_id, activation_id, wait_s=wait)
     if outcome is None:
         record = await state.activations.get(caller.user_id, activation_id)
         return write(ActivationShape.of(record), status=202, headers={"Retry-After": "1"})
@@ -73,17 +85,3 @@ async def show_logs(activation_id: str, state: State, caller: Caller) -> Respons
     headers = {"Mayfly-Logs-Truncated": "true"} if logs.truncated else {}
     headers["Content-Security-Policy"] = "sandbox"
     return Response(logs.stderr, headers=headers, media_type=DEFAULT_RESULT_TYPE)
-
-
-async def _wait_for_end(
-    state: ApiState, owner: Any, activation_id: str, *, until: float
-) -> Succeeded | MayflyError | None:
-    """Ask at growing intervals: the activation may be waited for by another API server, whose news come only there."""
-    pause = LOOK_FIRST_AFTER_S
-    while True:
-        outcome = await state.activations.outcome(owner, activation_id)
-        left = until - time.monotonic()
-        if outcome is not None or left <= 0:
-            return outcome
-        await asyncio.sleep(min(pause, left))
-        pause = min(pause * 2, LOOK_AT_LEAST_EVERY_S)

@@ -17,11 +17,13 @@ from starlette.responses import Response
 from mayfly.api.auth import CallerAndFunction, authenticated_for_function, private_router
 from mayfly.api.bodies import read_parameter
 from mayfly.api.envelope import exchange_of
+from mayfly.api.shapes import ActivationShape
 from mayfly.api.state import State
-from mayfly.api.write import result
+from mayfly.api.write import accepted, result
 from mayfly.domain.errors import InvalidRequest
+from mayfly.domain.idempotency import KEY_MAX_CHARACTERS
 from mayfly.domain.limits import TIMEOUT_MAX_S, TIMEOUT_MIN_S
-from mayfly.services.invoke import CallOptions
+from mayfly.services.call import CallOptions
 
 private = private_router(authenticated_for_function, tags=["Activations"])
 
@@ -47,13 +49,27 @@ RESULT: dict[int | str, dict[str, Any]] = {
     }
 }
 
+ACCEPTED: dict[int | str, dict[str, Any]] = {
+    202: {
+        "model": ActivationShape,
+        "description": "With `Prefer: respond-async`: it is in the queue. `Location` is its record, and the result "
+        "will be under `/result` there.",
+        "headers": {
+            "Location": {"schema": {"type": "string"}, "description": "Of the activation's record."},
+            "Mayfly-Activation-Id": {"schema": {"type": "string"}},
+            "Preference-Applied": {"schema": {"type": "string"}},
+        },
+    }
+}
+
+_KEY = re.compile(rf"[\x20-\x7e]{{1,{KEY_MAX_CHARACTERS}}}")
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @private.post(
     "/v1/functions/{name}/activations",
     response_class=Response,
-    responses=RESULT,
+    responses=RESULT | ACCEPTED,
     openapi_extra=TAKES_PARAMETER,
 )
 async def invoke(
@@ -67,22 +83,47 @@ async def invoke(
     traceparent: Annotated[
         str | None, Header(description="Handed to the function as MAYFLY_TRACEPARENT (W3C Trace Context).")
     ] = None,
+    prefer: Annotated[str | None, Header(description="`respond-async`: do not wait for the result (RFC 7240).")] = None,
+    idempotency_key: Annotated[
+        str | None,
+        Header(description="Of your choice: another call with it gets the outcome of the first, not another run."),
+    ] = None,
 ) -> Response:
     """
     Invoke a function and wait for its result. Each call runs a fresh container, at most once; an error says in `ran`
     whether it ran.
     """
-    _refuse_what_is_not_there(request)
     caller, function = caller_and_function
     options = CallOptions(
         timeout_s=_timeout(mayfly_timeout),
         traceparent=traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else None,
         received_at=exchange_of(request.scope).received_at,
+        idempotency_key=_key(idempotency_key),
+        user_limit=caller.max_activations,
     )
     parameter = await read_parameter(request, function.parameter)
+    if _prefers_async(prefer):
+        with state.metrics.submission():
+            record = await state.invoker.submit(caller.user_id, function, parameter, options)
+        return accepted(record)
     with state.metrics.call(options.received_at):
         succeeded = await state.invoker.invoke(caller.user_id, function, parameter, options)
     return result(succeeded)
+
+
+def _prefers_async(prefer: str | None) -> bool:
+    """Read `Prefer`; other preferences are nobody's duty to follow."""
+    preferences = (part.partition(";")[0].strip().lower() for part in (prefer or "").split(","))
+    return "respond-async" in preferences
+
+
+def _key(text: str | None) -> str | None:
+    if text is not None and not _KEY.fullmatch(text):
+        raise InvalidRequest(
+            f"The header Idempotency-Key takes 1 to {KEY_MAX_CHARACTERS} printable ASCII characters, such as a UUID.",
+            field="Idempotency-Key",
+        )
+    return text
 
 
 def _timeout(text: str | None) -> float | None:
@@ -98,17 +139,3 @@ def _timeout(text: str | None) -> float | None:
             field="Mayfly-Timeout",
         )
     return seconds
-
-
-def _refuse_what_is_not_there(request: Request) -> None:
-    """Who asks for a promise that is not kept yet must not believe that it was."""
-    if "respond-async" in request.headers.get("prefer", "").lower():
-        raise InvalidRequest(
-            "Asynchronous calls (Prefer: respond-async) are not there yet. Leave the header out and wait.",
-            field="Prefer",
-        )
-    if "idempotency-key" in request.headers:
-        raise InvalidRequest(
-            "Idempotency-Key is not there yet. Leave it out; `ran` in an error says whether a call may be repeated.",
-            field="Idempotency-Key",
-        )

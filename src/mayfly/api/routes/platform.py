@@ -9,10 +9,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-import mayfly
 from mayfly.api.auth import Caller, private_router
 from mayfly.api.description import PAGE_HEADERS, described
-from mayfly.api.shapes import HealthShape, ReadyShape, StatusShape, UsageShape
+from mayfly.api.shapes import HealthShape, ReadyShape, StatusShape
 from mayfly.api.state import State
 from mayfly.api.write import write
 from mayfly.bus.schema import limits_in_force
@@ -63,19 +62,13 @@ async def docs(request: Request) -> Response:
 
 @private.get("/v1/status", response_model=StatusShape)
 async def show_status(state: State, caller: Caller) -> Response:
-    """Show workers and slots, and how many activations are in flight: of all users, and of one's own."""
-    now = await status(state.bus, state.stores, caller.user_id)
-    return write(
-        StatusShape(
-            version=mayfly.__version__,
-            workers=len(now.workers),
-            slots=now.slots,
-            running=now.running,
-            platform=UsageShape(limit=now.max_activations, in_flight=now.in_flight),
-            user=UsageShape(limit=now.max_activations_per_user, in_flight=now.own_in_flight),
-            remark=now.remark,
-        )
-    )
+    """
+    Show workers and slots, and how many activations wait, run, and are in flight: of all users, and of one's own.
+
+    A user of role `operator` is also shown each worker and each stream.
+    """
+    now = await status(state.bus, state.stores, caller.user_id, operator=caller.role == "operator")
+    return write(StatusShape.of(now, caller.role))
 
 
 async def _check(ping: Callable[[], Awaitable[object]]) -> str:

@@ -318,7 +318,7 @@ FORM = [
     wrong("rule-with-the-routes", f"{RULE}.client-control", {"max_body_size": 1}, "must not be there", "a route's"),
     lost("dns-held-for-long", "apisix.dns_resolver_valid", "is missing", "600 s"),
     lost("held-back", f"{API}.limit-req.nodelay", "is missing", "held back"),
-    wrong("clocks-not-forgiven", f"{KEY}.lifetime_grace_period", 0, "must be 5"),
+    wrong("clocks-not-forgiven", f"{KEY}.lifetime_grace_period", 0, "must be 60"),
     wrong("connects-for-ever", "upstreams[api].timeout.connect", 60, "at most 10"),
     wrong("plugin-switched-off", f"{API}.jwt-auth._meta", {"disable": True}, "is no key"),
 ]

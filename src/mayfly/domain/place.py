@@ -1,0 +1,14 @@
+"""
+A place: one of the numbered units of a limit that the work stream cannot count, such as a function's own. Rows: F13.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """A place that is taken; a free one is not there."""
+
+    v: int = 1
+    holder: str  # key of the record of the activation that has it

@@ -1,0 +1,220 @@
+"""
+Admitting an activation: its record, its places, its message in the work stream; or the refusal.
+
+The record exists before the message does, so a worker that finds no record runs nothing. What is refused, and what
+nobody can say of whether it was queued, is settled by a compare-and-set of the record and never by taking something
+away: whoever loses it learns that the activation was admitted after all. Rows: F12, F13.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import math
+import time
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from mayfly.bus.connection import Bus
+from mayfly.bus.places import NoPlace, Places, Taken
+from mayfly.bus.queue import ADMISSION_RETRY_S, Refused, SubmitUnknown, delete_queued, submit
+from mayfly.bus.schema import limits_in_force
+from mayfly.bus.store import Conflict, Entry
+from mayfly.bus.stores import Stores
+from mayfly.domain.activation import Activation, State, Steps, Work
+from mayfly.domain.errors import LimitReached, QueueUnavailable, TimedOut
+from mayfly.domain.ids import FunctionName, new_id, new_ulid
+from mayfly.services.call import Call
+from mayfly.services.settle import REFUSED_KEEP_S, settle
+
+RECORD_MARGIN_S = 3600.0  # a record that nobody ends lives this much longer than its deadline
+PLACE_MARGIN_S = 3600.0  # likewise a place
+
+
+@dataclass(slots=True)
+class Holding:
+    """What an activation in flight occupies: a message of the work stream, and places."""
+
+    seq: int | None = None
+    places: list[Taken] = field(default_factory=list)
+
+
+class RunTimes:
+    """A moving average of how long activations took: what a refused caller is told to wait."""
+
+    def __init__(self) -> None:
+        """Begin with a guess of one second."""
+        self._average_s = 1.0
+
+    def add(self, seconds: float) -> None:
+        """Take one more into account."""
+        self._average_s += (seconds - self._average_s) / 8
+
+    @property
+    def retry_after_s(self) -> float:
+        """Whole seconds, at least one, at most thirty."""
+        return float(min(30, max(1, math.ceil(self._average_s))))
+
+
+class Admission:
+    """Admits activations for one API server."""
+
+    def __init__(self, bus: Bus, stores: Stores, *, instance: str, wait_ms: int) -> None:
+        """*instance* is this server's id in the keys of records, *wait_ms* how long a full stream is asked again."""
+        self._bus = bus
+        self._records = stores.activations
+        self._places = Places(bus)
+        self._instance = instance
+        self._wait_s = wait_ms / 1000
+        self.run_times = RunTimes()
+
+    def new_record(self, call: Call) -> Activation:
+        """
+        Write down a call that is to be admitted.
+
+        Raises: TimedOut when its time ran out while it arrived.
+        """
+        now = self._bus.clock.now()
+        spent_s = time.monotonic() - call.began
+        if spent_s >= call.budget_s:
+            raise TimedOut(
+                f"The call's {call.budget_s:g} s were over before all of its parameter had arrived. Nothing was run.",
+                clock="queue",
+                ran="no",
+            )
+        return Activation(
+            state=State.QUEUED,
+            nonce=new_id(),
+            user_id=call.owner,
+            instance=self._instance,
+            ulid=new_ulid(now),
+            function=call.function.name,
+            function_id=call.function.id,
+            image=call.function.image,
+            digest=call.function.digest,
+            result_type=call.function.result_type,
+            parameter_bytes=len(call.parameter),
+            parameter_sha256=hashlib.sha256(call.parameter).hexdigest(),
+            created_at=now - spent_s,
+            deadline_at=now - spent_s + call.budget_s,
+        )
+
+    async def admit(self, call: Call, record: Activation) -> Holding:
+        """
+        Queue an activation; return also when it was queued although we were told otherwise. One that is there already,
+        because another API server was at it before, is queued in that server's place: its message has the same id, so
+        it cannot be in the stream twice.
+
+        Raises: LimitReached; QueueUnavailable, with `ran` as far as it is known.
+        """
+        entry, is_new = await self._create(record, call)
+        holding = Holding()
+        if entry.value.state is not State.QUEUED:
+            return holding
+        try:
+            await self._take_places(call, entry, holding.places, is_new=is_new)
+            holding.seq = await submit(self._bus, self._work(entry, call), wait_s=self._wait_s)
+        except Refused as refused:
+            if await self._withdraw(entry, LimitReached.code):
+                await self._free(holding.places)
+                raise await self._limit_reached(refused.scope, call, entry.value) from None
+        except (SubmitUnknown, QueueUnavailable):
+            if await self._withdraw(entry, QueueUnavailable.code):
+                raise QueueUnavailable(retry_after_s=1, ran="no", activation_id=entry.value.id) from None
+        return holding
+
+    async def give_back(self, holding: Holding, final: Activation) -> None:
+        """
+        Free what an activation occupied that has ended, as far as its worker does not: before the answer, as the caller
+        may call again at once. A lost worker's container may live on: that is the janitor's, and so is what fails here.
+        """
+        if final.state is State.WORKER_LOST:
+            return
+        with contextlib.suppress(QueueUnavailable):
+            if holding.seq is not None and final.ran == "no":
+                await delete_queued(self._bus, holding.seq)
+            await self._free(holding.places)
+
+    async def _free(self, places: list[Taken]) -> None:
+        for taken in places:
+            await self._places.free(taken)
+
+    async def _create(self, record: Activation, call: Call) -> tuple[Entry[Activation], bool]:
+        """Create the record; if somebody did before us, take that one."""
+        try:
+            revision = await self._records.create(record.key, record, ttl_s=call.budget_s + RECORD_MARGIN_S)
+        except Conflict:
+            entry = await self._records.get(record.key)
+            if entry is None:  # it was there a moment ago, and nothing deletes records
+                raise QueueUnavailable(retry_after_s=1, ran="unknown", activation_id=record.id) from None
+            return entry, False
+        return Entry(record.key, record, revision), True
+
+    async def _take_places(self, call: Call, entry: Entry[Activation], held: list[Taken], *, is_new: bool) -> None:
+        """
+        Take what the call needs of the limits that count by places, for as long as the stream would be asked.
+
+        Raises: Refused; QueueUnavailable.
+        """
+        for scope, of, limit in call.counted_limits():
+            taken = None if is_new else await self._places.held(of, holder=entry.key)
+            held.append(taken or await self._take(scope, of, limit, holder=entry.key, call=call))
+
+    async def _take(self, scope: str, of: str, limit: int, *, holder: str, call: Call) -> Taken:
+        give_up_at, pause = time.monotonic() + self._wait_s, ADMISSION_RETRY_S
+        while True:
+            try:
+                return await self._places.take(of, limit, holder=holder, ttl_s=call.budget_s + PLACE_MARGIN_S)
+            except NoPlace:
+                if time.monotonic() + pause > give_up_at:
+                    raise Refused(scope) from None
+            await asyncio.sleep(pause)
+            pause *= 2
+
+    async def _withdraw(self, entry: Entry[Activation], code: str) -> bool:
+        """Make sure that nobody runs it; False when somebody does already, so it was admitted after all."""
+        try:
+            refused = await settle(self._records, entry, State.REFUSED, keep_s=REFUSED_KEEP_S, code=code, ran="no")
+        except QueueUnavailable as error:
+            raise QueueUnavailable(retry_after_s=1, ran="unknown", activation_id=entry.value.id) from error
+        return refused is not None
+
+    async def _limit_reached(self, scope: str, call: Call, record: Activation) -> LimitReached:
+        """Word a refusal. It is made only while exactly the limit is in flight, so `in_use` is that number."""
+        limit = await self._limit(scope, call)
+        return LimitReached(
+            f"{_whose(scope, call.function.name)} {limit} activations in flight, which is the limit. "
+            "Nothing was queued; try again later.",
+            retry_after_s=self.run_times.retry_after_s,
+            scope=scope,
+            limit=limit,
+            in_use=limit,
+            activation_id=record.id,
+        )
+
+    async def _limit(self, scope: str, call: Call) -> int | None:
+        """Say how much the limit is that refused; of two for the user the lower one does."""
+        total, per_user = await limits_in_force(self._bus)
+        of_stream = {"platform": total, "user": per_user}.get(scope)
+        counted = (limit for counted, _, limit in call.counted_limits() if counted == scope)
+        return min((limit for limit in (of_stream, *counted) if limit is not None), default=None)
+
+    def _work(self, entry: Entry[Activation], call: Call) -> Work:
+        record = entry.value
+        return Work(
+            user_id=record.user_id,
+            instance=record.instance,
+            ulid=record.ulid,
+            revision=entry.revision,
+            record=replace(record, steps=Steps(admit_s=time.monotonic() - call.began)),
+            function=call.function,
+            parameter=call.parameter,
+            budget_s=record.deadline_at - self._bus.clock.now(),
+            traceparent=call.options.traceparent,
+        )
+
+
+def _whose(scope: str, function: FunctionName) -> str:
+    return {"user": "You have", "platform": "The platform has", "function": f"Function {function!r} has"}[scope]

@@ -1,0 +1,119 @@
+"""
+Idempotency-Key: asking again within the retention time gets the outcome of the first call instead of another run.
+
+The first call with a key writes down which activation is its own before there is one. Whoever comes later follows that
+activation; and if the first call's API server died before it was queued, creates the same record and queues the same
+message in its place, which only one of them can. Outcomes of calls that ran, or may have, are given again; one that
+certainly did not run (`ran: no`) frees its key. Rows: F12.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from mayfly.bus.store import Conflict, Entry
+from mayfly.bus.stores import Stores
+from mayfly.domain.activation import Activation, State
+from mayfly.domain.errors import IdempotencyConflict, MayflyError, QueueUnavailable
+from mayfly.domain.idempotency import IdempotencyEntry, entry_key, request_sha256
+from mayfly.services.call import Call
+
+ADOPT_AFTER_S = 1.0  # a first call that lives has queued its activation long before
+LOOK_EVERY_S = 0.05
+CLAIM_ATTEMPTS = 8  # each further one means that a call did not run and freed the key
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A key, and whose activation it stands for."""
+
+    entry: Entry[IdempotencyEntry]
+    is_first: bool
+
+    def same_as(self, record: Activation) -> Activation:
+        """Make *record* the record of the first call's activation."""
+        return replace(record, instance=self.entry.value.instance, ulid=self.entry.value.ulid)
+
+
+class Keys:
+    """The keys of all users; each sees his own."""
+
+    def __init__(self, stores: Stores, *, keep_s: float) -> None:
+        """*keep_s* is how long a key is kept: no longer than outcomes are, which are kept from their end."""
+        self._entries = stores.idempotency
+        self._records = stores.activations
+        self._keep_s = keep_s
+
+    @asynccontextmanager
+    async def claimed(self, call: Call, record: Activation) -> AsyncIterator[Claim]:
+        """
+        Have the call's key while it is carried out: for *record*, or for the activation that has the key already.
+        Should the call turn out not to have run, the key is free afterwards.
+
+        Raises: IdempotencyConflict when it was used for another call; QueueUnavailable.
+        """
+        claim = await self._claim(call, record)
+        try:
+            yield claim
+        except MayflyError as error:
+            if error.ran == "no":
+                with suppress(QueueUnavailable):  # whoever has the key next finds that it did not run
+                    await self._free_if_not_run(claim.entry)
+            raise
+
+    async def is_under_way(self, key: str) -> bool:
+        """
+        Say whether an activation is beyond its admission, or is found to be so within `ADOPT_AFTER_S`.
+
+        Raises: QueueUnavailable.
+        """
+        give_up_at = time.monotonic() + ADOPT_AFTER_S
+        while time.monotonic() < give_up_at:
+            entry = await self._records.get(key)
+            if entry is not None and entry.value.state is not State.QUEUED:
+                return True
+            await asyncio.sleep(LOOK_EVERY_S)
+        return False
+
+    async def _claim(self, call: Call, record: Activation) -> Claim:
+        key = entry_key(call.owner, call.options.idempotency_key or "")
+        mine = IdempotencyEntry(
+            user_id=record.user_id,
+            instance=record.instance,
+            ulid=record.ulid,
+            request_sha256=request_sha256(call.function.name, call.parameter),
+        )
+        for _ in range(CLAIM_ATTEMPTS):
+            try:
+                revision = await self._entries.create(key, mine, ttl_s=self._keep_s)
+                return Claim(Entry(key, mine, revision), is_first=True)
+            except Conflict:
+                entry = await self._entries.get(key)
+            if entry is None:
+                continue
+            if entry.value.request_sha256 != mine.request_sha256:
+                raise IdempotencyConflict(
+                    "This Idempotency-Key was used for another function or another parameter. Use a new key for a new "
+                    "call; nothing was run.",
+                    field="Idempotency-Key",
+                )
+            if not await self._free_if_not_run(entry):
+                return Claim(entry, is_first=False)
+        raise QueueUnavailable(
+            "Calls with this Idempotency-Key are refused again and again; try again.", retry_after_s=1, ran="no"
+        )
+
+    async def _free_if_not_run(self, entry: Entry[IdempotencyEntry]) -> bool:
+        """Free a key whose activation has ended without having run; say whether it has."""
+        record = await self._records.get(entry.value.activation_key)
+        if record is None or not record.value.state.is_final or record.value.ran != "no":
+            return False
+        with suppress(Conflict):  # somebody else has freed it
+            await self._entries.delete(entry.key, revision=entry.revision)
+        return True

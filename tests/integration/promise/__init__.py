@@ -1,0 +1,1 @@
+"""The failure promise, clause by clause."""

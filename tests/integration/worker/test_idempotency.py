@@ -1,0 +1,238 @@
+"""Idempotency-Key: one run for a key, whoever asks how often, through which API server, and whatever crashes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from mayfly.bus.queue import in_flight
+from mayfly.containers.fake import ending
+from mayfly.domain.activation import Activation, State
+from mayfly.domain.errors import FunctionFailed, IdempotencyConflict, LimitReached, TimedOut
+from mayfly.domain.function import Function
+from mayfly.domain.idempotency import IdempotencyEntry, entry_key, request_sha256
+from mayfly.domain.ids import FunctionName, UserId, new_id, new_ulid
+from mayfly.domain.limits import Limits
+from mayfly.services.call import CallOptions
+from tests.support.world import KEEP_S, World, a_world
+
+pytestmark = [pytest.mark.A2, pytest.mark.F12]
+
+KEY = CallOptions(idempotency_key="invoice 4711")
+
+
+@pytest.fixture
+async def other(world: World) -> AsyncIterator[World]:
+    """A second API server of the same installation; the workers are the first world's."""
+    async with a_world(world.nats) as other:
+        yield other
+
+
+async def test_asking_again_gets_the_first_outcome(world: World, other: World) -> None:
+    """The same key gives the same result from either API server, and the function has run once."""
+    function = await world.function()
+    async with world.worker():
+        first = await world.invoker.invoke(function.user_id, function, b"x", KEY)
+        again = await world.invoker.invoke(function.user_id, function, b"x", KEY)
+        elsewhere = await other.invoker.invoke(function.user_id, function, b"x", KEY)
+
+    assert first.result == again.result == elsewhere.result == b"x"
+    assert first.activation.id == again.activation.id == elsewhere.activation.id
+    assert len(world.runtime.calls) == 1
+
+
+async def test_fifty_racing_calls_with_one_key_run_once(world: World, other: World) -> None:
+    """Of 50 identical calls at once over two API servers one runs; all get its result, and one slot was used."""
+    function = await world.function()
+    async with world.worker():
+        results = await asyncio.gather(
+            *((world if n % 2 else other).invoke(function, b"x", KEY) for n in range(50)),
+        )
+        await world.until(0)
+
+    assert results == [b"x"] * 50
+    assert len(world.runtime.calls) == 1
+    assert len(await world.stores.activations.keys(function.user_id)) == 1
+
+
+async def test_a_failure_is_an_outcome_as_well(world: World) -> None:
+    """A call that ran and failed fails again in the same words, and does not run again."""
+    world.runtime.script = lambda *_: ending(b"", exit_code=3)
+    function = await world.function()
+    async with world.worker():
+        for _ in range(2):
+            with pytest.raises(FunctionFailed) as caught:
+                await world.invoke(function, b"x", KEY)
+            assert (caught.value.members["exit_code"], caught.value.ran) == (3, "yes")
+
+    assert len(world.runtime.calls) == 1
+
+
+async def test_another_call_with_a_used_key_is_a_conflict(world: World) -> None:
+    """Another parameter, or another function, with a used key is refused, and runs nothing."""
+    function = await world.function()
+    namesake = await _second_function(world, function)
+    async with world.worker():
+        await world.invoke(function, b"x", KEY)
+        for called, parameter in ((function, b"y"), (namesake, b"x")):
+            with pytest.raises(IdempotencyConflict) as caught:
+                await world.invoke(called, parameter, KEY)
+            assert (caught.value.ran, caught.value.members["field"]) == ("no", "Idempotency-Key")
+
+    assert len(world.runtime.calls) == 1
+
+
+async def test_keys_are_each_users_own(world: World) -> None:
+    """Two users may choose the same key; neither learns of the other's call."""
+    ann, bob = await world.function(), await world.function()
+    async with world.worker():
+        assert await world.invoke(ann, b"ann", KEY) == b"ann"
+        assert await world.invoke(bob, b"bob", KEY) == b"bob"
+
+
+async def test_while_the_first_runs_the_second_waits_for_it(world: World, other: World) -> None:
+    """A second call joins the one that runs, through another API server too, and gets its result when it has ended."""
+    world.runtime.gate.clear()
+    function = await world.function()
+    async with world.worker():
+        first = asyncio.create_task(world.invoke(function, b"x", KEY))
+        await world.until_started(1)
+        second = asyncio.create_task(other.invoke(function, b"x", KEY))
+        async with asyncio.timeout(10):
+            while not other.listener._waiters:
+                await asyncio.sleep(0.01)
+        assert not first.done()
+        world.runtime.gate.set()
+        assert list(await asyncio.gather(first, second)) == [b"x", b"x"]
+
+    assert len(world.runtime.calls) == 1
+
+
+async def test_a_call_that_waits_in_the_queue_is_joined_and_not_queued_again(world: World, other: World) -> None:
+    """While no worker has a slot the second call waits for the same message: one is in flight, not two."""
+    function = await world.function()
+    first = asyncio.create_task(world.invoke(function, b"x", KEY))
+    await world.until(1)
+    second = asyncio.create_task(other.invoke(function, b"x", KEY))
+    await asyncio.wait({second}, timeout=1.5)  # longer than it waits before it queues the message itself
+
+    assert await in_flight(world.bus) == 1
+    async with world.worker():
+        assert list(await asyncio.gather(first, second)) == [b"x", b"x"]
+    assert len(world.runtime.calls) == 1
+
+
+async def test_what_did_not_run_frees_its_key(world: World) -> None:
+    """A call refused for a limit may be repeated with its key; then it runs."""
+    function = await world.function()
+    for _ in range(8):
+        await world.queued(function)
+    with pytest.raises(LimitReached):
+        await world.invoke(function, b"mine", KEY)
+    assert await world.stores.idempotency.get(entry_key(function.user_id, "invoice 4711")) is None
+
+    async with world.worker(slots=8):
+        await world.until(0)
+        assert await world.invoke(function, b"mine", KEY) == b"mine"
+
+
+async def test_a_key_that_nobody_freed_is_freed_by_the_next_call(world: World) -> None:
+    """Where the API server died between a call's end without a run and the freeing of its key, the next call runs."""
+    function = await world.function(limits=Limits(timeout_s=0.3))
+    with pytest.raises(TimedOut):
+        await world.invoke(function, b"x", KEY)
+    record = await world.record(function)
+    await _claim(world, function, ulid=record.ulid, instance=record.instance)
+
+    async with world.worker():
+        assert await world.invoke(function, b"x", KEY) == b"x"
+
+
+async def test_a_first_call_that_died_before_its_record_is_carried_on(world: World) -> None:
+    """A key without a record, as a killed API server leaves it: the next call runs, as that very activation."""
+    function = await world.function()
+    entry = await _claim(world, function, ulid=new_ulid(), instance=new_id())
+    async with world.worker():
+        succeeded = await world.invoker.invoke(function.user_id, function, b"x", KEY)
+
+    assert succeeded.result == b"x"
+    assert succeeded.activation.key == entry.activation_key
+    assert len(world.runtime.calls) == 1
+
+
+async def test_a_first_call_that_died_before_its_message_is_carried_on(world: World) -> None:
+    """A queued record without a message, as a killed API server leaves it: the next call queues it, once."""
+    function = await world.function()
+    entry = await _claim(world, function, ulid=new_ulid(), instance=new_id())
+    record = _record(world, function, entry)
+    await world.stores.activations.create(record.key, record, ttl_s=60)
+    async with world.worker():
+        results = await asyncio.gather(*(world.invoke(function, b"x", KEY) for _ in range(3)))
+
+    assert results == [b"x"] * 3
+    assert len(world.runtime.calls) == 1
+
+
+async def test_a_retry_after_the_api_server_died_gets_the_first_outcome(world: World, other: World) -> None:
+    """The API server of a running call dies; its caller asks again through another one and gets that call's result."""
+    world.runtime.gate.clear()
+    function = await world.function()
+    async with world.worker():
+        first = asyncio.create_task(world.invoke(function, b"x", KEY))
+        await world.until_started(1)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+
+        retry = asyncio.create_task(other.invoke(function, b"x", KEY))
+        world.runtime.gate.set()
+        assert await retry == b"x"
+
+    assert len(world.runtime.calls) == 1
+
+
+async def _second_function(world: World, function: Function) -> Function:
+    """Another function of the same user."""
+    other = Function(
+        id=new_id(),
+        user_id=function.user_id,
+        name=FunctionName("g"),
+        image="busybox",
+        digest=function.digest,
+        created_at=1,
+        updated_at=1,
+    )
+    await world.stores.functions.create(other.key, other)
+    return other
+
+
+async def _claim(world: World, function: Function, *, ulid: str, instance: str) -> IdempotencyEntry:
+    """Write the entry of a first call with `KEY`, and do nothing more: its API server has died."""
+    entry = IdempotencyEntry(
+        user_id=UserId(function.user_id),
+        instance=instance,
+        ulid=ulid,
+        request_sha256=request_sha256(function.name, b"x"),
+    )
+    await world.stores.idempotency.create(entry_key(function.user_id, "invoice 4711"), entry, ttl_s=KEEP_S)
+    return entry
+
+
+def _record(world: World, function: Function, entry: IdempotencyEntry) -> Activation:
+    now = world.bus.clock.now()
+    return Activation(
+        state=State.QUEUED,
+        nonce=new_id(),
+        user_id=function.user_id,
+        instance=entry.instance,
+        ulid=entry.ulid,
+        function=function.name,
+        function_id=function.id,
+        image=function.image,
+        digest=function.digest,
+        parameter_bytes=1,
+        parameter_sha256="",
+        created_at=now,
+        deadline_at=now + 30,
+    )

@@ -1,0 +1,107 @@
+"""
+Safeguards that are taken out one at a time by `scripts/mutate`, and the tests that must then fail.
+
+Each stands for a sentence of docs/reference/promise.md. `tests/unit/test_mutations.py` sees that the code which is to
+be changed is still there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutation:
+    """One safeguard, how it is taken out, and the tests that say so."""
+
+    safeguard: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+WORKER = "tests/integration/worker"
+
+MUTATIONS = (
+    Mutation(
+        safeguard="the start fence",
+        file="src/mayfly/worker/run.py",
+        old="lambda: self._records.update(self.key, record, revision=self._work.revision, ttl_s=ttl_s),",
+        new="lambda: self._records.put(self.key, record, ttl_s=int(ttl_s)),",
+        tests=(f"{WORKER}/test_worker.py::test_the_start_fence_lets_one_worker_run_it",),
+    ),
+    Mutation(
+        safeguard="the result fence",
+        file="src/mayfly/worker/run.py",
+        old="lambda: self._records.update(self.key, final, revision=running.revision, ttl_s=self._tools.keep_s)",
+        new="lambda: self._records.put(self.key, final, ttl_s=int(self._tools.keep_s))",
+        tests=(f"{WORKER}/test_fences.py::test_a_result_that_comes_after_its_record_was_settled_changes_nothing",),
+    ),
+    Mutation(
+        safeguard="the nonce",
+        file="src/mayfly/services/settle.py",
+        old="nonce=new_id()",
+        new='nonce="always the same"',
+        tests=(f"{WORKER}/test_fences.py::test_of_two_who_end_a_record_alike_one_is_told_that_it_did",),
+    ),
+    Mutation(
+        safeguard="the reading back of an ambiguous write",
+        file="src/mayfly/bus/store.py",
+        old="if stored is not None and stored.seq > revision and stored.data == data:",
+        new="if False:",
+        tests=("tests/integration/bus/test_store.py::test_a_write_whose_answer_was_lost_is_recognised",),
+    ),
+    Mutation(
+        safeguard="the janitor",
+        file="src/mayfly/services/janitor.py",
+        old="        deleted = 0\n",
+        new="        return 0\n        deleted = 0\n",
+        tests=(f"{WORKER}/test_worker.py::test_the_janitor_gives_back_what_was_left",),
+    ),
+    Mutation(
+        safeguard="the 10077 retry",
+        file="src/mayfly/bus/queue.py",
+        old="if time.monotonic() + pause > give_up_at:",
+        new="if True:",
+        tests=("tests/integration/bus/test_queue.py::test_a_full_stream_is_asked_again_for_a_while",),
+    ),
+    Mutation(
+        safeguard="the reaper",
+        file="src/mayfly/containers/oci.py",
+        old="        dead = self.groups.ids()\n",
+        new="        dead = set[str]()\n",
+        tests=("tests/contract/test_runtime_removal.py::test_reap_kills_what_is_still_alive",),
+    ),
+    Mutation(
+        safeguard="the filter on `done`",
+        file="src/mayfly/bus/responses.py",
+        old="for waiter in waiters if record.state.is_final else ():",
+        new="for waiter in waiters:",
+        tests=(f"{WORKER}/test_worker.py::test_a_call_runs_once_and_leaves_a_record",),
+    ),
+    Mutation(
+        safeguard="the claim of an Idempotency-Key",
+        file="src/mayfly/services/idempotency.py",
+        old="revision = await self._entries.create(key, mine, ttl_s=self._keep_s)",
+        new="revision = await self._entries.put(key, mine, ttl_s=int(self._keep_s))",
+        tests=(
+            f"{WORKER}/test_idempotency.py::test_asking_again_gets_the_first_outcome",
+            f"{WORKER}/test_idempotency.py::test_fifty_racing_calls_with_one_key_run_once",
+        ),
+    ),
+    Mutation(
+        safeguard="the taking of a place",
+        file="src/mayfly/bus/places.py",
+        old="await self._store.create(key, place, ttl_s=ttl_s)",
+        new="await self._store.put(key, place, ttl_s=int(ttl_s))",
+        tests=(f"{WORKER}/test_places.py::test_as_many_places_as_the_limit_are_taken",),
+    ),
+    Mutation(
+        safeguard="NATS's clock",
+        file="src/mayfly/bus/clock.py",
+        old="self._ahead_of_monotonic_s = machine_s if agrees else stamp_s - (asked_at + answered_at) / 2",
+        new="self._ahead_of_monotonic_s = machine_s",
+        tests=(f"{WORKER}/test_clock.py::test_a_wrong_clock_neither_refuses_a_call_nor_dates_it_wrong",),
+    ),
+)
