@@ -81,6 +81,13 @@ def state_dir(request: pytest.FixtureRequest) -> Iterator[Path]:
         yield directory
 
 
+@pytest.fixture
+def other_state_dir() -> Iterator[Path]:
+    """The place of another worker on this machine."""
+    with _searchable_directory() as directory:
+        yield directory
+
+
 @pytest.fixture(scope="session")
 def docker_state_dir() -> Iterator[Path]:
     """The place of docker's workers."""

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -136,11 +137,49 @@ signal.pause()
     )
     with python(script) as process:
         assert line(process) == "ready"
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        victim = process.pid if whom == "outer" else int(children.read_text().split()[0])
+        victim = process.pid if whom == "outer" else child_of(process.pid)
         os.kill(victim, signal.SIGKILL)
         assert process.stdout is not None
         assert process.stdout.read() == ""  # the end of file comes when the last one that holds the pipe is dead
+
+
+@pytest.mark.parametrize("whom", ["worker", "process 1 and worker", "nobody, but it feeds no more"])
+def test_everything_inside_dies_when_the_watchdog_is_not_fed(whom: str) -> None:
+    """A worker that is frozen, with process 1 or without, is killed with whatever it started and let go of."""
+    script = """
+import os, signal, time
+from mayfly.containers import watchdog
+from mayfly.containers.host import enter_namespaces
+watchdog.LEASE_S = 1.0
+feed = enter_namespaces()
+if not os.fork():
+    os.setsid()
+    print("ready", flush=True)
+    signal.pause()
+is_told = []
+signal.signal(signal.SIGUSR1, lambda *_: is_told.append(1))
+while True:
+    if not is_told:
+        feed.prove(watchdog.now())
+    time.sleep(0.05)
+"""
+    with python(script) as process:
+        assert line(process) == "ready"
+        time.sleep(2)  # longer than its lease: fed, it lives
+        assert process.poll() is None
+        process_1 = child_of(process.pid)
+        worker = child_of(process_1)
+        if whom.startswith("process 1"):
+            os.kill(process_1, signal.SIGSTOP)
+        os.kill(worker, signal.SIGUSR1 if whom.startswith("nobody") else signal.SIGSTOP)
+        assert process.wait(20 * SCALE) == 128 + signal.SIGKILL
+        assert process.stdout is not None
+        assert process.stdout.read() == ""  # the end of file comes when the last one that holds the pipe is dead
+
+
+def child_of(pid: int) -> int:
+    """The first child of a process."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
 def test_mounts_made_inside_do_not_show_outside(tmp_path: Path) -> None:

@@ -95,6 +95,23 @@ async def test_several_may_remove_at_once(world: World) -> None:
     assert not world.left()
 
 
+async def test_what_the_kernel_counts_by_user_holds_up_no_other_call(world: World) -> None:
+    """
+    All containers share one range of users. One that holds all descriptors in flight and all pages of pipes that a user
+    may have does not keep another from starting, from its parameter and result of 1 MiB, and from being removed.
+    """
+    hostile = await world.create(world.spec(memory_mib=256))
+    running = asyncio.create_task(hostile.run(Call(argv=("hold_quotas",)), timeout_s=60 * SCALE))
+    await spoken(hostile)
+    parameter = b"x" * (1 << 20)
+    assert (await world.run("cat", stdin=parameter)).stdout == parameter
+    assert (await world.shell("seq 100000 | cat | tail -n 1")).stdout == b"100000\n"
+    hostile.kill()
+    assert (await running).reason is EndReason.CANCELLED
+    await hostile.remove()
+    assert not world.left()
+
+
 async def test_a_running_container_can_be_removed(world: World) -> None:
     """`remove` during a call ends it as cancelled."""
     container = await world.create()
@@ -121,6 +138,37 @@ async def test_a_killed_runtime_leaves_nothing(world: World) -> None:
     assert (world.runtime.state / container.id).exists()
     await container.remove()
     assert not world.left()
+
+
+@pytest.mark.parametrize("has_written", [True, False])
+async def test_a_killed_init_is_no_proof_that_the_function_ran(world: World, has_written: bool) -> None:
+    """When the held init is killed from outside, what the function wrote says that it ran; else nobody knows."""
+    container = await world.create()
+    argv = ("sh", "-c", "echo up; exec sleep 60") if has_written else ("sleep", "60")
+    running = asyncio.create_task(container.run(Call(argv=argv), timeout_s=60))
+    async with asyncio.timeout(20 * SCALE):
+        while len(world.living(container)) < 2 or (has_written and not container._result.content):
+            await asyncio.sleep(0.005)
+    os.kill(init_of(container.id), signal.SIGKILL)
+    if has_written:
+        assert (await asyncio.wait_for(running, 20 * SCALE)).exit_code == 128 + signal.SIGKILL
+    else:
+        with pytest.raises(RuntimeFailed) as caught:
+            await asyncio.wait_for(running, 20 * SCALE)
+        assert caught.value.ran == "unknown"
+    assert not world.living(container)
+    await container.remove()
+    assert not world.left()
+
+
+def init_of(container_id: str) -> int:
+    """The process that is the first one of its container's pid namespace."""
+    for pid in processes_of(container_id):
+        status = Path(f"/proc/{pid}/status").read_text()
+        numbers = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[1:]
+        if len(numbers) > 1 and numbers[-1] == "1":
+            return pid
+    raise AssertionError(f"{container_id} has no init")
 
 
 async def test_a_failed_start_leaves_nothing(world: World) -> None:
@@ -231,6 +279,35 @@ async def test_reap_kills_what_is_still_alive(world: World) -> None:
         assert await world.runtime.reap() == 1
         assert process.wait(5 * SCALE) == -signal.SIGKILL
     assert not world.left()
+
+
+@oci_only
+async def test_reap_leaves_another_workers_containers_alone(
+    world: World, driver: str, rootfs: Path, other_state_dir: Path
+) -> None:
+    """A live worker with another state directory on the same machine notices nothing of one that reaps."""
+    assert isinstance(world.runtime, OciRuntime)
+    with lone_worker(driver, rootfs, other_state_dir, "namespaces") as (_, ids):
+        assert await world.runtime.reap() == 0
+        assert all(processes_of(each) for each in ids)
+    assert await gone(ids)
+    successor = open_runtime(driver, state_dir=other_state_dir)
+    try:
+        assert await successor.reap() == len(ids)
+        assert successor.home != world.runtime.home
+    finally:
+        await successor.close()
+
+
+async def test_a_runtime_says_where_it_has_reaped(world: World, driver: str, state_dir: Path) -> None:
+    """The name of that place is the same for a successor, who would find what is left there."""
+    await world.runtime.reap()
+    home = world.runtime.home
+    async with world.held():  # a worker that dies leaves its group
+        assert home
+        assert world.runtime.home == home
+    if isinstance(world.runtime, OciRuntime):
+        assert cgroups.open_cgroups(group_name(state_dir)).home == home
 
 
 async def test_two_workers_cannot_share_a_place(world: World, driver: str, state_dir: Path) -> None:

@@ -28,6 +28,7 @@ from mayfly.bus.codec import Codec, Undecodable
 from mayfly.bus.connection import REQUEST_TIMEOUT_S, UNREACHABLE, Bus, translated
 from mayfly.bus.patience import FAILOVER_S, NOT_STORED, patiently
 from mayfly.bus.schema import ACK_WAIT_S, message_ttl_s
+from mayfly.bus.subjects import message_get
 from mayfly.domain.activation import Work
 from mayfly.domain.errors import QueueUnavailable
 
@@ -164,21 +165,39 @@ async def walk(bus: Bus) -> AsyncIterator[Queued]:
             return
         seq = stored.seq + 1
         try:
-            key = WORK.decode(stored.data).key
+            work = WORK.decode(stored.data)
         except Undecodable:
             continue
-        yield Queued(key, stored.seq, bus.clock.now() - stored.time.timestamp())
+        yield Queued(work.key, stored.seq, bus.clock.now() - stored.time.timestamp())
 
 
 async def delete_queued(bus: Bus, seq: int) -> None:
     """
-    Remove the message that `submit` put there, or `walk` read; sequences are never used again, so it is that or none.
+    Remove the message that `submit` has just put there.
 
     Raises: QueueUnavailable.
     """
     query = msgspec.json.encode({"seq": seq, "no_erase": True})
     with translated("delete a queued message"):
         await bus.client.request(f"$JS.API.STREAM.MSG.DELETE.{subjects.ACT}", query, timeout=REQUEST_TIMEOUT_S)
+
+
+async def delete_if_there(bus: Bus, queued: Queued) -> bool:
+    """
+    Remove a message that `walk` read, if it is still that one that lies there; return whether it was.
+
+    A stream never uses a sequence again, but one that was restored from a backup has forgotten the last ones.
+
+    Raises: QueueUnavailable.
+    """
+    query = msgspec.json.encode({"seq": queued.seq})
+    with translated("look at a queued message"):
+        answer = await bus.client.request(message_get(subjects.ACT), query, timeout=REQUEST_TIMEOUT_S)
+    stored = _STORED.decode(answer.data).message
+    if stored is None or WORK.decode(stored.data).key != queued.key:
+        return False
+    await delete_queued(bus, queued.seq)
+    return True
 
 
 @dataclass

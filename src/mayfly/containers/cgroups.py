@@ -25,6 +25,8 @@ CONTROLLERS_V2 = ("memory", "pids", "cpu")
 LEAF = "worker"
 """Where a worker's own processes are on version 2: a group that has groups below it may not hold processes."""
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
 PERIOD_US = 100_000
 CORES_KEPT = 0.25
 """What functions together leave for API server, NATS and worker."""
@@ -121,6 +123,13 @@ class Cgroups:
         self.version = version
         self.cores = cores
         self._parents = parents
+
+    @property
+    def home(self) -> str:
+        """Names the groups that all containers are below: those of this boot, and not others of the same path."""
+        places = (parent.stat() for parent in dict.fromkeys(self._parents.values()))
+        numbers = ",".join(f"{place.st_dev}:{place.st_ino}" for place in places)
+        return f"{BOOT_ID.read_text(encoding='ascii').strip()} {numbers}"
 
     def create(self, container_id: str, limits: Limits, *, extra_pids: int) -> Cgroup:
         """

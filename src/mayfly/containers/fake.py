@@ -44,6 +44,7 @@ class FakeRuntime:
 
     name = "fake"
     version = "1.0"
+    home = "fake"
 
     def __init__(self, script: Script = echo) -> None:
         self.script = script
@@ -55,6 +56,10 @@ class FakeRuntime:
         self.gate = asyncio.Event()
         """While it is clear, started calls do not end by themselves."""
         self.gate.set()
+        self.may_create = asyncio.Event()
+        """While it is clear, containers do not become ready."""
+        self.may_create.set()
+        self.asked_to_create = asyncio.Event()
         self.created: list[ContainerSpec] = []
         self.calls: list[tuple[str, Call]] = []
         """Container id and call, of those whose command started."""
@@ -77,6 +82,8 @@ class FakeRuntime:
             raise self.create_error
         if any(spec.id == other.id for other in self.created):
             raise AssertionError(f"container id {spec.id} is used twice")
+        self.asked_to_create.set()
+        await self.may_create.wait()
         self.created.append(spec)
         container = self.alive[spec.id] = FakeContainer(self, spec)
         await self.notify()

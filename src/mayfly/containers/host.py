@@ -3,12 +3,13 @@ Makes this host fit for containers, in namespaces of the worker's own, or says i
 
 `enter_namespaces` splits the process in three, before anything else has started:
 
-    outer      waits, passes signals in and the exit status out; when it dies, so does everything inside
+    outer      the watchdog; passes signals in and the exit status out; when it dies, so does everything inside
     process 1  of a new pid namespace, reaps; when the worker ends it ends, and the kernel kills whatever is left
     worker     goes on where the caller called
 
-So whatever ends the worker ends every container, and its mounts are gone with its mount namespace. The same is done
-inside Docker, where it costs nothing and makes up for a missing `--init`.
+So whatever ends the worker ends every container, and its mounts are gone with its mount namespace; and what only keeps
+the worker from going on ends it too (`containers.watchdog`). The same is done inside Docker, where it costs nothing and
+makes up for a missing `--init`.
 """
 
 from __future__ import annotations
@@ -17,24 +18,23 @@ import contextlib
 import ctypes
 import errno
 import os
-import select
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mayfly.containers import cgroups, mounts
+from mayfly.containers.watchdog import AWAITED, Feed, Watchdog, die_with_parent, flush, forward_until_end
 from mayfly.domain.errors import RuntimeFailed
 
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
-PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
+PR_SET_NAME = 15
 PROCESS_1 = "mayfly-pid1"
 """What process 1 calls itself: by this the worker knows that it is inside."""
 INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # the kernel's constant for the inode of the machine's own
 SYS = Path("/sys")
 KERNELS_OWN = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC
 """How the file systems that show the kernel's own things are mounted."""
-AWAITED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -47,30 +47,35 @@ def is_inside() -> bool:
         return False
 
 
-def enter_namespaces(argv: Sequence[str] = ()) -> None:
+def enter_namespaces(argv: Sequence[str] = ()) -> Feed:
     """
     Go on in a pid and mount namespace of our own: return inside, or run *argv* there when it is given.
 
     Must be called from a process with one thread. Does nothing when inside already. The calling process itself stays
-    outside, forwards signals and exits with the status of what runs inside (128+n for signal n).
+    outside, forwards signals and exits with the status of what runs inside (128+n for signal n). It is the watchdog
+    that the returned feed is for.
 
     Raises: RuntimeFailed when this host does not let us.
     """
     if is_inside():
-        return
+        return Feed()
     _require_root()
     _settle_cgroups_outside()
     heartbeat, alive = os.pipe()  # open as long as the outer process lives
+    feeds, feed = os.pipe()
     signal.pthread_sigmask(signal.SIG_BLOCK, AWAITED)
-    _flush()
+    flush()
     _unshare(CLONE_NEWPID)
     init = os.fork()
     if init:
-        os._exit(_forward_until_end(init))
+        os.close(feed)
+        os._exit(forward_until_end(init, Watchdog(feeds)))
     os.close(alive)
-    _become_process_1(heartbeat)
+    os.close(feeds)
+    _become_process_1(heartbeat, feed)
     if argv:
         os.execvp(argv[0], list(argv))  # noqa: S606 - an argument list, no shell
+    return Feed(feed)
 
 
 def prepare_host() -> None:
@@ -100,34 +105,10 @@ def prepare_host() -> None:
 # --- the three processes ------------------------------------------------------------------------------------------
 
 
-def _forward_until_end(child: int) -> int:
-    """
-    Pass signals on to *child* and reap, until it ends; return its exit status as a shell counts.
-
-    The signals are blocked and taken one by one, as one that comes between a handler and a wait would be lost.
-    """
-    while True:
-        number = signal.sigwait(AWAITED)
-        if number != signal.SIGCHLD:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, number)
-            continue
-        for ended, code in _reaped():
-            if ended == child:
-                return code if code >= 0 else 128 - code
-
-
-def _reaped() -> Iterator[tuple[int, int]]:
-    """The children that have ended, by now: process id and exit code, or minus the signal."""
-    with contextlib.suppress(ChildProcessError):
-        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-            yield ended[0], os.waitstatus_to_exitcode(ended[1])
-
-
-def _become_process_1(heartbeat: int) -> None:
+def _become_process_1(heartbeat: int, feed: int) -> None:
     """Set up the namespaces as their first process; return in its child, which is the worker."""
     try:
-        _die_with_outer(heartbeat)
+        die_with_parent(heartbeat)
         os.setsid()  # a terminal's Ctrl-C reaches the outer process only, which forwards it once
         mounts.unshare_mounts()
         mounts.mount("proc", Path("/proc"), "proc", flags=KERNELS_OWN)
@@ -137,23 +118,11 @@ def _become_process_1(heartbeat: int) -> None:
         os._exit(1)
     worker = os.fork()
     if worker:
-        os._exit(_forward_until_end(worker))
+        os.close(feed)
+        os._exit(forward_until_end(worker))
     os.close(heartbeat)
     _prctl(PR_SET_NAME, b"mayfly")
     signal.pthread_sigmask(signal.SIG_UNBLOCK, AWAITED)
-
-
-def _die_with_outer(heartbeat: int) -> None:
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    readable, _, _ = select.select([heartbeat], [], [], 0)
-    if readable:  # end of file: it died before we asked
-        os._exit(1)
-
-
-def _flush() -> None:
-    """What is buffered must not be written by three processes."""
-    sys.stdout.flush()
-    sys.stderr.flush()
 
 
 def _unshare(flags: int) -> None:
@@ -247,7 +216,7 @@ def _mount_sys_as_a_container() -> None:
     Raises: OSError, naming what was refused.
     """
     ours, theirs = os.pipe2(os.O_CLOEXEC)
-    _flush()
+    flush()
     child = os.fork()
     if not child:
         try:
@@ -340,7 +309,7 @@ def _settle_cgroups_outside() -> None:
 
     Raises: RuntimeFailed.
     """
-    _flush()
+    flush()
     child = os.fork()
     if not child:
         try:

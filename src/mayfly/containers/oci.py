@@ -113,6 +113,10 @@ class OciRuntime:
         # Unmounting a full scratch layer takes milliseconds, so that is done beside the event loop.
         self.cleaner = ThreadPoolExecutor(max_workers=2, thread_name_prefix="container-remove")
 
+    @property
+    def home(self) -> str:
+        return self.groups.home
+
     async def create(self, spec: ContainerSpec) -> Container:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeFailed("Containers are started from the main thread only: they die with the one that does.")
@@ -424,11 +428,15 @@ class OciContainer:
             raise RuntimeFailed(f"The held init refused its frame: {os.strerror(report.value)}.")
         if report is not None:
             return report.exit_code
-        # The init itself was killed. A function can do that to its own (by a limit on its cpu time, say).
+        # The init itself was killed: by the function (with a limit on its cpu time, say), or from outside, and then it
+        # may have been before the function began. What it has written says that it ran.
         code = await self._exit_of_runtime()
-        if code > 128:
+        if code > 128 and self._has_written():
             return code
         raise RuntimeFailed(f"The container's processes vanished ({self._runtime.name}: {code}).", ran="unknown")
+
+    def _has_written(self) -> bool:
+        return any(end is not None and end.first_byte_at is not None for end in (self._stdout, self._stderr))
 
     async def _exit_of_runtime(self) -> int:
         try:

@@ -128,6 +128,14 @@ class Runtime(Protocol):
         """The version of the program underneath."""
         ...
 
+    @property
+    def home(self) -> str:
+        """
+        Names where `reap` has looked. Whoever had its containers under the same name has none any more; another name
+        says nothing of them. Known once `reap` has returned.
+        """
+        ...
+
     async def create(self, spec: ContainerSpec) -> Container:
         """
         Make a held container: its command has not started.

@@ -1,4 +1,4 @@
-"""What a worker says of itself once a second. Rows: A5."""
+"""What a worker says of itself once a second, and how long it may go on without being heard. Rows: A5, F11."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from mayfly.domain.ids import WorkerId
 
 BEAT_EVERY_S = 1.0
 BEAT_LIVES_S = 5.0  # a worker not heard of for this long is not there
+LEASE_S = 12.0
+"""How long a worker's containers may outlive its last proof that it may go on: longer than a change of leader takes
+(8 s), shorter than `services.janitor.FENCE_S`, after which their slots are another's."""
+GONE_LIVES_S = 3600.0  # the proof that a worker is gone; longer than any activation, and than most outages
 
 
 class WorkerBeat(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,4 +29,4 @@ class WorkerBeat(msgspec.Struct, frozen=True, kw_only=True):
     started_at: float
     beat_at: float
     draining: bool = False  # it claims nothing more, and leaves when what runs has ended
-    gone: bool = False  # its last words
+    gone: bool = False  # its last words, or its successor's: no container of it lives, and none ever will

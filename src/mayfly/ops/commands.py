@@ -104,22 +104,23 @@ def api() -> None:
 
 def worker() -> None:
     """
-    Run one worker, in the foreground. Needs root; enters namespaces of its own first.
+    Run one worker, in the foreground. Needs root; enters namespaces of its own first, where a watchdog keeps it.
 
     Example: MAYFLY_NATS_URL=nats://nats-1:4222 mayfly worker
     """
     import uvloop
 
     from mayfly.containers.host import enter_namespaces
+    from mayfly.containers.watchdog import watched
     from mayfly.worker.serve import serve
 
     given = _settings(WorkerSettings)
     _need_root("worker")
     try:
-        if given.runtime != "docker":  # a daemon has the containers, and their namespaces
-            enter_namespaces()
+        # With docker a daemon has the containers, and their namespaces: there is nothing to enter.
+        feed = watched() if given.runtime == "docker" else enter_namespaces()
         _configure_logs(given, "worker")
-        uvloop.run(serve(given))
+        uvloop.run(serve(given, feed))
     except SettingsError as error:
         _fail(str(error), EXIT_USAGE)
     except MayflyError as error:

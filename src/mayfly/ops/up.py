@@ -281,7 +281,8 @@ class System:
             began = time.time()
             while True:
                 entries = [await workers.get(key) for key in await workers.keys()]
-                if any(entry and entry.value.started_at >= began - READY_WITHIN_S for entry in entries):
+                beats = [entry.value for entry in entries if entry and not entry.value.gone]
+                if any(beat.started_at >= began - READY_WITHIN_S for beat in beats):
                     return
                 await asyncio.sleep(0.1)
 

@@ -3,37 +3,64 @@ The janitor puts right what a crash left, in every API server, once a second.
 
 It walks the work stream, which holds at most M messages, and compares each with its record: a message whose record is
 final or gone is a slot that nobody gives back, so it is deleted; a queued record out of time is ended; a running one
-whose worker is lost is ended, and its slot given back only after `FENCE_S`, when a dead worker's container is gone.
-Several janitors do no harm: records change by compare-and-set, and a message is deleted by the sequence at which just
-that message was read. Rows: F11, F13.
+whose worker is lost is ended.
+
+Guarantees:
+- The slot of a lost worker comes back when no container of it can live: when the worker is proved to be gone, or
+  `FENCE_S` after its record was seen to have ended, while the worker and its watchdog allow it `LEASE_S`
+  (`worker.lease`). That it is not heard of proves nothing.
+- Several janitors do no harm: records change by compare-and-set, and a message is deleted only after it was read once
+  more at its sequence, and found to be that one.
+- The fence is measured by one monotonic clock, from when this janitor saw the record ended: whose clock is wrong, or
+  who was just started, waits longer, never shorter.
+- One that is slow to answer holds up no other, and the next sweep for `LOOK_S` at the most.
+Rows: F11, F13.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
 from mayfly.bus.codec import Undecodable
 from mayfly.bus.connection import Bus
-from mayfly.bus.places import Places
-from mayfly.bus.queue import Queued, delete_queued, walk
+from mayfly.bus.places import Places, Taken
+from mayfly.bus.queue import Queued, delete_if_there, walk
 from mayfly.bus.store import Entry
 from mayfly.bus.stores import Stores
 from mayfly.domain.activation import Activation, State
 from mayfly.domain.errors import QueueUnavailable
-from mayfly.services.settle import OwnerCheck, settle_lost, settle_out_of_time
+from mayfly.services.settle import OwnerCheck, is_proved_gone, settle_lost, settle_out_of_time
 
 log = structlog.get_logger()
 
 ACTIONS = ("slot-returned", "place-returned", "timed-out", "worker-lost")
 EVERY_S = 1.0
-YOUNG_S = 2.0  # a call in its first seconds is left to those who are busy with it
+YOUNG_S = 2.0  # a call in its first seconds is left to those who are busy with it, and so is one that just ended
+LOOK_S = 5.0  # at one message; then it is left to the next sweep
+LOOKS_AT_ONCE = 32
 FENCE_S = 15.0
-"""From the loss of a worker to the return of its slot. A dead worker has taken its containers along long before. One
-that is frozen, or cut off from NATS, has not: until a watchdog sees to that, its containers end at their own limits, or
-when it comes back and finds the record settled."""
+"""From the end of a record as `worker-lost` to the return of its slot: `domain.worker.LEASE_S`, and 3 s for what dies
+slowly."""
+
+
+@dataclass
+class _Case:
+    """What one janitor has seen of one activation, by its own monotonic clock."""
+
+    owner: OwnerCheck
+    over_at: float | None = None
+
+    def has_been_over_for(self, seconds: float) -> bool:
+        """Whether its record was final so long ago. Asked for the first time, it is only now."""
+        now = time.monotonic()
+        self.over_at = self.over_at or now
+        return now >= self.over_at + seconds
 
 
 class Janitor:
@@ -45,10 +72,12 @@ class Janitor:
         """*keep_s* is how long a record is kept after its end; *on_action* is told each of `ACTIONS` as it is taken."""
         self._bus = bus
         self._records = stores.activations
+        self._workers = stores.workers
         self._places = Places(bus)
         self._keep_s = keep_s
         self._on_action = on_action
-        self._owners: dict[str, OwnerCheck] = {}
+        self._cases: dict[str, _Case] = {}
+        self._room = asyncio.Semaphore(LOOKS_AT_ONCE)
 
     async def run(self) -> None:
         """Sweep for ever; while NATS cannot be reached there is nothing to put right."""
@@ -65,46 +94,64 @@ class Janitor:
 
         Raises: QueueUnavailable.
         """
-        deleted = 0
-        seen: set[str] = set()
-        async for queued in walk(self._bus):
-            seen.add(queued.key)
-            if queued.age_s > YOUNG_S and await self._is_over_if_readable(queued):
-                await delete_queued(self._bus, queued.seq)
-                log.warning("janitor.slot-returned", activation=queued.key, age_s=round(queued.age_s, 1))
-                self._on_action("slot-returned")
-                deleted += 1
-        self._owners = {key: check for key, check in self._owners.items() if key in seen}
-        await self._free_places()
-        return deleted
+        messages = [queued async for queued in walk(self._bus)]
+        places = [taken async for taken in self._places.all_taken()]
+        keys = {*(each.key for each in messages), *(each.holder for each in places)}
+        self._cases = {key: self._cases.get(key) or _Case(OwnerCheck(self._bus)) for key in keys}
+        due = [each for each in messages if each.age_s > YOUNG_S]
+        deleted = await asyncio.gather(*(self._look(each.key, partial(self._put_right, each)) for each in due))
+        await asyncio.gather(*(self._look(each.holder, partial(self._free_if_over, each)) for each in places))
+        return sum(deleted)
 
-    async def _free_places(self) -> None:
-        """Free the places of activations that are over: nobody did whose API server died, or whose worker was lost."""
-        async for taken in self._places.all_taken():
-            entry = await self._records.get(taken.holder)
-            if entry is None or (entry.value.state.is_final and self._slot_is_free(entry.value)):
-                await self._places.free(taken)
-                log.warning("janitor.place-returned", activation=taken.holder)
-                self._on_action("place-returned")
+    async def _look(self, key: str, look: Callable[[_Case], Awaitable[bool]]) -> bool:
+        """
+        Do *look* in its time; return what it says. A record of a version that is unknown here is left to those who know
+        it; what cannot be read now, to the next sweep.
+        """
+        async with self._room:
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    return await look(self._cases[key])
+            except Undecodable as error:
+                log.error("janitor.undecodable", activation=key, error=str(error))
+            except (QueueUnavailable, TimeoutError) as error:
+                log.warning("janitor.not-read", activation=key, error=repr(error))
+        return False
 
-    async def _is_over_if_readable(self, queued: Queued) -> bool:
-        """A record of a version that is unknown here is left to those who know it, and holds up no other."""
-        try:
-            return await self._is_over(queued)
-        except Undecodable as error:
-            log.error("janitor.undecodable", activation=queued.key, error=str(error))
+    async def _put_right(self, queued: Queued, case: _Case) -> bool:
+        """Return whether the message was deleted."""
+        if not await self._is_over(queued, case) or not await delete_if_there(self._bus, queued):
             return False
+        log.warning("janitor.slot-returned", activation=queued.key, age_s=round(queued.age_s, 1))
+        self._on_action("slot-returned")
+        return True
 
-    async def _is_over(self, queued: Queued) -> bool:
+    async def _free_if_over(self, taken: Taken, case: _Case) -> bool:
+        """Free the place of an activation that is over: nobody did whose API server died, or whose worker was lost."""
+        entry = await self._records.get(taken.holder)
+        if entry is not None and not (entry.value.state.is_final and await self._slot_is_free(entry.value, case)):
+            return False
+        await self._places.free(taken)
+        log.warning("janitor.place-returned", activation=taken.holder)
+        self._on_action("place-returned")
+        return True
+
+    async def _is_over(self, queued: Queued, case: _Case) -> bool:
         entry = await self._records.get(queued.key)
         if entry is None:
             return True
         if entry.value.state.is_final:
-            return self._slot_is_free(entry.value)
+            return await self._slot_is_free(entry.value, case)
         if entry.value.state is State.QUEUED:
             return await self._end_if_late(entry)
-        await self._end_if_lost(entry)
+        await self._end_if_lost(entry, case)
         return False
+
+    async def _slot_is_free(self, record: Activation, case: _Case) -> bool:
+        """A worker acks within moments of its final write: older ones were left. A lost one's container may live on."""
+        if record.state is not State.WORKER_LOST:
+            return case.has_been_over_for(YOUNG_S)
+        return case.has_been_over_for(FENCE_S) or await is_proved_gone(self._workers, record.worker)
 
     async def _end_if_late(self, entry: Entry[Activation]) -> bool:
         if self._bus.clock.now() < entry.value.deadline_at + YOUNG_S:
@@ -114,12 +161,6 @@ class Janitor:
             self._on_action("timed-out")
         return ended
 
-    async def _end_if_lost(self, entry: Entry[Activation]) -> None:
-        check = self._owners.setdefault(entry.key, OwnerCheck(self._bus))
-        if await check.is_lost(entry.value) and await settle_lost(self._records, entry, keep_s=self._keep_s):
+    async def _end_if_lost(self, entry: Entry[Activation], case: _Case) -> None:
+        if await case.owner.is_lost(entry.value) and await settle_lost(self._records, entry, keep_s=self._keep_s):
             self._on_action("worker-lost")
-
-    def _slot_is_free(self, record: Activation) -> bool:
-        """A worker acks within moments of its final write: older ones were left. A lost one's container may live on."""
-        fence = FENCE_S if record.state is State.WORKER_LOST else YOUNG_S
-        return self._bus.clock.now() > (record.ended_at or record.deadline_at) + fence

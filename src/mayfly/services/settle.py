@@ -11,12 +11,15 @@ from typing import Any
 
 import structlog
 
+from mayfly.bus.codec import Undecodable
 from mayfly.bus.connection import Bus
 from mayfly.bus.requests import Ownership, ask_owner
 from mayfly.bus.store import Conflict, Entry, Store
+from mayfly.bus.stores import Stores
 from mayfly.domain.activation import Activation, State
 from mayfly.domain.errors import TimedOut, WorkerLost
 from mayfly.domain.ids import new_id
+from mayfly.domain.worker import WorkerBeat
 
 log = structlog.get_logger()
 
@@ -56,6 +59,7 @@ class OwnerCheck:
     def __init__(self, bus: Bus) -> None:
         """Nothing asked yet."""
         self._bus = bus
+        self._workers = Stores.on(bus).workers
         self._silences = 0
         self._gone_since: float | None = None
 
@@ -66,8 +70,9 @@ class OwnerCheck:
 
     async def is_lost(self, record: Activation) -> bool:
         """
-        Ask once. A worker that denies has lost it; one that is silent has after the third time, one that nobody knows
-        after `GONE_FOR_S`: it may be changing over from one nats-server to another.
+        Ask once. A worker that denies has lost it, and so has one that is proved to be gone; one that is silent has
+        after the third time, one that nobody knows after `GONE_FOR_S`: it may be changing over from one nats-server to
+        another.
 
         Raises: QueueUnavailable when this process cannot ask.
         """
@@ -78,9 +83,26 @@ class OwnerCheck:
         self._silences = 0
         if answer is Ownership.GONE:
             self._gone_since = self._gone_since or time.monotonic()
-            return time.monotonic() - self._gone_since >= GONE_FOR_S
+            is_long_ago = time.monotonic() - self._gone_since >= GONE_FOR_S
+            return is_long_ago or await is_proved_gone(self._workers, record.worker)
         self._gone_since = None
         return answer is Ownership.DENIED
+
+
+async def is_proved_gone(workers: Store[WorkerBeat], worker_id: str | None) -> bool:
+    """
+    Whether it is certain that no container of a worker lives: it said goodbye, or its successor did for it. That
+    nothing is heard of a worker proves nothing.
+
+    Raises: QueueUnavailable.
+    """
+    if worker_id is None:
+        return False
+    try:
+        entry = await workers.get(worker_id)
+    except Undecodable:
+        return False
+    return entry is not None and entry.value.gone
 
 
 async def settle_lost(store: Store[Activation], entry: Entry[Activation], *, keep_s: float) -> Activation | None:

@@ -157,4 +157,4 @@ async def _beat(stores: Stores, worker_id: str) -> WorkerBeat | None:
     except Undecodable as error:
         log.error("status.undecodable", worker=worker_id, error=str(error))
         return None
-    return entry.value if entry else None
+    return entry.value if entry and not entry.value.gone else None

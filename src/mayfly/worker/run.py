@@ -3,7 +3,7 @@ One activation, from its claim to the removal of its container. The life of a ca
 
     prepare       time left? function still registered? image, container: nothing of the user's has run
     start fence   queued -> running, the last thing before the command is sent
-    run           until no process of the container lives
+    run           until no process of the container lives; meanwhile `worker.lease` looks whether it still may
     response      into RESPONSES
     result fence  running -> final, naming that response: the caller's answer leaves here
     clean up      ack, which gives the slot back; mount, cgroup and directory
@@ -25,9 +25,9 @@ import structlog
 from msgspec.structs import replace
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
+from mayfly.bus.codec import Undecodable
 from mayfly.bus.connection import Bus
 from mayfly.bus.queue import KEEP_EVERY_S, Claim
-from mayfly.bus.requests import Ownership, ask_owner
 from mayfly.bus.responses import publish_response
 from mayfly.bus.store import Conflict, Entry
 from mayfly.bus.stores import Stores
@@ -36,7 +36,6 @@ from mayfly.domain.activation import Activation, Response, State
 from mayfly.domain.errors import Gone, ImageUnavailable, MayflyError, QueueUnavailable, RuntimeFailed, TimedOut
 from mayfly.domain.ids import WorkerId, new_id
 from mayfly.images.store import ImageStore, PreparedImage
-from mayfly.services.settle import settle_lost
 from mayfly.worker.call import call_of
 from mayfly.worker.endings import Verdict, verdict_of, verdict_of_failure
 from mayfly.worker.images import prepare_image
@@ -89,6 +88,10 @@ class Run:
         self._container: Container | None = None
         self._leases = ExitStack()
         self._is_cancelled = False
+        self.is_preparing = False
+        """Nothing has begun that another worker could not begin anew."""
+        self.may_live = False
+        """The start fence was asked for, so the function may run here, and it is not known to be dead."""
 
     @property
     def key(self) -> str:
@@ -105,8 +108,23 @@ class Run:
         self._is_cancelled = True
         self.kill()
 
+    async def kill_if_settled(self) -> None:
+        """
+        Kill the container when somebody else has ended the record: this worker was taken for lost, its caller has been
+        told, and the slot will be another's. A record that cannot be read is one that somebody else has written.
+
+        Raises: QueueUnavailable.
+        """
+        try:
+            entry = await self._records.get(self.key)
+        except Undecodable:
+            entry = None
+        if self.may_live and (entry is None or entry.value.state.is_final):
+            log.warning("activation.settled-elsewhere", activation=self._work.record.id)
+            self.kill()
+
     async def carry_out(self) -> None:
-        """Do everything, and leave neither a container nor an unsettled claim."""
+        """Do everything, and leave neither a container nor an unsettled claim. Cancelled early, give the claim back."""
         async with self._claim_kept():
             try:
                 await self._prepare_and_run()
@@ -114,13 +132,18 @@ class Run:
                 await self._refuse(refusal)
             except QueueUnavailable as error:  # the message comes again; by then its record says what to do
                 log.warning("activation.left", activation=self._work.record.id, reason=error.detail)
+            except asyncio.CancelledError:
+                if self.is_preparing:
+                    await self._give_back(delay_s=0)
+                raise
             except Exception:  # unforeseen. Kept, the message would come again only after `ACK_WAIT_S`
                 log.exception("activation.crashed", activation=self._work.record.id)
-                await self._give_back()
+                await self._give_back(delay_s=min(RETRY_AT_MOST_S, RETRY_S * self._claim.deliveries))
             finally:
                 await self._remove_container()
 
     async def _prepare_and_run(self) -> None:
+        self.is_preparing = True
         image = await self._prepare()
         running = await self._start_fence(image)
         if running is None:
@@ -218,12 +241,14 @@ class Run:
             steps=self._steps,
         )
         ttl_s = self._left_s() + RECORD_MARGIN_S
+        self.is_preparing, self.may_live = False, True
         try:
             revision = await self._persistently(
                 lambda: self._records.update(self.key, record, revision=self._work.revision, ttl_s=ttl_s),
                 for_s=self._left_s(),
             )
         except Conflict:
+            self.may_live = False
             self._tools.metrics.fence_lost("start")
             return None
         return Entry(self.key, record, revision)
@@ -240,6 +265,7 @@ class Run:
         try:
             call = call_of(self._work, image.config)
             ending = await self._container.run(call, timeout_s=max(0.001, self._left_s()))
+            self.may_live = False
             verdict = verdict_of(
                 ending,
                 self._work.function.limits,
@@ -276,6 +302,7 @@ class Run:
 
     async def _refuse(self, refusal: Refusal) -> None:
         """End the record of an activation that was not run, and give its slot back."""
+        self.is_preparing = False
         error = refusal.error
         record = self._work.record.moved(
             refusal.state,
@@ -302,21 +329,17 @@ class Run:
 
     async def _follow_the_winner(self) -> None:
         """
-        The record went another way. Over: the message is too. Running elsewhere: leave it to its owner, and if that
-        is lost, say so; its slot is the janitor's to give back, when the container is certainly gone.
+        The record went another way. Over: the message is too. Running elsewhere, or lost with its worker: that is the
+        janitor's, who gives the slot back when the container is certainly gone.
         """
         entry = await self._records.get(self.key)
-        if entry is None or entry.value.state.is_final:
+        if entry is None or (entry.value.state.is_final and entry.value.state is not State.WORKER_LOST):
             await self._ack()
-        elif entry.value.worker and entry.value.state is State.RUNNING:
-            answer = await ask_owner(self._tools.bus, entry.value.worker, self.key)
-            if answer in (Ownership.GONE, Ownership.DENIED):
-                await settle_lost(self._records, entry, keep_s=self._tools.keep_s)
 
-    async def _give_back(self) -> None:
-        """Let somebody try again. Once it was started nobody will: its record says so, and who takes it settles it."""
+    async def _give_back(self, *, delay_s: float) -> None:
+        """Let somebody try again. Once it was started nobody will: its record says so, and the janitor settles it."""
         try:
-            await self._claim.give_back(delay_s=min(RETRY_AT_MOST_S, RETRY_S * self._claim.deliveries))
+            await self._claim.give_back(delay_s=delay_s)
         except QueueUnavailable:  # it comes again by itself, later
             log.warning("activation.not-given-back", activation=self._work.record.id)
 
@@ -341,18 +364,8 @@ class Run:
             await asyncio.sleep(KEEP_EVERY_S)
             try:
                 await self._claim.keep()
-                await self._end_if_settled()
             except QueueUnavailable:
                 continue
-
-    async def _end_if_settled(self) -> None:
-        """
-        Kill the container when somebody else has ended the record: a worker that was frozen or cut off for a while
-        was taken for lost, its caller has been told, and the slot may be another's by now.
-        """
-        entry = await self._records.get(self.key)
-        if entry is None or entry.value.state.is_final:
-            self.kill()
 
     async def _persistently(self, action: Callable[[], Awaitable[R]], *, for_s: float = SETTLE_FOR_S) -> R:
         """
@@ -376,6 +389,7 @@ class Run:
         try:
             if container:
                 await container.remove()
+                self.may_live = False
                 self._tools.metrics.containers_removed.inc()
         except RuntimeFailed as error:
             self._tools.metrics.containers_left.inc()

@@ -13,6 +13,7 @@ from mayfly.bus.connection import connect
 from mayfly.bus.stores import Stores
 from mayfly.containers.choose import DockerAddress, choose_runtime
 from mayfly.containers.host import prepare_host
+from mayfly.containers.watchdog import Feed
 from mayfly.domain.errors import QueueUnavailable
 from mayfly.domain.ids import WorkerId, new_id
 from mayfly.images.policy import RegistryPolicy
@@ -20,6 +21,7 @@ from mayfly.images.store import ImageStore
 from mayfly.services.metrics_certificates import ends_of
 from mayfly.services.metrics_port import served
 from mayfly.settings import ImageSettings, WorkerSettings
+from mayfly.worker.incarnation import Incarnation, forget, succeed
 from mayfly.worker.loop import Worker
 from mayfly.worker.metrics import WorkerMetrics
 from mayfly.worker.run import Tools
@@ -27,12 +29,13 @@ from mayfly.worker.run import Tools
 log = structlog.get_logger()
 
 
-async def serve(settings: WorkerSettings) -> None:
+async def serve(settings: WorkerSettings, feed: Feed | None = None) -> None:
     """
     Be a worker until SIGTERM or SIGINT, or until the connection to NATS is closed for good.
 
     Must run as pid 1 of namespaces of its own (`containers.host.enter_namespaces`): when it dies, all its containers
-    and mounts go with it. (Not so with a Docker daemon: that has the containers, and ends them.)
+    and mounts go with it. (Not so with a Docker daemon: that has the containers, and ends them.) *feed* is that of the
+    process outside, which sees to that death.
 
     Raises: RuntimeFailed when this machine cannot run containers; QueueUnavailable, also when the connection was closed
     for good: whoever restarts only what has failed has to see that it has.
@@ -70,7 +73,10 @@ async def serve(settings: WorkerSettings) -> None:
                 metrics=metrics,
             )
             closing = asyncio.create_task(_stop_when(bus.closed, stop), name="closed")
-            await Worker(tools, slots=settings.slots).run(stop, grace_s=settings.stop_grace_s)
+            incarnation = Incarnation(id=tools.worker_id, home=runtime.home)
+            await succeed(settings.state_dir, incarnation, runtime, tools.stores.workers)
+            if await Worker(tools, slots=settings.slots, feed=feed).run(stop, grace_s=settings.stop_grace_s):
+                forget(settings.state_dir)
             closing.cancel()
             if bus.closed.is_set():
                 raise QueueUnavailable("The connection to NATS was closed for good; the log says why.")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace as replace_queued
 
 import pytest
 from msgspec.structs import replace
 
 from mayfly.bus.connection import Bus
-from mayfly.bus.queue import Claim, PullLoop, Refused, delete_queued, in_flight, submit, walk
+from mayfly.bus.queue import Claim, PullLoop, Refused, delete_if_there, delete_queued, in_flight, submit, walk
 from mayfly.bus.schema import bootstrap, limits_in_force
 from mayfly.bus.subjects import act
 from mayfly.domain.activation import Work
@@ -215,6 +216,20 @@ async def test_pulling_survives_a_restart_of_nats(nats: Installation) -> None:
 
         assert claim.work.ulid == work.ulid
         await puller.stop()
+
+
+async def test_a_message_is_deleted_only_where_it_lies(bus: Bus) -> None:
+    """Where another one lies at its sequence by now, as after a restore, or none, nothing is deleted."""
+    first, second = (replace(some_work(), ulid=new_id()) for _ in range(2))
+    for work in (first, second):
+        await submit(bus, work, wait_s=0)
+    one, other = [queued async for queued in walk(bus)]
+
+    assert not await delete_if_there(bus, replace_queued(one, seq=other.seq))
+    assert await in_flight(bus) == 2
+    assert await delete_if_there(bus, one)
+    assert not await delete_if_there(bus, one)
+    assert [queued.key async for queued in walk(bus)] == [second.key]
 
 
 async def test_walking_sees_all_and_claims_nothing(bus: Bus) -> None:

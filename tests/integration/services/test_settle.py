@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from mayfly.bus.requests import answering_owner
+from mayfly.bus.stores import Stores
+from mayfly.containers.fake import FakeRuntime
 from mayfly.domain.activation import State
 from mayfly.domain.ids import WorkerId
 from mayfly.services.settle import GONE_FOR_S, OwnerCheck
+from mayfly.worker.incarnation import last_words
 from tests.support.bus import installation
 from tests.unit.domain.test_activation import a_record
 
@@ -41,6 +45,17 @@ async def test_a_worker_that_stays_away_is_lost() -> None:
             while not await check.is_lost(RECORD):
                 assert check.is_in_doubt
                 await asyncio.sleep(0.05)
+
+
+async def test_a_worker_that_is_proved_gone_is_lost_at_once() -> None:
+    """Nobody listens under its id, and its last words are there: no need to wait whether it comes back."""
+    async with installation() as nats, nats.connect("api") as api, nats.connect("worker") as worker:
+        workers = Stores.on(worker).workers
+        beat = last_words(WorkerId("w"), FakeRuntime())
+        await workers.put("w", replace(beat, gone=False))
+        assert not await OwnerCheck(api).is_lost(RECORD)
+        await workers.put("w", beat)
+        assert await OwnerCheck(api).is_lost(RECORD)
 
 
 async def test_a_worker_that_denies_has_lost_it_at_once() -> None:

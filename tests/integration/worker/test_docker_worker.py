@@ -20,10 +20,12 @@ from examples.oci import Image, push
 from mayfly.bus.connection import Bus
 from mayfly.bus.responses import Listener
 from mayfly.bus.stores import Stores
+from mayfly.domain.activation import State
 from mayfly.domain.errors import FunctionFailed, TimedOut, WorkerLost
 from mayfly.domain.function import Function
 from mayfly.domain.ids import FunctionName, UserId, new_id
 from mayfly.domain.limits import Limits
+from mayfly.domain.worker import LEASE_S
 from mayfly.services.invoke import Invoker
 from tests.support import dockerd_bare
 from tests.support.bus import Installation, installation
@@ -35,6 +37,7 @@ from tests.support.registry import Registry
 pytestmark = [pytest.mark.root, pytest.mark.A5, pytest.mark.F9]
 
 STOP_S = 30.0
+TOLD_S = 5.0
 NOBODY = 65_534
 
 
@@ -274,6 +277,37 @@ async def test_a_call_that_takes_too_long_is_ended(scene: Scene) -> None:
         with pytest.raises(TimedOut):
             await scene.world.invoke(function)
         await scene.until_containers(0)
+
+
+async def test_a_frozen_workers_container_ends_within_its_lease(scene: Scene) -> None:
+    """The watchdog kills the worker, whose connections close, so the daemon ends the container; the caller is told."""
+    image = await build_and_push(scene.registry, "sleep", cmd=("/bin/sleep", "60"))
+    function = await scene.world.function(image)
+    async with scene.worker() as watchdog:
+        calling = asyncio.create_task(scene.world.invoke(function))
+        await scene.until_containers(1, running=True)
+        inner = int(Path(f"/proc/{watchdog}/task/{watchdog}/children").read_text().split()[0])
+        await running(scene.world, function)
+        os.kill(inner, signal.SIGSTOP)
+        async with asyncio.timeout(TOLD_S):
+            with pytest.raises(WorkerLost):
+                await calling
+        async with asyncio.timeout(LEASE_S + 1):
+            await scene.until_containers(0, running=True)
+        assert not Path(f"/proc/{inner}").exists()
+    async with scene.worker():
+        await scene.until_containers(0)
+
+
+async def running(world: World, function: Function) -> None:
+    """Return when the one activation of a function's owner is running."""
+    async with asyncio.timeout(20):
+        while True:
+            for key in await world.stores.activations.keys(function.user_id):
+                entry = await world.stores.activations.get(key)
+                if entry and entry.value.state is State.RUNNING:
+                    return
+            await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize("by_tls", [False, True], ids=["socket", "tls"])

@@ -6,6 +6,8 @@ activation can go, and who gets its slot back.
 from __future__ import annotations
 
 import asyncio
+import time
+from contextlib import AsyncExitStack
 
 import pytest
 from msgspec.structs import replace
@@ -13,10 +15,11 @@ from nats.aio.msg import Msg
 
 from mayfly.bus.queue import in_flight, submit
 from mayfly.bus.responses import read_response
+from mayfly.bus.store import Entry
 from mayfly.bus.stores import Stores
 from mayfly.bus.subjects import kv_subject, owns
 from mayfly.containers.fake import ending
-from mayfly.domain.activation import State, Work
+from mayfly.domain.activation import Activation, State, Work
 from mayfly.domain.errors import (
     FunctionFailed,
     Gone,
@@ -28,10 +31,12 @@ from mayfly.domain.errors import (
 )
 from mayfly.domain.ids import WorkerId, new_id
 from mayfly.domain.limits import Limits
+from mayfly.domain.worker import WorkerBeat
 from mayfly.services.invoke import Invoker
 from mayfly.services.janitor import Janitor
 from mayfly.services.settle import settle_lost
 from mayfly.services.status import status
+from mayfly.worker.incarnation import last_words
 from mayfly.worker.loop import Worker
 from mayfly.worker.run import Tools
 from tests.support.world import World
@@ -322,11 +327,8 @@ async def test_a_caller_of_a_frozen_worker_is_told_within_5_s(world: World) -> N
     assert caught.value.ran == "unknown"
 
 
-async def test_a_container_whose_activation_was_settled_by_others_is_killed(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_container_whose_activation_was_settled_by_others_is_killed(world: World) -> None:
     """A worker that comes back after it was taken for lost does not run on for a caller who has been told."""
-    monkeypatch.setattr("mayfly.worker.run.KEEP_EVERY_S", 0.05)
     function = await world.function()
     world.runtime.gate.clear()
     async with world.worker(slots=1):
@@ -403,17 +405,195 @@ async def test_the_janitor_keeps_a_lost_workers_slot_for_a_while(world: World) -
     work = await world.queued(await world.function())
     await world.move(work, State.RUNNING, worker=WorkerId(new_id()), attempt=new_id())
 
+    await _swept(janitor, world, work, State.WORKER_LOST)
+
+    assert await janitor.sweep() == 0
+    assert await in_flight(world.bus) == 1
+
+
+async def test_a_worker_that_is_proved_gone_gives_its_slot_back_at_once(world: World) -> None:
+    """With its last words there is nothing to wait for; that it is not heard of alone proves nothing."""
+    janitor = Janitor(world.bus, world.stores, keep_s=3600)
+    work, worker_id = await world.queued(await world.function()), WorkerId(new_id())
+    await world.move(work, State.RUNNING, worker=worker_id, attempt=new_id())
+    await _swept(janitor, world, work, State.WORKER_LOST)
+    assert await janitor.sweep() == 0
+    async with world.nats.connect("worker") as bus:
+        await Stores.on(bus).workers.put(worker_id, last_words(worker_id, world.runtime))
+
+    assert await janitor.sweep() == 1
+    assert await in_flight(world.bus) == 0
+
+
+async def test_the_fence_is_over_only_when_it_has_been_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A janitor that has just been started, or whose clock is wrong by an hour, does not take a loss for an old one."""
+    monkeypatch.setattr("mayfly.services.janitor.FENCE_S", 4.0)
+    work = await world.queued(await world.function())
+    waiting = await world.queued(await world.function())
+    await world.move(work, State.RUNNING, worker=WorkerId(new_id()), attempt=new_id())
+    await _swept(Janitor(world.bus, world.stores, keep_s=3600), world, work, State.WORKER_LOST)
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + 3600)
+
+    janitor, began = Janitor(world.bus, world.stores, keep_s=3600), time.monotonic()
+    async with asyncio.timeout(15):
+        while not await janitor.sweep():
+            await asyncio.sleep(0.1)
+
+    assert time.monotonic() - began > 4
+    entry = await world.stores.activations.get(waiting.key)
+    assert entry
+    assert entry.value.state is State.QUEUED
+
+
+async def test_one_record_that_cannot_be_read_holds_up_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one read hangs, the others' slots come back; and so does this one's, when it can be read."""
+    monkeypatch.setattr("mayfly.services.janitor.LOOK_S", 1.0)
+    function = await world.function()
+    works = [await world.queued(function) for _ in range(5)]
+    for work in works:
+        await world.move(work, State.REFUSED, ended_at=1.0)
+    janitor, hangs, read = Janitor(world.bus, world.stores, keep_s=3600), asyncio.Event(), world.stores.activations.get
+
+    async def get(key: str) -> Entry[Activation] | None:
+        if key == works[0].key:
+            await hangs.wait()
+        return await read(key)
+
+    monkeypatch.setattr(world.stores.activations, "get", get)
+    async with asyncio.timeout(20):
+        while await in_flight(world.bus) > 1:
+            await janitor.sweep()
+            await asyncio.sleep(0.1)
+        hangs.set()
+        while await in_flight(world.bus):
+            await janitor.sweep()
+            await asyncio.sleep(0.1)
+
+
+async def test_a_lost_workers_message_is_no_other_workers_to_settle(world: World) -> None:
+    """Delivered again, it is left to the janitor: acked, it would give the slot back while the container may live."""
+    work = await world.queued(await world.function())
+    await world.move(work, State.RUNNING, worker=WorkerId(new_id()), attempt=new_id())
+    await world.move(work, State.WORKER_LOST, ended_at=1.0)
+    async with world.worker() as worker:
+        await _until_idle_after_a_claim(worker)
+
+    assert await in_flight(world.bus) == 1
+    assert world.runtime.calls == []
+
+
+async def test_what_has_not_started_is_given_back_at_once(world: World) -> None:
+    """A worker that stops while an image is fetched or a container is made lets another one have the call."""
+    for stage in ("image", "container"):
+        function = await world.function()
+        world.images.delay_s = 60 if stage == "image" else 0
+        world.runtime.may_create.clear()
+        async with world.worker() as first:
+            call = asyncio.create_task(world.invoke(function, stage.encode()))
+            async with asyncio.timeout(10):
+                while not first._runs:
+                    await asyncio.sleep(0.01)
+                if stage == "container":
+                    await world.runtime.asked_to_create.wait()
+        world.images.delay_s = 0
+        world.runtime.may_create.set()
+        async with world.worker(), asyncio.timeout(5):  # less than any redelivery would take
+            assert await call == stage.encode()
+        assert (await world.record(function)).worker != first._tools.worker_id
+    assert world.runtime.alive == {}
+
+
+async def test_a_worker_that_leaves_says_so_and_then_that_it_is_gone(world: World) -> None:
+    """While it finishes what runs its sign of life has `draining`; when nothing is left, `gone`, and it stays."""
+    function = await world.function()
+    world.runtime.gate.clear()
+    workers = world.stores.workers
+    async with world.worker() as worker:
+        worker_id = worker._tools.worker_id
+        call = asyncio.create_task(world.invoke(function))
+        await world.until_started(1)
+        leaving = asyncio.create_task(_beat_of(world, worker_id, "draining"))
+        leaving.add_done_callback(lambda _: world.runtime.gate.set())
+    assert (await leaving).running == 1
+    assert await call == b"x"
+    entry = await workers.get(worker_id)
+    assert entry
+    assert entry.value.gone
+    assert (await status(world.bus, world.stores, function.user_id)).workers == ()
+
+
+async def test_a_worker_that_may_have_left_a_container_does_not_say_that_it_is_gone(world: World) -> None:
+    """Where a container could not be removed there is no proof; its slot waits for the fence."""
+    world.runtime.script = lambda *_: RuntimeFailed("it goes on", ran="unknown")
+    world.runtime.remove_error = RuntimeFailed("it is stuck")
+    async with world.worker() as worker:
+        with pytest.raises(RuntimeFailed):
+            await world.invoke(await world.function())
+    entry = await world.stores.workers.get(worker._tools.worker_id)
+    assert entry is None or not entry.value.gone
+
+
+@pytest.mark.F11
+async def test_a_rolling_restart_of_the_workers_fails_no_call(world: World) -> None:
+    """Two workers are replaced one after the other, twice, under load: each call is answered, and run once."""
+    function = await world.function()
+    world.invoker = Invoker(world.bus, world.stores, world.listener, wait_ms=1000, keep_s=3600)
+    is_over, answered = asyncio.Event(), 0
+
+    async def load(number: int) -> None:
+        nonlocal answered
+        while not is_over.is_set():
+            parameter = f"{number} {answered}".encode()
+            assert await world.invoke(function, parameter) == parameter
+            answered += 1
+
+    async with AsyncExitStack() as first, AsyncExitStack() as second:
+        workers = (first, second)
+        for stack in workers:
+            await stack.enter_async_context(world.worker(slots=4))
+        callers = [asyncio.create_task(load(number)) for number in range(6)]
+        for index in (0, 1, 0, 1):
+            enough = answered + 50
+            while answered < enough and not any(caller.done() for caller in callers):
+                await asyncio.sleep(0.01)
+            await workers[index].aclose()
+            await workers[index].enter_async_context(world.worker(slots=4))
+        is_over.set()
+        await asyncio.gather(*callers)
+
+    assert len(world.runtime.calls) == answered >= 200
+
+
+async def _beat_of(world: World, worker_id: WorkerId, word: str) -> WorkerBeat:
+    async with asyncio.timeout(10):
+        while True:
+            entry = await world.stores.workers.get(worker_id)
+            if entry and getattr(entry.value, word):
+                return entry.value
+            await asyncio.sleep(0.02)
+
+
+async def _swept(janitor: Janitor, world: World, work: Work, state: State) -> None:
+    """Sweep until the record is in this state."""
     async with asyncio.timeout(10):
         while True:
             await janitor.sweep()
             entry = await world.stores.activations.get(work.key)
             assert entry
-            if entry.value.state is State.WORKER_LOST:
-                break
+            if entry.value.state is state:
+                return
             await asyncio.sleep(0.1)
 
-    assert await janitor.sweep() == 0
-    assert await in_flight(world.bus) == 1
+
+async def _until_idle_after_a_claim(worker: Worker) -> None:
+    async with asyncio.timeout(10):
+        while not worker._runs:
+            await asyncio.sleep(0)
+        while worker._runs:
+            await asyncio.sleep(0.01)
 
 
 class _Delivery:

@@ -68,6 +68,7 @@ class DockerRuntime:
         version = find_version(address)
         self.version = version.engine
         self.owner = owner_name(state_dir)
+        self.home = ""
         self.engine = Engine(address, version)
         self.roots = Roots(self.engine, owner=self.owner, init=init)
         self._left: dict[str, int] = {}
@@ -87,6 +88,7 @@ class DockerRuntime:
 
     async def reap(self) -> int:
         """As promised; and whatever any worker left an hour ago and more, whose own successor never came."""
+        self.home = f"{(await self.engine.get('/info'))['ID']} {self.owner}"
         mine = {each["Id"] for each in await self.list(f"{OWNER_LABEL}={self.owner}")}
         now = time.time()
         old = {
@@ -322,7 +324,7 @@ class DockerContainer:
         first = ended_at if self._first_byte_at is None else self._first_byte_at
         return Ending(
             reason=reason,
-            exit_code=_exit_code(words, state) if reason is EndReason.EXITED else None,
+            exit_code=self._exit_code(words, state) if reason is EndReason.EXITED else None,
             stdout=bytes(self._result.content),
             stderr=self._tail.content(),
             stderr_truncated=self._tail.is_truncated,
@@ -331,6 +333,18 @@ class DockerContainer:
             start_s=max(0.0, min(first, ended_at) - started_at),
             run_s=ended_at - started_at,
         )
+
+    def _exit_code(self, words: stream.LastWords | None, state: dict[str, Any]) -> int:
+        if words is not None and words.report.kind == frame.REFUSED:
+            raise RuntimeFailed(f"The held init refused its frame: {os.strerror(words.report.value)}.")
+        if words is not None:
+            return words.report.exit_code
+        # The init itself was killed: by the function (with a limit on its cpu time, say), or from outside, and then it
+        # may have been before the function began. What it has written says that it ran.
+        code: int = state["ExitCode"]
+        if code > 128 and not state["Running"] and self._first_byte_at is not None:
+            return code
+        raise RuntimeFailed(f"The container's processes vanished (docker: {code}).", ran="unknown")
 
     async def _state(self) -> dict[str, Any]:
         try:
@@ -403,18 +417,6 @@ class DockerContainer:
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
-
-
-def _exit_code(words: stream.LastWords | None, state: dict[str, Any]) -> int:
-    if words is not None and words.report.kind == frame.REFUSED:
-        raise RuntimeFailed(f"The held init refused its frame: {os.strerror(words.report.value)}.")
-    if words is not None:
-        return words.report.exit_code
-    # The init itself was killed. A function can do that to its own (by a limit on its cpu time, say).
-    code: int = state["ExitCode"]
-    if code > 128 and not state["Running"]:
-        return code
-    raise RuntimeFailed(f"The container's processes vanished (docker: {code}).", ran="unknown")
 
 
 async def delete(engine: Engine, container: str) -> None:
