@@ -55,8 +55,8 @@ MUTATIONS = (
     Mutation(
         safeguard="the janitor",
         file="src/mayfly/services/janitor.py",
-        old="        deleted = 0\n",
-        new="        return 0\n        deleted = 0\n",
+        old="        messages = [queued async for queued in walk(self._bus)]\n",
+        new="        messages: list[Queued] = []\n",
         tests=(f"{WORKER}/test_worker.py::test_the_janitor_gives_back_what_was_left",),
     ),
     Mutation(
@@ -72,6 +72,50 @@ MUTATIONS = (
         old="        dead = self.groups.ids()\n",
         new="        dead = set[str]()\n",
         tests=("tests/contract/test_runtime_removal.py::test_reap_kills_what_is_still_alive",),
+    ),
+    Mutation(
+        safeguard="the watchdog",
+        file="src/mayfly/containers/watchdog.py",
+        old="        if left_s <= 0:\n",
+        new="        if False:\n",
+        tests=(
+            "tests/unit/containers/test_watchdog.py::test_a_process_that_feeds_no_more_is_killed_and_said_to_be",
+            "tests/contract/test_runtime_host.py::test_everything_inside_dies_when_the_watchdog_is_not_fed",
+        ),
+    ),
+    Mutation(
+        safeguard="the worker's look at its own records",
+        file="src/mayfly/worker/lease.py",
+        old="                await self._kill_what_others_settled()\n",
+        new="                pass\n",
+        tests=(f"{WORKER}/test_worker.py::test_a_container_whose_activation_was_settled_by_others_is_killed",),
+    ),
+    Mutation(
+        safeguard="the fence of a lost worker's slot",
+        file="src/mayfly/services/janitor.py",
+        old="return case.has_been_over_for(FENCE_S) or",
+        new="return True or",
+        tests=(
+            f"{WORKER}/test_worker.py::test_the_janitor_keeps_a_lost_workers_slot_for_a_while",
+            f"{WORKER}/test_places.py::test_a_lost_workers_place_stays_taken_while_its_container_may_live",
+        ),
+    ),
+    Mutation(
+        safeguard="the bound of each user's results",
+        file="src/mayfly/services/retention.py",
+        old="        if self.size <= max_bytes:\n",
+        new="        if True:\n",
+        tests=("tests/integration/services/test_retention.py::test_one_users_results_do_not_evict_anothers",),
+    ),
+    Mutation(
+        safeguard="the room for outcomes",
+        file="src/mayfly/services/room.py",
+        old="        if self._trouble:\n            raise",
+        new="        if False:\n            raise",
+        tests=(
+            "tests/integration/bus/test_trouble_full.py"
+            "::test_a_nearly_full_store_refuses_new_calls_and_keeps_room_for_those_under_way",
+        ),
     ),
     Mutation(
         safeguard="the filter on `done`",

@@ -18,6 +18,7 @@ from mayfly.domain.ids import new_ulid
 
 HEAD_MAX_BYTES = 64 * 1024
 HEAD_TIMEOUT_S = 15.0
+CLOSED_WITHIN_S = 1.0
 UNWANTED_MAX_BYTES = 8 * 1024 * 1024
 """A body that was refused is read and dropped up to here, so that its sender gets to read why."""
 
@@ -42,6 +43,12 @@ class BoundedHttp(HttpToolsProtocol):
         """Forget it."""
         self._stop_timer()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Close, as the server stops; a client that leaves the end of TLS unanswered is not waited for."""
+        super().shutdown()
+        if self.transport.is_closing():
+            self.loop.call_later(CLOSED_WITHIN_S, self.transport.abort)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and count it while it is head."""

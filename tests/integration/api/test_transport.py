@@ -323,6 +323,22 @@ async def test_second_signal_ends_at_once(nats_url: str, tmp_path: Path) -> None
             await api.process.wait()
 
 
+async def test_a_client_that_says_nothing_holds_up_no_stop(nats_url: str, tmp_path: Path) -> None:
+    """A connection that is kept and never read from again, as by a frozen client, is not waited for."""
+    async with ApiServer(nats_url, tmp_path) as api:
+        with (
+            socket.create_connection(("127.0.0.1", api.port)) as plain,
+            api.tls.wrap_socket(plain, server_hostname="localhost") as idle,
+        ):
+            await asyncio.to_thread(idle.sendall, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"200 OK" in await asyncio.to_thread(idle.recv, 65536)
+            api.process.terminate()
+            async with asyncio.timeout(8):
+                await api.process.wait()
+
+    assert api.process.returncode == 0
+
+
 @pytest.mark.A2
 async def test_server_without_nats_does_not_start_and_says_why(tmp_path: Path) -> None:
     """An unreachable NATS ends the start with an error that names it, not with a server that answers 500."""
