@@ -60,6 +60,43 @@ MUTATIONS = (
         tests=(f"{WORKER}/test_worker.py::test_the_janitor_gives_back_what_was_left",),
     ),
     Mutation(
+        safeguard="the janitor's fence",
+        file="src/mayfly/services/janitor.py",
+        old="FENCE_S = 15.0\n",
+        new="FENCE_S = 3.0\n",
+        tests=(
+            f"{WORKER}/test_worker_loss.py::test_no_container_of_a_lost_worker_lives_when_its_slot_is_given_back",
+            "tests/unit/worker/test_lease.py::test_the_lease_ends_before_the_slot_comes_back",
+        ),
+    ),
+    Mutation(
+        safeguard="the watchdog",
+        file="src/mayfly/containers/watchdog.py",
+        old="        if left_s <= 0:\n",
+        new="        if left_s == -math.inf:\n",
+        tests=(
+            f"{WORKER}/test_worker_loss.py::test_no_container_of_a_lost_worker_lives_when_its_slot_is_given_back",
+            "tests/contract/test_runtime_host.py::test_everything_inside_dies_when_the_watchdog_is_not_fed",
+        ),
+    ),
+    Mutation(
+        safeguard="the look at every record before a proof",
+        file="src/mayfly/worker/lease.py",
+        old="                await self._kill_what_others_settled()\n",
+        new="",
+        tests=(
+            f"{WORKER}/test_worker.py::test_a_container_whose_activation_was_settled_by_others_is_killed",
+            "tests/unit/worker/test_lease.py::test_every_activation_that_may_live_is_looked_at_before_a_proof",
+        ),
+    ),
+    Mutation(
+        safeguard="the place where a successor must have reaped",
+        file="src/mayfly/worker/incarnation.py",
+        old="    if former and former.home == new.home:\n",
+        new="    if former:\n",
+        tests=(f"{WORKER}/test_incarnation.py::test_one_that_has_reaped_elsewhere_proves_nothing",),
+    ),
+    Mutation(
         safeguard="the 10077 retry",
         file="src/mayfly/bus/queue.py",
         old="if time.monotonic() + pause > give_up_at:",
