@@ -250,13 +250,16 @@ class Injector:
             await self._give(name)
 
     async def _frozen(self, pid: int, for_s: float) -> tuple[float, bool]:
-        """Stop a process for a while; say since when, and whether it was seen stopped before and after."""
+        """
+        Stop a process for a while; say since when, and whether it was seen stopped before and after. A worker's
+        watchdog may have killed it meanwhile: it stood still to its end.
+        """
         began_at = time.monotonic()
         signal_if_there(pid, signal.SIGSTOP)
         try:
-            stopped = await until(lambda: state_of(pid) in ("T", ""))
+            stopped = await until(lambda: state_of(pid) == "T")
             await asyncio.sleep(for_s)
-            still = state_of(pid) == "T"
+            still = state_of(pid) == "T" or is_dead(pid)
         finally:
             signal_if_there(pid, signal.SIGCONT)
         return began_at, stopped and still
