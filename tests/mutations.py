@@ -111,23 +111,6 @@ MUTATIONS = (
         tests=("tests/contract/test_runtime_removal.py::test_reap_kills_what_is_still_alive",),
     ),
     Mutation(
-        safeguard="the watchdog",
-        file="src/mayfly/containers/watchdog.py",
-        old="        if left_s <= 0:\n",
-        new="        if False:\n",
-        tests=(
-            "tests/unit/containers/test_watchdog.py::test_a_process_that_feeds_no_more_is_killed_and_said_to_be",
-            "tests/contract/test_runtime_host.py::test_everything_inside_dies_when_the_watchdog_is_not_fed",
-        ),
-    ),
-    Mutation(
-        safeguard="the worker's look at its own records",
-        file="src/mayfly/worker/lease.py",
-        old="                await self._kill_what_others_settled()\n",
-        new="                pass\n",
-        tests=(f"{WORKER}/test_worker.py::test_a_container_whose_activation_was_settled_by_others_is_killed",),
-    ),
-    Mutation(
         safeguard="the fence of a lost worker's slot",
         file="src/mayfly/services/janitor.py",
         old="return case.has_been_over_for(FENCE_S) or",
