@@ -57,7 +57,7 @@ def verdict_of(ending: Ending, limits: Limits, *, allowed_s: float, is_cancelled
         case EndReason.CANCELLED if is_cancelled:
             return Verdict(state=State.CANCELLED, code=Cancelled.code, detail=CANCELLED)
         case EndReason.CANCELLED:
-            detail = "The worker had to stop before the function ended."
+            detail = "The worker had to stop, or was cut off from NATS, before the function ended."
             return Verdict(state=State.WORKER_LOST, code=WorkerLost.code, detail=detail, ran="unknown")
         case EndReason.EXITED:
             return _exited(ending)
