@@ -113,8 +113,8 @@ MUTATIONS = (
     Mutation(
         safeguard="the fence of a lost worker's slot",
         file="src/mayfly/services/janitor.py",
-        old="return case.has_been_over_for(FENCE_S) or",
-        new="return True or",
+        old="        return case.has_been_over_for(FENCE_S) or",
+        new="        return True or",
         tests=(
             f"{WORKER}/test_worker.py::test_the_janitor_keeps_a_lost_workers_slot_for_a_while",
             f"{WORKER}/test_places.py::test_a_lost_workers_place_stays_taken_while_its_container_may_live",

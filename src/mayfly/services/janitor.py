@@ -57,7 +57,7 @@ class _Case:
     over_at: float | None = None
 
     def has_been_over_for(self, seconds: float) -> bool:
-        """Whether its record was final so long ago. Asked for the first time, it is only now."""
+        """Whether its record was final, or gone, at each look since so long ago. At the first look it is only now."""
         now = time.monotonic()
         self.over_at = self.over_at or now
         return now >= self.over_at + seconds
@@ -129,7 +129,7 @@ class Janitor:
     async def _free_if_over(self, taken: Taken, case: _Case) -> bool:
         """Free the place of an activation that is over: nobody did whose API server died, or whose worker was lost."""
         entry = await self._records.get(taken.holder)
-        if entry is not None and not (entry.value.state.is_final and await self._slot_is_free(entry.value, case)):
+        if not await self._slot_is_free(entry, case):
             return False
         await self._places.free(taken)
         log.warning("janitor.place-returned", activation=taken.holder)
@@ -138,20 +138,26 @@ class Janitor:
 
     async def _is_over(self, queued: Queued, case: _Case) -> bool:
         entry = await self._records.get(queued.key)
-        if entry is None:
+        if await self._slot_is_free(entry, case):
             return True
-        if entry.value.state.is_final:
-            return await self._slot_is_free(entry.value, case)
-        if entry.value.state is State.QUEUED:
+        if entry is not None and entry.value.state is State.QUEUED:
             return await self._end_if_late(entry)
-        await self._end_if_lost(entry, case)
+        if entry is not None and entry.value.state is State.RUNNING:
+            await self._end_if_lost(entry, case)
         return False
 
-    async def _slot_is_free(self, record: Activation, case: _Case) -> bool:
-        """A worker acks within moments of its final write: older ones were left. A lost one's container may live on."""
-        if record.state is not State.WORKER_LOST:
+    async def _slot_is_free(self, entry: Entry[Activation] | None, case: _Case) -> bool:
+        """
+        A worker acks within moments of its final write: older ones were left. A lost one's container may live on. And a
+        record that is gone must be gone for a while: a server that was frozen while it was made, and has just woken up
+        as what it takes for a leader, has not heard of it for some moments.
+        """
+        if entry is not None and not entry.value.state.is_final:
+            case.over_at = None
+            return False
+        if entry is None or entry.value.state is not State.WORKER_LOST:
             return case.has_been_over_for(YOUNG_S)
-        return case.has_been_over_for(FENCE_S) or await is_proved_gone(self._workers, record.worker)
+        return case.has_been_over_for(FENCE_S) or await is_proved_gone(self._workers, entry.value.worker)
 
     async def _end_if_late(self, entry: Entry[Activation]) -> bool:
         if self._bus.clock.now() < entry.value.deadline_at + YOUNG_S:

@@ -88,6 +88,7 @@ class Run:
         self._container: Container | None = None
         self._leases = ExitStack()
         self._is_cancelled = False
+        self._is_gone = False  # the record, at the last look
         self.is_preparing = False
         """Nothing has begun that another worker could not begin anew."""
         self.may_live = False
@@ -111,15 +112,19 @@ class Run:
     async def kill_if_settled(self) -> None:
         """
         Kill the container when somebody else has ended the record: this worker was taken for lost, its caller has been
-        told, and the slot will be another's. A record that cannot be read is one that somebody else has written.
+        told, and the slot will be another's. A record that cannot be read is one that somebody else has written. One
+        that is gone must be so twice: a server that has just woken up may not have heard of it for some moments.
 
         Raises: QueueUnavailable.
         """
+        was_gone, self._is_gone = self._is_gone, False
         try:
             entry = await self._records.get(self.key)
+            self._is_gone = entry is None
+            is_settled = entry.value.state.is_final if entry else was_gone
         except Undecodable:
-            entry = None
-        if self.may_live and (entry is None or entry.value.state.is_final):
+            is_settled = True
+        if self.may_live and is_settled:
             log.warning("activation.settled-elsewhere", activation=self._work.record.id)
             self.kill()
 
@@ -329,11 +334,11 @@ class Run:
 
     async def _follow_the_winner(self) -> None:
         """
-        The record went another way. Over: the message is too. Running elsewhere, or lost with its worker: that is the
-        janitor's, who gives the slot back when the container is certainly gone.
+        The record went another way. Over: the message is too. Running elsewhere, or lost with its worker, or gone: that
+        is the janitor's, who gives the slot back when the container is certainly gone.
         """
         entry = await self._records.get(self.key)
-        if entry is None or (entry.value.state.is_final and entry.value.state is not State.WORKER_LOST):
+        if entry and entry.value.state.is_final and entry.value.state is not State.WORKER_LOST:
             await self._ack()
 
     async def _give_back(self, *, delay_s: float) -> None:

@@ -6,8 +6,10 @@ import asyncio
 
 import pytest
 
+from mayfly.bus.queue import in_flight
 from mayfly.domain.activation import State
 from mayfly.domain.errors import WorkerLost
+from mayfly.services.janitor import YOUNG_S
 from mayfly.services.settle import settle, settle_lost
 from tests.support.world import World
 
@@ -49,3 +51,33 @@ async def test_of_two_who_end_a_record_alike_one_is_told_that_it_did(
     )
 
     assert sum(record is not None for record in ended) == 1
+
+
+async def test_a_record_that_is_not_there_for_a_moment_is_not_taken_for_over(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A nats-server that has just woken up, and takes itself for the leader, has not heard of a record made meanwhile: its
+    slot is not given back, its container is not killed, and the call gets its result.
+    """
+    world.runtime.gate.clear()
+    function = await world.function()
+    async with world.worker() as worker:
+        calling = asyncio.create_task(world.invoke(function))
+        await world.until_started(1)
+        [run] = worker._runs.values()
+
+        async def not_heard_of(_: str) -> None:
+            return None
+
+        await asyncio.sleep(YOUNG_S + 0.1)  # the janitor looks at no younger message
+        with monkeypatch.context() as patched:
+            patched.setattr(run._records, "get", not_heard_of)
+            patched.setattr(world.janitor._records, "get", not_heard_of)
+            await run.kill_if_settled()
+            assert await world.janitor.sweep() == 0
+        await run.kill_if_settled()
+        await world.janitor.sweep()
+        assert await in_flight(world.bus) == 1
+        world.runtime.gate.set()
+        assert await calling == b"x"
