@@ -371,15 +371,27 @@ def _those_told_late(history: History, loss: Fault, calls: Iterable[Call]) -> It
 
 
 def _slots_reused(history: History) -> Iterator[Violation]:
-    """A message that has left the work stream has given its slot back; its container must be gone by then."""
-    samples = sorted(history.samples, key=lambda sample: sample.began_at)
+    """
+    A message that has left the work stream has given its slot back; its container must be gone by then.
+
+    A nats-server that was frozen takes itself for the leader for a moment and tells what it knew before. So samples
+    from while NATS was struck do not count, and an absence before the last time that the message was there.
+    """
+    troubles = _merged(_nats_troubles(history))
+    samples = [
+        each for each in history.samples if not any(a <= each.ended_at and each.began_at <= b for a, b in troubles)
+    ]
+    last_seen: dict[str, float] = {}
+    for sample in history.samples:
+        for activation in sample.activations:
+            last_seen[activation] = max(sample.began_at, last_seen.get(activation, 0.0))
     for run in history.runs:
-        inside = (each for each in samples if run.began_at <= each.began_at and each.ended_at < run.alive_until)
-        freed = next((sample for sample in inside if run.activation not in sample.activations), None)
+        since = max(run.began_at, last_seen.get(run.activation, 0.0))
+        inside = (each for each in samples if since <= each.began_at and each.ended_at < run.alive_until)
+        freed = min((each.ended_at for each in inside if run.activation not in each.activations), default=None)
         if freed is not None:
-            lived_s = run.alive_until - freed.ended_at
-            words = f"activation {run.activation} lived on {run.worker} {lived_s:.1f} s after its slot was free"
-            yield Violation("slot-reused", words)
+            lived = f"lived on {run.worker} {run.alive_until - freed:.1f} s after its slot was free"
+            yield Violation("slot-reused", f"activation {run.activation} {lived}")
 
 
 # --- 6 and 7: afterwards ------------------------------------------------------------------------------------------

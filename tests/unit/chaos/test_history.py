@@ -291,6 +291,18 @@ GOOD: dict[str, History] = {
     "a slot that was held while it ran": history(
         samples=[Sample(began_at=10.8, ended_at=10.9, activations=frozenset({"act-a"}))]
     ),
+    "a message that a nats-server had forgotten while it was frozen": history(
+        runs=[run(alive_until=40.0)],
+        samples=[Sample(began_at=31.0, ended_at=31.1, activations=frozenset())],
+        faults=[NATS_DOWN],
+    ),
+    "a message that was not there, and then it was": history(
+        runs=[run(alive_until=13.0)],
+        samples=[
+            Sample(began_at=11.0, ended_at=11.1, activations=frozenset()),
+            Sample(began_at=12.0, ended_at=12.1, activations=frozenset({"act-a"})),
+        ],
+    ),
     "as many as may run": history(
         calls=[call(token, user=f"user-{token}") for token in "abcd"],
         runs=[run(token) for token in "abcd"],
