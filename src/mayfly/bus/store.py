@@ -7,7 +7,10 @@ Guarantees:
 - when the answer to a write is lost, the same write is repeated; one that loses is read back, and bytes equal to
   ours mean that we had won before. Values that race therefore carry a nonce;
 - while the bucket has no leader, reads and compare-and-sets wait for one (`patience`);
-- every write may set how long the entry lives; the server removes it afterwards.
+- every write may set how long the entry lives; the server removes it afterwards;
+- what was deleted stays deleted, also when nats-server is killed. One that starts again after that forgets which values
+  were replaced (https://github.com/nats-io/nats-server/issues/8505), so a value comes back whose successor has expired.
+  So a tombstone lives as long as what it replaces: for ever, if that does.
 """
 
 from __future__ import annotations
@@ -30,7 +33,6 @@ NOT_FOUND = 10037
 WRONG_LAST_SEQUENCE = (10071, 10164)
 SUBJECTS_PAGE = 100_000
 READ_TIMEOUT_S = 2.0  # one attempt; a node that has just died answers none, and another may by then
-MARKER_TTL_S = 60  # of the tombstone that a deletion leaves
 
 
 class Conflict(Exception):
@@ -126,12 +128,16 @@ class Store(Generic[T]):
 
         Raises: Conflict; QueueUnavailable.
         """
-        await self._compare_and_set(key, b"", revision=revision, ttl_s=MARKER_TTL_S, headers={"KV-Operation": "PURGE"})
+        stored = await self._read(key)
+        if stored is None or stored.seq != revision:
+            raise Conflict(key)
+        headers = {"KV-Operation": "PURGE", **_time_to_live(stored)}
+        await self._compare_and_set(key, b"", revision=revision, ttl_s=None, headers=headers)
 
     async def keys(self, prefix: str | None = None) -> list[str]:
         """
-        List the keys below *prefix* (whole tokens, such as a user id), or all, sorted. Entries deleted in the last
-        minute may be among them: read each.
+        List the keys below *prefix* (whole tokens, such as a user id), or all, sorted. Entries that were deleted
+        may be among them: read each.
 
         Raises: QueueUnavailable.
         """
@@ -201,3 +207,12 @@ class Store(Generic[T]):
 
 def _is_tombstone(stored: _Stored) -> bool:
     return b"KV-Operation:" in stored.hdrs
+
+
+def _time_to_live(stored: _Stored) -> dict[str, str]:
+    """The header by which a message expires as that one does, or later; none if it does not."""
+    for line in stored.hdrs.decode().splitlines():
+        name, _, value = line.partition(":")
+        if name.lower() == api.Header.MSG_TTL.lower():
+            return {api.Header.MSG_TTL: value.strip()}
+    return {}
