@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from mayfly.bus.connection import Bus
 from mayfly.bus.responses import Listener, read_response
-from mayfly.bus.store import Entry
 from mayfly.bus.stores import Stores
 from mayfly.domain.activation import Activation, State
 from mayfly.domain.errors import Gone, MayflyError, NotFound
@@ -69,13 +68,13 @@ class Activations:
         Raises: NotFound; QueueUnavailable.
         """
         parts = split_activation_id(activation_id)
-        entry = await self._store.get(f"{owner}.{parts[0]}.{parts[1]}") if parts else None
-        if entry is None:
+        record = await self._read(f"{owner}.{parts[0]}.{parts[1]}") if parts else None
+        if record is None:
             raise NotFound(
                 f"You have no activation {activation_id!r}. Records are kept for some time only; "
                 "`GET /v1/activations` lists yours."
             )
-        return await self._ended_if_late(entry)
+        return record
 
     async def list(
         self, owner: UserId, wanted: Wanted = Wanted(), *, limit: int, after: str | None = None
@@ -88,8 +87,8 @@ class Activations:
         keys = sorted(filter(wanted.may_fit, await self._store.keys(owner)), key=_by_time, reverse=True)
         found: list[Activation] = []
         for chunk in _chunks([key for key in keys if after is None or _by_time(key) < after], limit):
-            entries = await asyncio.gather(*(self._store.get(key) for key in chunk))
-            found += [entry.value for entry in entries if entry and wanted.fits(entry.value)]
+            records = await asyncio.gather(*(self._read(key) for key in chunk))
+            found += [record for record in records if record and wanted.fits(record)]
             if len(found) > limit:
                 break
         more = _cursor(found[limit - 1]) if len(found) > limit else None
@@ -131,8 +130,14 @@ class Activations:
                     pause = min(pause * 2, LOOK_AT_LEAST_EVERY_S)
         return waiter.final.result() if waiter.final.done() else record
 
-    async def _ended_if_late(self, entry: Entry[Activation]) -> Activation:
-        """End a queued one that is out of time: if its API server died before it was in the queue, nobody else does."""
+    async def _read(self, key: str) -> Activation | None:
+        """
+        Read a record, and end a queued one that is out of time: nobody else does, if its API server died before it was
+        in the queue, or if NATS, killed, has forgotten that it was refused.
+        """
+        entry = await self._store.get(key)
+        if entry is None:
+            return None
         record = entry.value
         if record.state is State.QUEUED and self._bus.clock.now() > record.deadline_at + LATE_S:
             return await settle_out_of_time(self._store, entry, keep_s=self._keep_s) or record

@@ -32,6 +32,7 @@ from mayfly.domain.errors import (
 from mayfly.domain.ids import WorkerId, new_id
 from mayfly.domain.limits import Limits
 from mayfly.domain.worker import WorkerBeat
+from mayfly.services.activations import Activations
 from mayfly.services.invoke import Invoker
 from mayfly.services.janitor import Janitor
 from mayfly.services.settle import settle_lost
@@ -39,7 +40,7 @@ from mayfly.services.status import status
 from mayfly.worker.incarnation import last_words
 from mayfly.worker.loop import Worker
 from mayfly.worker.run import Tools
-from tests.support.world import World
+from tests.support.world import KEEP_S, World
 
 pytestmark = [pytest.mark.A5, pytest.mark.D2]
 
@@ -618,3 +619,17 @@ class _Delivery:
 
 async def _deliver(worker: Worker, work: Work) -> None:
     worker._on_claim(_Delivery(work))  # type: ignore[arg-type]
+
+
+async def test_whoever_reads_a_call_that_nobody_ends_ends_it(world: World) -> None:
+    """A queued record without a message, out of time, is shown as timed out, by itself and in the list."""
+    function = await world.function()
+    activations = Activations(world.bus, world.stores, world.listener, keep_s=KEEP_S)
+    shown, listed = [await world.queued(function, deadline_at=1.0) for _ in range(2)]
+
+    assert (await activations.get(function.user_id, shown.record.id)).state is State.TIMED_OUT
+    records, _ = await activations.list(function.user_id, limit=10)
+    assert {record.state for record in records} == {State.TIMED_OUT}
+    entry = await world.stores.activations.get(listed.key)
+    assert entry
+    assert (entry.value.state, entry.value.ran) == (State.TIMED_OUT, "no")
