@@ -108,8 +108,8 @@ async def until_in_flight(bus: Bus, count: int) -> None:
 
 async def test_every_entry_has_a_time_to_live(tmp_path: Path) -> None:
     """
-    In a used installation, with calls of every ending and one under way, only users and functions stay for ever, or what
-    says that one was deleted.
+    In a used installation, with calls of every ending and one under way, only users and functions stay for ever, or
+    what says that one was deleted.
     """
     installed = installation(max_activations=2, max_activations_per_user=2)
     async with installed as nats, whole(nats, tmp_path, slots=1) as system:
