@@ -7,7 +7,7 @@ For tests of what becomes of an activation, whoever does what to it when.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -177,13 +177,33 @@ class World:
         await self.stores.activations.update(work.key, moved, revision=entry.revision)
 
 
+class Crashing:
+    """A worker that can die."""
+
+    def __init__(self, world: World, bus: Bus, *, slots: int) -> None:
+        """It has a connection of its own."""
+        self._world, self._bus = world, bus
+        self._tools = world.tools(bus)
+        self.worker = Worker(self._tools, slots=slots)
+
+    async def crash(self) -> None:
+        """Die: the connection goes, and nothing more is said."""
+        await self._bus.client.close()
+
+    async def is_succeeded(self) -> None:
+        """Have a successor prove that it is gone, with its containers."""
+        beat = replace(self.worker._sign(), gone=True)
+        async with self._world.nats.connect("worker") as bus:
+            await Stores.on(bus).workers.put(beat.id, beat, ttl_s=60)
+
+
 @asynccontextmanager
-async def crashing_worker(world: World, *, slots: int) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Run a worker that dies when what is given is called: its connection goes, and nothing more is said."""
+async def crashing_worker(world: World, *, slots: int) -> AsyncIterator[Crashing]:
+    """Run a worker that dies when it is told to."""
     async with world.nats.connect("worker") as bus, keeping_time(bus):
-        worker = Worker(world.tools(bus), slots=slots)
-        running = asyncio.create_task(worker.run(asyncio.Event(), grace_s=0))
-        yield bus.client.close
+        crashing = Crashing(world, bus, slots=slots)
+        running = asyncio.create_task(crashing.worker.run(asyncio.Event(), grace_s=0))
+        yield crashing
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 

@@ -98,13 +98,14 @@ async def test_the_caller_of_a_lost_worker_is_told_within_5_seconds(system: Shak
     """Its process dies in the middle of four calls: all callers know within 5 s, and are told `ran: unknown`."""
     world, function = system.world, await system.world.function()
     started = _begin(world)
-    async with crashing_worker(world, slots=4) as crash:
+    async with crashing_worker(world, slots=4) as lost:
         calls = [asyncio.create_task(world.invoke(function)) for _ in range(4)]
         await world.until_started(started + 4)
-        await crash()
+        await lost.crash()
         began = time.monotonic()
         errors = await asyncio.gather(*calls, return_exceptions=True)
         assert time.monotonic() - began < TOLD_WITHIN_S
+        await lost.is_succeeded()
 
     assert [(type(error), getattr(error, "ran", None)) for error in errors] == [(WorkerLost, "unknown")] * 4
     _as_before(world)
@@ -173,10 +174,10 @@ async def test_after_a_crash_the_count_returns_to_the_truth_and_limits_hold(syst
     world = system.world
     ann, bob = await world.function(), await world.function()
     started = _begin(world)
-    async with crashing_worker(world, slots=8) as crash:
+    async with crashing_worker(world, slots=8) as lost:
         calls = [asyncio.create_task(world.invoke(f)) for f in (*[ann] * 6, *[bob] * 2)]
         await world.until_started(started + 8)
-        await crash()
+        await lost.crash()
         await asyncio.gather(*calls, return_exceptions=True)
         assert await in_flight(world.bus) == 8, "their containers may live on"
         with pytest.raises(LimitReached):

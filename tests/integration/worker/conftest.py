@@ -20,6 +20,12 @@ from tests.support.up import Up, running_up
 from tests.support.world import World, a_world
 
 
+@pytest.fixture(autouse=True)
+def short_pulls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker in a test's own process stops when its last pull is over: let that be soon."""
+    monkeypatch.setattr("mayfly.bus.queue.PULL_EXPIRES_S", 0.2)
+
+
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
     """A world with M=8, U=8."""
