@@ -114,7 +114,7 @@ class Admission:
 
         Raises: LimitReached; QueueUnavailable, with `ran` as far as it is known.
         """
-        self._guard.check()
+        await self._guard.check()
         entry, is_new = await self._create(record, call)
         holding = Holding()
         if entry.value.state is not State.QUEUED:

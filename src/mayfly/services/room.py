@@ -12,6 +12,7 @@ What is refused has not begun: it has no record, and `ran` is `no`. See docs/how
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 
 import structlog
@@ -28,6 +29,7 @@ EVERY_S = 1.0
 RETRY_AFTER_S = 5.0
 CALL_BYTES = 3 * MIB // 2  # a result of 1 MiB, 256 KiB of stderr, the record, and what NATS has around them
 MARGIN_BYTES = 64 * MIB  # for everything else that is written: logins, functions, signs of life
+IDLE_S = 60.0  # without a call; then nobody looks
 BETWEEN_LOOKS = 256  # calls that may be admitted until the next look
 
 FULL = "The store is nearly full, and what is left is for the outcomes of calls under way. Nothing was run."
@@ -43,28 +45,41 @@ def reserve_bytes(room: Room) -> int:
 
 
 class Guard:
-    """Keeps calls out, for one API server, while their outcome could not be stored."""
+    """
+    Keeps calls out, for one API server, while their outcome could not be stored.
+
+    It looks only while there are calls: who restores a backup with the API servers idle finds nothing written.
+    """
 
     def __init__(self, bus: Bus) -> None:
-        """Let all in until something is known."""
+        """Let nobody in before the first look."""
         self._bus = bus
         self._trouble: str | None = None
-        self._answered_at = time.monotonic()
+        self._wanted_at = self._looked_at = self._answered_at = -math.inf
+        self._looking = asyncio.Lock()
 
-    def check(self) -> None:
+    async def check(self) -> None:
         """
-        Let a new call pass, or not.
+        Let a new call pass, or not. The first one after a while looks.
 
         Raises: QueueUnavailable with `ran: no`.
         """
+        now = time.monotonic()
+        if now - self._wanted_at > IDLE_S:
+            self._answered_at = now  # nobody has asked
+        self._wanted_at = now
+        async with self._looking:
+            if time.monotonic() - self._looked_at > IDLE_S:
+                await self.look()
         if self._trouble:
             raise QueueUnavailable(self._trouble, ran="no", retry_after_s=RETRY_AFTER_S)
 
     async def run(self) -> None:
-        """Look for ever."""
+        """Look for ever: while there are calls, and until trouble is over."""
         while True:
-            await self.look()
             await asyncio.sleep(EVERY_S)
+            if self._trouble or time.monotonic() - self._wanted_at < IDLE_S:
+                await self.look()
 
     async def look(self) -> None:
         """Look once. Silence is sat out as long as a change of leader may take, as calls themselves sit it out."""
@@ -74,6 +89,7 @@ class Guard:
         except QueueUnavailable:
             silent_s = time.monotonic() - self._answered_at
             trouble = SILENT.format(seconds=silent_s) if silent_s > FAILOVER_S else self._trouble
+        self._looked_at = time.monotonic()
         self._tell(trouble)
         self._trouble = trouble
 

@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.A3, pytest.mark.F9, pytest.mark.F12]
 M = 4
 STORE = 400 * MIB  # a little more than the trail reserves
 SMALL: dict[str, Any] = {"responses_max_bytes": 4 * MIB, "max_activations": M, "max_activations_per_user": M}
-FILLED = "KV_places"
+FILLED = "KV_idempotency"
 AN_ENTRY = b"x" * 4_000
 
 
@@ -67,7 +67,7 @@ async def fill(bus: Bus, *, down_to: int) -> None:
     while (free := int((await read_room(bus)).free_bytes)) > down_to:
         size = min(largest, free - down_to)
         try:
-            await bus.js.publish(f"$KV.places.filled.{number}", b"x" * max(1, size - 200))
+            await bus.js.publish(f"$KV.idempotency.filled.{number}", b"x" * max(1, size - 200))
         except APIError:
             if size <= 300:
                 return
@@ -132,7 +132,7 @@ async def test_at_the_limit_an_outcome_waits_for_room(system: Whole, bus: Bus) -
 
     assert_refused(await system.call(b"refused"))
     with pytest.raises(APIError) as refusal:
-        await bus.js.publish("$KV.places.one-more", AN_ENTRY)
+        await bus.js.publish("$KV.idempotency.one-more", AN_ENTRY)
     assert refusal.value.err_code == 10002, "resource limits exceeded for account"
     await make_room(bus)
 
@@ -272,7 +272,7 @@ async def test_in_a_cluster_room_is_counted_once_for_three_copies() -> None:
     async with cluster() as nats, nats.connect("admin") as admin, nats.connect("api") as api:
         before = await read_room(api)
         for number in range(4):
-            await admin.js.publish(f"$KV.places.filled.{number}", b"x" * MIB)
+            await admin.js.publish(f"$KV.idempotency.filled.{number}", b"x" * MIB)
         async with asyncio.timeout(20):
             while (now := await read_room(api)).used_bytes < before.used_bytes + 3 * 4 * MIB:
                 await asyncio.sleep(0.1)
@@ -304,11 +304,11 @@ async def test_a_guard_sits_out_a_short_silence(nats: Installation, monkeypatch:
         await guard.look()
         nats.server.freeze()
         await guard.look()
-        guard.check()
+        await guard.check()
         monkeypatch.setattr("mayfly.services.room.FAILOVER_S", 0.0)
         await guard.look()
         with pytest.raises(QueueUnavailable) as refused:
-            guard.check()
+            await guard.check()
         assert (refused.value.ran, refused.value.retry_after_s) == ("no", 5.0)
         nats.server.thaw()
         async with asyncio.timeout(10):

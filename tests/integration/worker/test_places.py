@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from mayfly.bus.places import NoPlace, Places
-from mayfly.bus.subjects import places_of
+from mayfly.bus.subjects import PLACES, kv_subject, places_of
 from mayfly.domain.activation import State
 from mayfly.domain.errors import LimitReached
 from mayfly.domain.ids import WorkerId, new_id
@@ -120,6 +120,17 @@ async def test_a_crashed_holders_place_comes_back(world: World) -> None:
                 await world.janitor.sweep()
                 await asyncio.sleep(0.1)
         assert await world.invoke(function) == b"x"
+
+
+async def test_a_place_that_cannot_be_read_holds_up_nothing(world: World) -> None:
+    """A value of a version that is unknown here is left where it is, and the janitor goes on with the others."""
+    of = places_of(new_id(), new_id())
+    await world.bus.client.publish(kv_subject(PLACES, f"{of}.7"), b"\x81\xa1v\x63")
+    await Places(world.bus).take(of, 5, holder="a.b.c", ttl_s=60)
+    async with asyncio.timeout(10):
+        while await Places(world.bus).held(of, holder="a.b.c"):
+            await world.janitor.sweep()
+            await asyncio.sleep(0.1)
 
 
 async def test_a_lost_workers_place_stays_taken_while_its_container_may_live(world: World) -> None:
