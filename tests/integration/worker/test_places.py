@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from mayfly.bus.places import NoPlace, Places
 from mayfly.bus.subjects import places_of
 from mayfly.domain.activation import State
 from mayfly.domain.errors import LimitReached
-from mayfly.domain.ids import WorkerId, new_id
+from mayfly.domain.ids import WorkerId, new_id, new_ulid
 from mayfly.domain.limits import Limits
 from mayfly.services.call import CallOptions
 from tests.support.world import World
@@ -120,6 +121,23 @@ async def test_a_crashed_holders_place_comes_back(world: World) -> None:
                 await world.janitor.sweep()
                 await asyncio.sleep(0.1)
         assert await world.invoke(function) == b"x"
+
+
+async def test_a_place_comes_back_whose_call_never_came_into_the_queue(world: World) -> None:
+    """The API server dies between place and message: when the call is out of time, the janitor of another frees it."""
+    function = await world.function(limits=Limits(max_concurrency=1))
+    now = world.bus.clock.now()
+    record = replace((await world.queued(function)).record, ulid=new_ulid(now), deadline_at=now - 60)
+    await world.stores.activations.create(record.key, record)
+    places = Places(world.bus)
+    await places.take(places_of(function.user_id, function.id), 1, holder=record.key, ttl_s=3600)
+
+    await world.janitor.sweep()
+
+    entry = await world.stores.activations.get(record.key)
+    assert entry
+    assert (entry.value.state, entry.value.ran) == (State.TIMED_OUT, "no")
+    assert [taken async for taken in places.all_taken()] == []
 
 
 async def test_a_lost_workers_place_stays_taken_while_its_container_may_live(world: World) -> None:
