@@ -20,6 +20,7 @@ from mayfly.services.settle import settle_out_of_time
 LATE_S = 2.0  # from a deadline on, others have so long to end a record before a reader does
 ULID_SKEW_S = 60.0  # how far the moment in an id may lie before that in its record: some ids are older than their call
 SHOWN_S = 1e-6  # times are shown in whole microseconds: who asks since one that was shown gets that activation too
+LOOKED_AT_MOST = 1000  # records that one page may cost, however few of them fit: the list goes on after the last one
 LOOK_FIRST_AFTER_S, LOOK_AT_LEAST_EVERY_S = 0.25, 1.0
 
 
@@ -81,19 +82,21 @@ class Activations:
         self, owner: UserId, wanted: Wanted = Wanted(), *, limit: int, after: str | None = None
     ) -> tuple[list[Activation], str | None]:
         """
-        List an owner's activations, the newest first, *limit* at a time; the second value continues the list.
+        List an owner's activations, the newest first, *limit* at a time; the second value continues the list. There can
+        be fewer, or none, and more to come: no more than `LOOKED_AT_MOST` or *limit* are looked at.
 
         Raises: QueueUnavailable.
         """
         keys = sorted(filter(wanted.may_fit, await self._store.keys(owner)), key=_by_time, reverse=True)
+        left = [key for key in keys if after is None or _by_time(key) < after]
+        looked_at = left[: max(LOOKED_AT_MOST, limit)]
         found: list[Activation] = []
-        for chunk in _chunks([key for key in keys if after is None or _by_time(key) < after], limit):
+        for chunk in _chunks(looked_at, limit):
             entries = await asyncio.gather(*(self._store.get(key) for key in chunk))
             found += [entry.value for entry in entries if entry and wanted.fits(entry.value)]
             if len(found) > limit:
-                break
-        more = _cursor(found[limit - 1]) if len(found) > limit else None
-        return found[:limit], more
+                return found[:limit], _cursor(found[limit - 1])
+        return found, _by_time(looked_at[-1]) if len(looked_at) < len(left) else None
 
     async def outcome(self, owner: UserId, activation_id: str, *, wait_s: float = 0) -> Succeeded | MayflyError | None:
         """
