@@ -20,7 +20,7 @@ from mayfly.services.settle import settle_out_of_time
 LATE_S = 2.0  # from a deadline on, others have so long to end a record before a reader does
 ULID_SKEW_S = 60.0  # how far the moment in an id may lie before that in its record: some ids are older than their call
 SHOWN_S = 1e-6  # times are shown in whole microseconds: who asks since one that was shown gets that activation too
-LOOKED_AT_MOST = 1000  # records that one page may cost, however few of them fit: the list goes on after the last one
+LOOKED_AT_MOST = 5000  # records that one page may cost, however few of them fit: the list goes on after the last one
 LOOK_FIRST_AFTER_S, LOOK_AT_LEAST_EVERY_S = 0.25, 1.0
 
 
