@@ -13,11 +13,15 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import msgspec
+import structlog
 
+from mayfly.bus.codec import Undecodable
 from mayfly.bus.connection import REQUEST_TIMEOUT_S, Bus, translated
 from mayfly.bus.store import Conflict, Store
 from mayfly.bus.subjects import PLACES, kv_stream
 from mayfly.domain.place import Place
+
+log = structlog.get_logger()
 
 
 class NoPlace(Exception):
@@ -69,9 +73,9 @@ class Places:
         Raises: QueueUnavailable.
         """
         for key in await self._store.keys(of):
-            entry = await self._store.get(key)
-            if entry and entry.value.holder == holder:
-                return Taken(key, entry.revision, holder)
+            taken = await self._read(key)
+            if taken and taken.holder == holder:
+                return taken
         return None
 
     async def free(self, taken: Taken) -> None:
@@ -88,10 +92,18 @@ class Places:
 
     async def all_taken(self) -> AsyncIterator[Taken]:
         """
-        Read every place that is taken.
+        Read every place that is taken; one of a version that is unknown here is left to those who know it.
 
         Raises: QueueUnavailable.
         """
         for key in await self._store.keys():
-            if entry := await self._store.get(key):
-                yield Taken(key, entry.revision, entry.value.holder)
+            if taken := await self._read(key):
+                yield taken
+
+    async def _read(self, key: str) -> Taken | None:
+        try:
+            entry = await self._store.get(key)
+        except Undecodable as error:
+            log.error("places.undecodable", place=key, error=str(error))
+            return None
+        return Taken(key, entry.revision, entry.value.holder) if entry else None

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from mayfly.bus.places import NoPlace, Places
-from mayfly.bus.subjects import places_of
+from mayfly.bus.subjects import PLACES, kv_subject, places_of
 from mayfly.domain.activation import State
 from mayfly.domain.errors import LimitReached
 from mayfly.domain.ids import WorkerId, new_id, new_ulid
@@ -138,6 +138,20 @@ async def test_a_place_comes_back_whose_call_never_came_into_the_queue(world: Wo
     assert entry
     assert (entry.value.state, entry.value.ran) == (State.TIMED_OUT, "no")
     assert [taken async for taken in places.all_taken()] == []
+
+
+async def test_a_place_that_cannot_be_read_stops_nobody(world: World) -> None:
+    """A place of a version that is not known here is left to those who know it, by the janitor and by a new call."""
+    function = await world.function(limits=Limits(max_concurrency=2))
+    of = places_of(function.user_id, function.id)
+    await world.bus.js.publish(kv_subject(PLACES, f"{of}.0"), b"\x81\xa1v\x63")
+    places = Places(world.bus)
+    mine = await places.take(of, 2, holder=new_id(), ttl_s=60)
+
+    await world.janitor.sweep()
+
+    assert [taken async for taken in places.all_taken()] == [mine]
+    assert await places.held(of, holder=mine.holder) == mine
 
 
 async def test_a_lost_workers_place_stays_taken_while_its_container_may_live(world: World) -> None:
