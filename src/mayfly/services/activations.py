@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 from mayfly.bus.connection import Bus
 from mayfly.bus.responses import Listener, read_response
+from mayfly.bus.schema import LEAK_BACKSTOP_S
 from mayfly.bus.store import Entry
 from mayfly.bus.stores import Stores
 from mayfly.domain.activation import Activation, State
 from mayfly.domain.errors import Gone, MayflyError, NotFound
 from mayfly.domain.ids import UserId, split_activation_id, ulid_time
 from mayfly.services.outcome import Succeeded, outcome_of
-from mayfly.services.settle import settle_out_of_time
+from mayfly.services.settle import settle_lost, settle_out_of_time
 
 LATE_S = 2.0  # from a deadline on, others have so long to end a record before a reader does
 ULID_SKEW_S = 60.0  # how far the moment in an id may lie before that in its record: some ids are older than their call
@@ -135,10 +136,15 @@ class Activations:
         return waiter.final.result() if waiter.final.done() else record
 
     async def _ended_if_late(self, entry: Entry[Activation]) -> Activation:
-        """End a queued one that is out of time: if its API server died before it was in the queue, nobody else does."""
-        record = entry.value
-        if record.state is State.QUEUED and self._bus.clock.now() > record.deadline_at + LATE_S:
+        """
+        End one that nobody else ends: a queued one that is out of time, if its API server died before it was in the
+        queue; a running one whose message has left the stream in an outage, with which the janitor would have found it.
+        """
+        record, late_s = entry.value, self._bus.clock.now() - entry.value.deadline_at
+        if record.state is State.QUEUED and late_s > LATE_S:
             return await settle_out_of_time(self._store, entry, keep_s=self._keep_s) or record
+        if record.state is State.RUNNING and late_s > LEAK_BACKSTOP_S:
+            return await settle_lost(self._store, entry, keep_s=self._keep_s) or record
         return record
 
 
