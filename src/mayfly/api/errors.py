@@ -146,8 +146,9 @@ MEANINGS: dict[type[MayflyError], Meaning] = {
     ),
     domain.Gone: Meaning(
         410,
-        "The result or the logs of the activation are no longer kept.",
-        "Results are kept for a day, less when many large ones follow. Invoke again if the function allows it.",
+        "The result or the logs of the activation are no longer kept; or nothing of it but its Idempotency-Key.",
+        "Results are kept for a day, less when many large ones follow. Invoke again if the function allows it, "
+        "with a new key.",
     ),
     domain.PreconditionFailed: Meaning(
         412,

@@ -20,6 +20,8 @@ IN_DETAIL = 3
 
 Context = Mapping[str, Any]
 
+MOMENT = "must be a time with its zone, such as 2026-11-29T12:00:00Z (in a URL, the + of a zone is %2B)"
+
 RULES: dict[str, Callable[[Context], str]] = {
     "missing": lambda _: "is missing",
     "string_type": lambda _: "must be a string",
@@ -45,6 +47,10 @@ RULES: dict[str, Callable[[Context], str]] = {
     "too_short": lambda context: f"must have at least {context.get('min_length')} entries",
     "too_long": lambda context: f"must have at most {context.get('max_length')} entries",
     "value_error": lambda context: f"is refused: {context.get('error')}",
+    "datetime_type": lambda _: MOMENT,
+    "datetime_parsing": lambda _: MOMENT,
+    "datetime_from_date_parsing": lambda _: MOMENT,
+    "timezone_aware": lambda _: MOMENT,
     "json_invalid": lambda context: f"is not JSON in UTF-8: {context.get('error')}",
 }
 

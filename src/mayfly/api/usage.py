@@ -29,7 +29,7 @@ log = structlog.get_logger()
 READ_EVERY_S = 1.0
 READ_WITHIN_S = 2.0  # well within the time that a scrape may take
 LOST_AFTER_S = 10.0
-FORGOTTEN_AFTER_S = 50.0  # a goodbye can be seen for 60 s
+FORGOTTEN_AFTER_S = 50.0  # a goodbye can be seen for far longer (`domain.worker.GONE_LIVES_S`)
 
 
 class Usage:
@@ -88,7 +88,7 @@ class Usage:
 class Losses:
     """
     Tells which workers went without a goodbye: their signs of life have run out, where a goodbye leaves its trace in
-    the bucket for a minute.
+    the bucket.
 
     While NATS has no leader nobody can give a sign, and all may be missing right after: so a worker counts as lost only
     if it is still missing `LOST_AFTER_S` later. When nobody has looked for `FORGOTTEN_AFTER_S`, a goodbye may have been

@@ -111,7 +111,7 @@ async def streams_health(bus: Bus) -> tuple[StreamHealth, ...]:
 
 async def _health(bus: Bus, name: str) -> StreamHealth:
     try:
-        reply = await bus.client.request(f"{bus.api}.STREAM.INFO.{name}", b"", timeout=ANSWERED_S)
+        reply = await bus.client.request(subjects.stream_info(name, bus.api), b"", timeout=ANSWERED_S)
     except (nats.errors.TimeoutError, nats.errors.NoRespondersError):
         return StreamHealth(name=name)
     answer = _STREAM.decode(reply.data)

@@ -92,7 +92,7 @@ class Places:
 
     async def all_taken(self) -> AsyncIterator[Taken]:
         """
-        Read every place that is taken.
+        Read every place that is taken; one of a version that is unknown here is left to those who know it.
 
         Raises: QueueUnavailable.
         """

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
+import nats.errors
 import structlog
 from nats.aio.msg import Msg
 from nats.js.errors import NotFoundError
@@ -128,11 +129,12 @@ class Listener:
                 return
             with translated("listen"):
                 records = await bus.client.subscribe(subjects.done(instance, ulid), cb=self._on_record)
-                await bus.client.flush()
             try:
+                with translated("listen"):
+                    await bus.client.flush()
                 yield waiter
             finally:
-                if bus.is_connected:
+                with suppress(nats.errors.Error):  # without a connection, or at its end: here it is gone all the same
                     await records.unsubscribe()
 
     async def _on_response(self, message: Msg) -> None:

@@ -31,7 +31,7 @@ WORK_MARGIN_BYTES = 128 * 1024  # of a message in ACT, for the record and the fu
 BOOTSTRAP_S = 30.0  # how long one step is tried
 LEAK_BACKSTOP_S = 3600.0  # a message that nobody settled leaves the stream after deadline + this
 RESPONSE_MAX_BYTES = 3 * MIB
-DEDUPE_WINDOW_S = 120.0
+DEDUPE_WINDOW_S = TIMEOUT_MAX_S + 60.0  # longer than anything waits in ACT: a call that is carried on has the same id
 AUDIT_KEEP_S = 90 * 86_400.0
 
 

@@ -23,15 +23,14 @@ from nats.js import api
 from nats.js.errors import APIError, KeyWrongLastSequenceError
 
 from mayfly.bus.codec import Codec, Versioned
-from mayfly.bus.connection import Bus, translated
+from mayfly.bus.connection import REQUEST_TIMEOUT_S, Bus, translated
 from mayfly.bus.patience import UNANSWERED, patiently
-from mayfly.bus.subjects import kv_stream, kv_subject, message_get
+from mayfly.bus.subjects import kv_stream, kv_subject, message_get, stream_info
 
 T = TypeVar("T", bound=Versioned)
 
 NOT_FOUND = 10037
 WRONG_LAST_SEQUENCE = (10071, 10164)
-SUBJECTS_PAGE = 100_000
 READ_TIMEOUT_S = 2.0  # one attempt; a node that has just died answers none, and another may by then
 
 
@@ -54,6 +53,19 @@ class _Failure(msgspec.Struct):
 class _GetAnswer(msgspec.Struct):
     message: _Stored | None = None
     error: _Failure = msgspec.field(default_factory=_Failure)
+
+
+class _Subjects(msgspec.Struct):
+    subjects: dict[str, int] = {}
+
+
+class _InfoAnswer(msgspec.Struct):
+    total: int = 0  # subjects that fit; an answer has 100,000 of them at most
+    state: _Subjects = msgspec.field(default_factory=_Subjects)
+    error: _Failure | None = None
+
+
+_INFO = msgspec.json.Decoder(_InfoAnswer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +155,15 @@ class Store(Generic[T]):
         """
         head = kv_subject(self._bucket, "")
         pattern = f"{head}{prefix}.>" if prefix else f"{head}>"
+        found: set[str] = set()
+        offset = 0
         with translated("list keys"):
-            info = await self._bus.js.stream_info(kv_stream(self._bucket), subjects_filter=pattern)
-        return sorted(subject[len(head) :] for subject in info.state.subjects or ())
+            while True:
+                page = await self._subjects(pattern, offset=offset)
+                found.update(page.state.subjects)
+                offset += len(page.state.subjects)
+                if not page.state.subjects or offset >= page.total:
+                    return sorted(subject[len(head) :] for subject in found)
 
     async def count(self) -> int:
         """
@@ -155,6 +173,14 @@ class Store(Generic[T]):
         """
         with translated("count keys"):
             return (await self._bus.js.stream_info(kv_stream(self._bucket))).state.messages
+
+    async def _subjects(self, pattern: str, *, offset: int) -> _InfoAnswer:
+        query = msgspec.json.encode({"subjects_filter": pattern, "offset": offset})
+        subject = stream_info(kv_stream(self._bucket), self._bus.api)
+        answer = _INFO.decode((await self._bus.client.request(subject, query, timeout=REQUEST_TIMEOUT_S)).data)
+        if answer.error:
+            raise APIError(**msgspec.structs.asdict(answer.error))
+        return answer
 
     async def _read(self, key: str) -> _Stored | None:
         query = msgspec.json.encode({"last_by_subj": kv_subject(self._bucket, key)})

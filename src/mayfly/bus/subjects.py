@@ -45,6 +45,11 @@ def message_get(stream: str, api: str = STREAMS_API) -> str:
     return f"{api}.STREAM.MSG.GET.{stream}"
 
 
+def stream_info(stream: str, api: str = STREAMS_API) -> str:
+    """Where the state of a stream is asked for."""
+    return f"{api}.STREAM.INFO.{stream}"
+
+
 def consumer_info(stream: str, consumer: str, api: str = STREAMS_API) -> str:
     """Where the state of a consumer is asked for."""
     return f"{api}.CONSUMER.INFO.{stream}.{consumer}"

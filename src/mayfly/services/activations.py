@@ -9,16 +9,18 @@ from dataclasses import dataclass
 
 from mayfly.bus.connection import Bus
 from mayfly.bus.responses import Listener, read_response
+from mayfly.bus.schema import LEAK_BACKSTOP_S
 from mayfly.bus.stores import Stores
 from mayfly.domain.activation import Activation, State
 from mayfly.domain.errors import Gone, MayflyError, NotFound
 from mayfly.domain.ids import UserId, split_activation_id, ulid_time
 from mayfly.services.outcome import Succeeded, outcome_of
-from mayfly.services.settle import settle_out_of_time
+from mayfly.services.settle import settle_lost, settle_out_of_time
 
 LATE_S = 2.0  # from a deadline on, others have so long to end a record before a reader does
 ULID_SKEW_S = 60.0  # how far the moment in an id may lie before that in its record: some ids are older than their call
 SHOWN_S = 1e-6  # times are shown in whole microseconds: who asks since one that was shown gets that activation too
+LOOKED_AT_MOST = 5000  # records that one page may cost, however few of them fit: the list goes on after the last one
 LOOK_FIRST_AFTER_S, LOOK_AT_LEAST_EVERY_S = 0.25, 1.0
 
 
@@ -80,19 +82,21 @@ class Activations:
         self, owner: UserId, wanted: Wanted = Wanted(), *, limit: int, after: str | None = None
     ) -> tuple[list[Activation], str | None]:
         """
-        List an owner's activations, the newest first, *limit* at a time; the second value continues the list.
+        List an owner's activations, the newest first, *limit* at a time; the second value continues the list. There can
+        be fewer, or none, and more to come: no more than `LOOKED_AT_MOST` or *limit* are looked at.
 
         Raises: QueueUnavailable.
         """
         keys = sorted(filter(wanted.may_fit, await self._store.keys(owner)), key=_by_time, reverse=True)
+        left = [key for key in keys if after is None or _by_time(key) < after]
+        looked_at = left[: max(LOOKED_AT_MOST, limit)]
         found: list[Activation] = []
-        for chunk in _chunks([key for key in keys if after is None or _by_time(key) < after], limit):
+        for chunk in _chunks(looked_at, limit):
             records = await asyncio.gather(*(self._read(key) for key in chunk))
             found += [record for record in records if record and wanted.fits(record)]
             if len(found) > limit:
-                break
-        more = _cursor(found[limit - 1]) if len(found) > limit else None
-        return found[:limit], more
+                return found[:limit], _cursor(found[limit - 1])
+        return found, _by_time(looked_at[-1]) if len(looked_at) < len(left) else None
 
     async def outcome(self, owner: UserId, activation_id: str, *, wait_s: float = 0) -> Succeeded | MayflyError | None:
         """
@@ -132,15 +136,18 @@ class Activations:
 
     async def _read(self, key: str) -> Activation | None:
         """
-        Read a record, and end a queued one that is out of time: nobody else does, if its API server died before it was
-        in the queue, or if NATS, killed, has forgotten that it was refused.
+        Read a record, and end one that nobody else ends: a queued one that is out of time, if its API server died
+        before it was in the queue, or if NATS, killed, has forgotten that it was refused; a running one whose message
+        has left the stream in an outage, with which the janitor would have found it.
         """
         entry = await self._store.get(key)
         if entry is None:
             return None
-        record = entry.value
-        if record.state is State.QUEUED and self._bus.clock.now() > record.deadline_at + LATE_S:
+        record, late_s = entry.value, self._bus.clock.now() - entry.value.deadline_at
+        if record.state is State.QUEUED and late_s > LATE_S:
             return await settle_out_of_time(self._store, entry, keep_s=self._keep_s) or record
+        if record.state is State.RUNNING and late_s > LEAK_BACKSTOP_S:
+            return await settle_lost(self._store, entry, keep_s=self._keep_s) or record
         return record
 
 

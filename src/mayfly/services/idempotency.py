@@ -4,7 +4,7 @@ Idempotency-Key: asking again within the retention time gets the outcome of the 
 The first call with a key writes down which activation is its own before there is one. Whoever comes later follows that
 activation; and if the first call's API server died before it was queued, creates the same record and queues the same
 message in its place, which only one of them can. Outcomes of calls that ran, or may have, are given again; one that
-certainly did not run (`ran: no`) frees its key. Rows: F12.
+certainly did not run (`ran: no`) frees its key. An outcome that is gone before its key is not made again. Rows: F12.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ from msgspec.structs import replace
 from mayfly.bus.store import Conflict, Entry
 from mayfly.bus.stores import Stores
 from mayfly.domain.activation import Activation, State
-from mayfly.domain.errors import IdempotencyConflict, MayflyError, QueueUnavailable
+from mayfly.domain.errors import Gone, IdempotencyConflict, MayflyError, QueueUnavailable
 from mayfly.domain.idempotency import IdempotencyEntry, entry_key, request_sha256
+from mayfly.domain.ids import ulid_time
 from mayfly.services.call import Call
 
 ADOPT_AFTER_S = 1.0  # a first call that lives has queued its activation long before
+ADOPT_UNTIL_S = 600.0
+"""How old a key without a record may be for its activation to be begun: whatever ran has a record for longer than that,
+as `MAYFLY_RECORD_KEEP_S` is no less."""
 LOOK_EVERY_S = 0.05
 CLAIM_ATTEMPTS = 8  # each further one means that a call did not run and freed the key
 
@@ -67,19 +71,27 @@ class Keys:
                     await self._free_if_not_run(claim.entry)
             raise
 
-    async def is_under_way(self, key: str) -> bool:
+    async def under_way(self, claim: Claim) -> Activation | None:
         """
-        Say whether an activation is beyond its admission, or is found to be so within `ADOPT_AFTER_S`.
+        Return the record of an activation that is beyond its admission, or is found to be so within `ADOPT_AFTER_S`;
+        None of one that is to be carried on.
 
-        Raises: QueueUnavailable.
+        Raises: Gone when it may have run, and nobody can say any more how it ended; QueueUnavailable.
         """
         give_up_at = time.monotonic() + ADOPT_AFTER_S
-        while time.monotonic() < give_up_at:
-            entry = await self._records.get(key)
+        while True:
+            entry = await self._records.get(claim.entry.value.activation_key)
             if entry is not None and entry.value.state is not State.QUEUED:
-                return True
+                return entry.value
+            if entry is None and self._records.now() - ulid_time(claim.entry.value.ulid) >= ADOPT_UNTIL_S:
+                raise Gone(
+                    "The outcome of the first call with this Idempotency-Key is no longer kept. Nothing was run now; "
+                    "use a new key for a new call.",
+                    ran="unknown",
+                )
+            if time.monotonic() >= give_up_at:
+                return None
             await asyncio.sleep(LOOK_EVERY_S)
-        return False
 
     async def _claim(self, call: Call, record: Activation) -> Claim:
         key = entry_key(call.owner, call.options.idempotency_key or "")

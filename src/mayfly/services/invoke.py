@@ -24,7 +24,7 @@ from mayfly.domain.ids import UserId
 from mayfly.services.admission import Admission, Holding
 from mayfly.services.call import PLAIN, Call, CallOptions
 from mayfly.services.following import UNTOLD, Follower
-from mayfly.services.idempotency import Keys
+from mayfly.services.idempotency import Claim, Keys
 from mayfly.services.outcome import Succeeded, outcome_of
 from mayfly.services.room import Guard
 
@@ -48,7 +48,7 @@ class Invoker:
         self._admission = Admission(bus, stores, instance=listener.instance, wait_ms=wait_ms, guard=guard or Guard(bus))
         self._follower = Follower(bus, stores, keep_s=keep_s)
         self._keys = Keys(stores, keep_s=keep_s)
-        self._on_their_own: set[asyncio.Task[Succeeded]] = set()
+        self._on_their_own: set[asyncio.Task[Succeeded | None]] = set()
 
     async def invoke(
         self, owner: UserId, function: Function, parameter: bytes, options: CallOptions = PLAIN
@@ -59,13 +59,17 @@ class Invoker:
         Raises: LimitReached; QueueUnavailable; IdempotencyConflict; and any FunctionError or PlatformError that ends an
         activation, with its id in the member `activation_id`.
         """
-        return await self._carry(Call.of(owner, function, parameter, options))
+        succeeded = await self._carry(Call.of(owner, function, parameter, options))
+        if succeeded is None:
+            raise RuntimeError("a call with a caller is followed to its end")
+        return succeeded
 
     async def submit(
         self, owner: UserId, function: Function, parameter: bytes, options: CallOptions = PLAIN
     ) -> Activation:
         """
-        Queue one activation of *function*, and return its record as it was admitted.
+        Queue one activation of *function*, and return its record as it was admitted; of a call with a key that was used
+        before, as it stands now.
 
         Raises: LimitReached; QueueUnavailable; IdempotencyConflict.
         """
@@ -76,9 +80,9 @@ class Invoker:
         carrying.add_done_callback(self._ended)
         either: set[asyncio.Future[Any]] = {carrying, admitted}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if admitted.done():
-            return admitted.result()
-        return carrying.result().activation  # raises why it was not admitted
+        if not admitted.done():
+            carrying.result()  # raises why it was not admitted
+        return admitted.result()
 
     async def close(self) -> None:
         """Let go of the calls that have no caller here: the janitors of other servers see to their end."""
@@ -86,19 +90,19 @@ class Invoker:
             task.cancel()
         await asyncio.gather(*self._on_their_own, return_exceptions=True)
 
-    def _ended(self, task: asyncio.Task[Succeeded]) -> None:
+    def _ended(self, task: asyncio.Task[Succeeded | None]) -> None:
         self._on_their_own.discard(task)
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, MayflyError):
             log.error("invoke.crashed", exc_info=error)
 
-    async def _carry(self, call: Call, admitted: Admitted | None = None) -> Succeeded:
+    async def _carry(self, call: Call, admitted: Admitted | None = None) -> Succeeded | None:
         record = self._admission.new_record(call)
         if call.options.idempotency_key is None:
             return await self._run(call, record, admitted)
         async with self._keys.claimed(call, record) as claim:
             if claim.is_first:
                 return await self._run(call, record, admitted)
-            return await self._join(call, claim.same_as(record), admitted)
+            return await self._join(call, claim, record, admitted)
 
     async def _run(self, call: Call, record: Activation, admitted: Admitted | None) -> Succeeded:
         """Admit an activation and follow it to its end."""
@@ -109,13 +113,22 @@ class Invoker:
             await self._admission.give_back(holding, final)
             return await self._answer(final, waiter)
 
-    async def _join(self, call: Call, record: Activation, admitted: Admitted | None) -> Succeeded:
-        """Follow an activation that another call with the same key began, and begin it if that did not come so far."""
+    async def _join(self, call: Call, claim: Claim, record: Activation, admitted: Admitted | None) -> Succeeded | None:
+        """
+        Follow an activation that another call with the same key began, and begin it if that did not come so far. When
+        nobody waits here it is left to those who follow it: repeats are not counted by any limit, so none may cost
+        more than its answer.
+        """
+        record = claim.same_as(record)
         async with self._listener.waiting_for(self._bus, record.instance, record.ulid) as waiter:
             holding = Holding()
-            if not await self._keys.is_under_way(record.key):
+            found = await self._keys.under_way(claim)
+            if found is None:
                 holding = await self._admission.admit(call, record)
-            _tell(admitted, record)
+                _tell(admitted, record)
+            elif admitted is not None and not (found.state.is_final and found.ran == "no"):
+                _tell(admitted, found)
+                return None
             final = await self._follower.end(waiter, record.key, deadline=call.deadline)
             await self._admission.give_back(holding, final)
             return await self._answer(final, waiter)

@@ -129,7 +129,7 @@ class Janitor:
     async def _free_if_over(self, taken: Taken, case: _Case) -> bool:
         """Free the place of an activation that is over: nobody did whose API server died, or whose worker was lost."""
         entry = await self._records.get(taken.holder)
-        if not await self._slot_is_free(entry, case):
+        if not await self._slot_is_free(entry, case) and not await self._end_if_late(entry):
             return False
         await self._places.free(taken)
         log.warning("janitor.place-returned", activation=taken.holder)
@@ -140,11 +140,9 @@ class Janitor:
         entry = await self._records.get(queued.key)
         if await self._slot_is_free(entry, case):
             return True
-        if entry is not None and entry.value.state is State.QUEUED:
-            return await self._end_if_late(entry)
         if entry is not None and entry.value.state is State.RUNNING:
             await self._end_if_lost(entry, case)
-        return False
+        return await self._end_if_late(entry)
 
     async def _slot_is_free(self, entry: Entry[Activation] | None, case: _Case) -> bool:
         """
@@ -159,7 +157,10 @@ class Janitor:
             return case.has_been_over_for(YOUNG_S)
         return case.has_been_over_for(FENCE_S) or await is_proved_gone(self._workers, entry.value.worker)
 
-    async def _end_if_late(self, entry: Entry[Activation]) -> bool:
+    async def _end_if_late(self, entry: Entry[Activation] | None) -> bool:
+        """End a queued one that is out of time. It may hold a place only: its API server died before the message."""
+        if entry is None or entry.value.state is not State.QUEUED:
+            return False
         if self._bus.clock.now() < entry.value.deadline_at + YOUNG_S:
             return False
         ended = await settle_out_of_time(self._records, entry, keep_s=self._keep_s) is not None

@@ -59,7 +59,6 @@ class OwnerCheck:
     def __init__(self, bus: Bus) -> None:
         """Nothing asked yet."""
         self._bus = bus
-        self._workers = Stores.on(bus).workers
         self._silences = 0
         self._gone_since: float | None = None
 
@@ -84,7 +83,7 @@ class OwnerCheck:
         if answer is Ownership.GONE:
             self._gone_since = self._gone_since or time.monotonic()
             is_long_ago = time.monotonic() - self._gone_since >= GONE_FOR_S
-            return is_long_ago or await is_proved_gone(self._workers, record.worker)
+            return is_long_ago or await is_proved_gone(Stores.on(self._bus).workers, record.worker)
         self._gone_since = None
         return answer is Ownership.DENIED
 

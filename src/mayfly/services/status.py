@@ -60,7 +60,7 @@ class Status:
     in_flight: int
     max_activations: int | None
     own_in_flight: int
-    max_activations_per_user: int | None
+    max_activations_per_user: int | None  # the caller's: his own, where that is lower
     streams: tuple[StreamHealth, ...] = ()  # only for the operator, as what follows
     store: StoreUsage | None = None
 
@@ -87,9 +87,12 @@ class Status:
             yield f"NATS's store is {self.store.fullness:.0%} full: when it is, no call is taken."
 
 
-async def status(bus: Bus, stores: Stores, owner: UserId, *, operator: bool = False) -> Status:
+async def status(
+    bus: Bus, stores: Stores, owner: UserId, *, own_limit: int | None = None, operator: bool = False
+) -> Status:
     """
-    Read the state of the installation, and *owner*'s usage; for the *operator* also that of the streams.
+    Read the state of the installation, and *owner*'s usage; for the *operator* also that of the streams. *own_limit*
+    is the owner's, below that for every user.
 
     Raises: QueueUnavailable; it names to the operator the streams that have no leader.
     """
@@ -105,7 +108,7 @@ async def status(bus: Bus, stores: Stores, owner: UserId, *, operator: bool = Fa
         in_flight=total,
         max_activations=most,
         own_in_flight=own,
-        max_activations_per_user=most_per_user,
+        max_activations_per_user=min((each for each in (most_per_user, own_limit) if each is not None), default=None),
         streams=streams,
         store=await store_usage(bus) if operator else None,
     )
@@ -157,4 +160,4 @@ async def _beat(stores: Stores, worker_id: str) -> WorkerBeat | None:
     except Undecodable as error:
         log.error("status.undecodable", worker=worker_id, error=str(error))
         return None
-    return entry.value if entry and not entry.value.gone else None
+    return entry.value if entry else None

@@ -46,7 +46,7 @@ log = structlog.get_logger()
 R = TypeVar("R")
 
 RETRY_S, RETRY_AT_MOST_S = 2.0, 30.0  # before a claim comes again that failed in a way nobody foresaw; growing
-RECORD_MARGIN_S = 3600.0  # a record that nobody ends lives this much longer than its deadline
+RECORD_MARGIN_S = 3600.0  # a record that nobody ends lives this much longer than its deadline, or as long as a key
 SETTLE_FOR_S = 120.0  # how long the outcome of a run is offered to a NATS that does not answer
 
 
@@ -245,7 +245,7 @@ class Run:
             ran="unknown",
             steps=self._steps,
         )
-        ttl_s = self._left_s() + RECORD_MARGIN_S
+        ttl_s = self._left_s() + max(RECORD_MARGIN_S, self._tools.keep_s)
         self.is_preparing, self.may_live = False, True
         try:
             revision = await self._persistently(

@@ -343,6 +343,16 @@ async def test_bad_request_is_a_problem_with_the_right_status(
     assert len(worker.claimed) == claimed
 
 
+@pytest.mark.parametrize("since", ["2026-11-29T12:00:00", "2026-11-29T12:00:00+01:00", "yesterday", ""])
+async def test_a_time_without_its_zone_is_told_how_to_write_it(resident: Someone, since: str) -> None:
+    """The field, the rule and an example; and that the + of a zone, sent as it is, arrives as a space."""
+    answer = await resident.client.get(f"/v1/activations?since={since}")
+
+    assert answer.status_code == 400
+    words = ("`since`", "time with its zone", "2026-11-29T12:00:00Z", "%2B")
+    assert all(word in answer.json()["detail"] for word in words)
+
+
 async def test_table_is_as_long_as_was_promised() -> None:
     """At least 60 malformed requests are tried, each under a name of its own."""
     assert len({bad.id for bad in TABLE}) == len(TABLE) >= 60

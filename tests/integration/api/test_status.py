@@ -16,6 +16,8 @@ from mayfly.bus.health import STREAMS
 from mayfly.bus.stores import Stores
 from mayfly.domain.ids import WorkerId, new_id
 from mayfly.domain.worker import WorkerBeat
+from mayfly.services.status import read_workers
+from mayfly.services.users import limit_user
 from mayfly.settings import NatsSettings
 from tests.integration.api.conftest import Someone
 from tests.support.api import PASSWORD, ApiServer
@@ -96,6 +98,26 @@ async def test_a_worker_that_is_gone_is_neither_listed_nor_counted(
         entry = await stores.workers.get(beat.id)
         if entry:
             await stores.workers.delete(entry.key, revision=entry.revision)
+
+
+async def test_a_worker_whose_successor_says_its_last_words_has_not_left(stores: Stores) -> None:
+    """Its own goodbye is one of a worker that drains: a killed one counts as lost, however soon another takes over."""
+    goodbye, killed = a_beat(gone=True, draining=True), a_beat(gone=True)
+    for beat in (goodbye, killed):
+        await stores.workers.put(beat.id, beat, ttl_s=5)
+    workers = await read_workers(stores)
+
+    assert goodbye.id in workers.left
+    assert killed.id not in workers.left
+    assert not {goodbye.id, killed.id} & {beat.id for beat in workers.alive}
+
+
+async def test_a_user_with_a_limit_of_his_own_is_shown_that(bob: Someone, stores: Stores) -> None:
+    """His own limit refuses him, so it stands beside his usage; one above that for every user changes nothing."""
+    for own, effective in ((2, 2), (100, 4), (None, 4)):
+        await limit_user(stores, bob.username, own)
+        status, _ = await shown(bob.client)
+        assert status["user"]["limit"] == effective
 
 
 async def test_an_operator_sees_how_the_streams_stand(operator: httpx.AsyncClient) -> None:

@@ -13,10 +13,11 @@ from msgspec.structs import replace
 from mayfly.bus.connection import Bus
 from mayfly.bus.queue import Claim, PullLoop, Refused, delete_if_there, delete_queued, in_flight, submit, walk
 from mayfly.bus.schema import bootstrap, limits_in_force
-from mayfly.bus.subjects import act
+from mayfly.bus.subjects import ACT, act
 from mayfly.domain.activation import Work
 from mayfly.domain.errors import PreconditionFailed, QueueUnavailable
 from mayfly.domain.ids import UserId, new_id
+from mayfly.domain.limits import TIMEOUT_MAX_S
 from tests.support.bus import Installation, installation
 from tests.unit.worker.test_call import some_work
 
@@ -143,6 +144,11 @@ async def test_a_submission_repeated_is_admitted_once(bus: Bus) -> None:
 
     assert [await submit(bus, work, wait_s=0) for work in works] == places
     assert await in_flight(bus) == 8
+
+
+async def test_an_id_is_remembered_as_long_as_an_activation_can_wait(bus: Bus) -> None:
+    """Forgotten earlier, a call that is asked for again would be queued twice, or refused for its own first message."""
+    assert ((await bus.js.stream_info(ACT)).config.duplicate_window or 0) > TIMEOUT_MAX_S
 
 
 async def test_a_worker_is_given_no_more_than_its_slots(nats: Installation, bus: Bus) -> None:

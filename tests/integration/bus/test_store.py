@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 from mayfly.bus.connection import Bus
 from mayfly.bus.patience import FAILOVER_S
 from mayfly.bus.store import Conflict, Store
-from mayfly.bus.subjects import FUNCTIONS, kv_stream, message_get
+from mayfly.bus.subjects import FUNCTIONS, kv_stream, kv_subject, message_get
 from mayfly.domain.errors import QueueUnavailable
 from mayfly.domain.function import Function
 from mayfly.domain.ids import FunctionName, UserId, new_id
@@ -209,3 +209,15 @@ async def test_without_a_server_nothing_hangs(nats: Installation, store: Store[F
                 await asyncio.sleep(0.1)
     assert entry is not None
     assert entry.value == function
+
+
+async def test_more_keys_than_fit_into_one_answer_are_all_listed(bus: Bus, store: Store[Function]) -> None:
+    """nats-server names 100,000 at a time; who has more is shown the last ones, too."""
+    user = new_id()
+    for number in range(100_003):
+        publish = bus.js.publish if number % 500 == 2 else bus.client.publish  # now and then until it is stored
+        await publish(kv_subject(FUNCTIONS, f"{user}.f{number:06}"), b"x")
+    keys = await store.keys(user)
+
+    assert len(keys) == 100_003
+    assert keys[-1] == f"{user}.f100002"

@@ -9,14 +9,16 @@ from dataclasses import replace
 import pytest
 
 from mayfly.bus.queue import in_flight
+from mayfly.bus.subjects import ACTIVATIONS, kv_stream, kv_subject
 from mayfly.containers.fake import ending
 from mayfly.domain.activation import Activation, State
-from mayfly.domain.errors import FunctionFailed, IdempotencyConflict, LimitReached, TimedOut
+from mayfly.domain.errors import FunctionFailed, Gone, IdempotencyConflict, LimitReached, TimedOut
 from mayfly.domain.function import Function
 from mayfly.domain.idempotency import IdempotencyEntry, entry_key, request_sha256
 from mayfly.domain.ids import FunctionName, UserId, new_id, new_ulid
 from mayfly.domain.limits import Limits
 from mayfly.services.call import CallOptions
+from mayfly.services.idempotency import ADOPT_UNTIL_S
 from tests.support.world import KEEP_S, World, a_world
 
 pytestmark = [pytest.mark.A2, pytest.mark.F12]
@@ -202,6 +204,55 @@ async def test_a_retry_after_the_api_server_died_gets_the_first_outcome(world: W
         retry = asyncio.create_task(other.invoke(function, b"x", KEY))
         world.runtime.gate.set()
         assert await retry == b"x"
+
+    assert len(world.runtime.calls) == 1
+
+
+async def test_an_outcome_that_is_gone_is_not_made_again(world: World) -> None:
+    """Where a key has outlived its record, the function may have run: it does not run again."""
+    function = await world.function()
+    await _claim(world, function, ulid=new_ulid(world.bus.clock.now() - ADOPT_UNTIL_S), instance=new_id())
+    async with world.worker():
+        with pytest.raises(Gone) as caught:
+            await world.invoke(function, b"x", KEY)
+
+    assert caught.value.ran == "unknown"
+    assert world.runtime.calls == []
+
+
+async def test_a_running_record_lives_as_long_as_a_key(world: World) -> None:
+    """While a call runs its record is kept as long as its key, so that no outage makes the next one a first call."""
+    world.runtime.gate.clear()
+    function = await world.function()
+    async with world.worker() as worker:
+        worker._tools = replace(worker._tools, keep_s=86_400)
+        calling = asyncio.create_task(world.invoke(function, b"x", KEY))
+        await world.until_started(1)
+        subject = kv_subject(ACTIVATIONS, (await world.record(function)).key)
+        stored = await world.bus.js.get_last_msg(kv_stream(ACTIVATIONS), subject)
+        world.runtime.gate.set()
+        await calling
+
+    assert float((stored.headers or {})["Nats-TTL"].removesuffix("s")) >= 86_400
+
+
+async def test_an_asynchronous_call_with_a_used_key_is_answered_with_the_first_one(world: World, other: World) -> None:
+    """As it stands by then, whichever API server is asked; and nobody goes on following it."""
+    world.runtime.gate.clear()
+    function = await world.function()
+    async with world.worker():
+        first = await world.invoker.submit(function.user_id, function, b"x", KEY)
+        await world.until_started(1)
+        for asked in (world, other):
+            again = await asked.invoker.submit(function.user_id, function, b"x", KEY)
+            assert (again.id, again.state) == (first.id, State.RUNNING)
+            assert again.created_at == first.created_at
+        async with asyncio.timeout(1):
+            while other.invoker._on_their_own or len(world.invoker._on_their_own) > 1:
+                await asyncio.sleep(0.01)
+        world.runtime.gate.set()
+        await world.until(0)
+        assert (await other.invoker.submit(function.user_id, function, b"x", KEY)).state is State.SUCCEEDED
 
     assert len(world.runtime.calls) == 1
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from mayfly.bus.places import NoPlace, Places
 from mayfly.bus.subjects import PLACES, kv_subject, places_of
 from mayfly.domain.activation import State
 from mayfly.domain.errors import LimitReached
-from mayfly.domain.ids import WorkerId, new_id
+from mayfly.domain.ids import WorkerId, new_id, new_ulid
 from mayfly.domain.limits import Limits
 from mayfly.services.call import CallOptions
 from tests.support.world import World
@@ -122,15 +123,35 @@ async def test_a_crashed_holders_place_comes_back(world: World) -> None:
         assert await world.invoke(function) == b"x"
 
 
-async def test_a_place_that_cannot_be_read_holds_up_nothing(world: World) -> None:
-    """A value of a version that is unknown here is left where it is, and the janitor goes on with the others."""
-    of = places_of(new_id(), new_id())
-    await world.bus.client.publish(kv_subject(PLACES, f"{of}.7"), b"\x81\xa1v\x63")
-    await Places(world.bus).take(of, 5, holder="a.b.c", ttl_s=60)
-    async with asyncio.timeout(10):
-        while await Places(world.bus).held(of, holder="a.b.c"):
-            await world.janitor.sweep()
-            await asyncio.sleep(0.1)
+async def test_a_place_comes_back_whose_call_never_came_into_the_queue(world: World) -> None:
+    """The API server dies between place and message: when the call is out of time, the janitor of another frees it."""
+    function = await world.function(limits=Limits(max_concurrency=1))
+    now = world.bus.clock.now()
+    record = replace((await world.queued(function)).record, ulid=new_ulid(now), deadline_at=now - 60)
+    await world.stores.activations.create(record.key, record)
+    places = Places(world.bus)
+    await places.take(places_of(function.user_id, function.id), 1, holder=record.key, ttl_s=3600)
+
+    await world.janitor.sweep()
+
+    entry = await world.stores.activations.get(record.key)
+    assert entry
+    assert (entry.value.state, entry.value.ran) == (State.TIMED_OUT, "no")
+    assert [taken async for taken in places.all_taken()] == []
+
+
+async def test_a_place_that_cannot_be_read_stops_nobody(world: World) -> None:
+    """A place of a version that is not known here is left to those who know it, by the janitor and by a new call."""
+    function = await world.function(limits=Limits(max_concurrency=2))
+    of = places_of(function.user_id, function.id)
+    await world.bus.js.publish(kv_subject(PLACES, f"{of}.0"), b"\x81\xa1v\x63")
+    places = Places(world.bus)
+    mine = await places.take(of, 2, holder=new_id(), ttl_s=60)
+
+    await world.janitor.sweep()
+
+    assert [taken async for taken in places.all_taken()] == [mine]
+    assert await places.held(of, holder=mine.holder) == mine
 
 
 async def test_a_lost_workers_place_stays_taken_while_its_container_may_live(world: World) -> None:

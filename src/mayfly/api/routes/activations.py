@@ -28,7 +28,10 @@ LOGS: dict[int | str, dict[str, Any]] = {
 
 @private.get("/v1/activations", response_model=ActivationPage)
 async def list_activations(state: State, caller: Caller, page: Annotated[ActivationQuery, Query()]) -> Response:
-    """List one's activations, the newest first. Records are kept for a day."""
+    """
+    List one's activations, the newest first. Records are kept for a day. A page can have fewer than `limit`, or none:
+    only `next` says whether there are more.
+    """
     wanted = Wanted(
         function=page.function, state=page.state, since=None if page.since is None else page.since.timestamp()
     )

@@ -67,7 +67,8 @@ async def show_status(state: State, caller: Caller) -> Response:
 
     A user of role `operator` is also shown each worker and each stream.
     """
-    now = await status(state.bus, state.stores, caller.user_id, operator=caller.role == "operator")
+    operator = caller.role == "operator"
+    now = await status(state.bus, state.stores, caller.user_id, own_limit=caller.max_activations, operator=operator)
     return write(StatusShape.of(now, caller.role))
 
 
