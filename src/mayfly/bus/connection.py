@@ -303,4 +303,14 @@ async def _close(client: Client) -> None:
         async with asyncio.timeout(5):
             await client.drain()
     except (nats.errors.Error, TimeoutError, OSError):
+        await _close_at_once(client)
+
+
+async def _close_at_once(client: Client) -> None:
+    """Close undrained. nats-py waits for the transport, and one that was lost may end as if we had been cancelled."""
+    try:
         await client.close()
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise

@@ -91,7 +91,7 @@ class Sessions:
             if again is not None and again.revision == user.revision:
                 log.info("session.begun", user_id=entry.value.user_id, session_id=entry.value.id)
                 return tokens
-            await self._end(entry)
+            await self.end(Claims(entry.value.user_id, entry.value.id))  # as it is now: the limit may be in it already
             if again is None or again.value.password_hash != user.value.password_hash:
                 raise _wrong_password()
             user = again  # the operator has set a limit meanwhile
