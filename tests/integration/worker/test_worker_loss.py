@@ -45,8 +45,8 @@ pytestmark = [pytest.mark.root, pytest.mark.A5, pytest.mark.F11]
 
 TOLD_S = 5.0
 STUCK_AT_SIGUSR1 = """
-import signal, sys, time
-signal.signal(signal.SIGUSR1, lambda *_: time.sleep(600))
+import signal, sys, threading
+signal.signal(signal.SIGUSR1, lambda *_: threading.Event().wait())
 from mayfly.__main__ import main
 sys.argv = ["mayfly", "worker"]
 main()

@@ -23,12 +23,13 @@ pytestmark = [pytest.mark.A5, pytest.mark.F11]
 
 SOURCE = Path(__file__).parent.parent.parent.parent / "src"
 WATCHED = """
-import os, signal, sys, time
+import os, signal, sys
 from mayfly.containers import watchdog
 watchdog.LEASE_S = 0.5
 feed = watchdog.watched()
 print(os.getpid(), flush=True)
 """
+OUTLIVE = "signal.sigtimedwait(set(), 3 * watchdog.LEASE_S)\n"  # nothing comes: that this time passes is what is tried
 FED = "feed.prove(watchdog.now())\n"
 
 
@@ -63,29 +64,26 @@ def test_a_process_that_feeds_no_more_is_killed_and_said_to_be() -> None:
 
 def test_before_the_first_feed_nothing_is_awaited() -> None:
     """A start takes as long as it takes."""
-    with watched("time.sleep(1.5)\nsys.exit(7)") as (process, _):
+    with watched(OUTLIVE + "sys.exit(7)") as (process, _):
         assert process.wait(20) == 7
 
 
 def test_after_its_release_nothing_is_awaited() -> None:
     """Nor does an end, when nothing runs any more."""
-    with watched(FED + "feed.release()\ntime.sleep(1.5)\nsys.exit(7)") as (process, _):
+    with watched(FED + "feed.release()\n" + OUTLIVE + "sys.exit(7)") as (process, _):
         assert process.wait(20) == 7
 
 
 def test_one_that_feeds_lives_and_gets_its_signals() -> None:
     """A signal goes in once, and the exit status comes out; while it ends in order it goes on feeding."""
     script = """
-is_told = []
-signal.signal(signal.SIGTERM, lambda *_: is_told.append(1))
-while not is_told:
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+def told():
     feed.prove(watchdog.now())
+    return signal.sigtimedwait({signal.SIGTERM}, watchdog.LEASE_S / 5) is not None
+while not told():
     print("fed", flush=True)
-    time.sleep(0.1)
-for _ in range(10):
-    feed.prove(watchdog.now())
-    time.sleep(0.1)
-sys.exit(len(is_told) + 2)
+sys.exit(3 + sum(told() for _ in range(10)))  # for two leases
 """
     with watched(script) as (process, _):
         for _ in range(10):
