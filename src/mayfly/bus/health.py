@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import msgspec
 import nats.errors
-from nats.js.errors import APIError
 
 from mayfly.bus import subjects
 from mayfly.bus.connection import REQUEST_TIMEOUT_S, Bus, translated
+from mayfly.bus.messages import Failure
 from mayfly.bus.patience import NOT_YET
 from mayfly.domain.errors import QueueUnavailable
 
@@ -80,14 +80,8 @@ class _State(msgspec.Struct):
     bytes: int = 0
 
 
-class _Error(msgspec.Struct):
-    code: int = 0
-    err_code: int = 0
-    description: str = ""
-
-
 class _StreamAnswer(msgspec.Struct):
-    error: _Error | None = None
+    error: Failure | None = None
     config: _Config = msgspec.field(default_factory=_Config)
     state: _State = msgspec.field(default_factory=_State)
     cluster: _Cluster = msgspec.field(default_factory=_Cluster)
@@ -119,7 +113,7 @@ async def _health(bus: Bus, name: str) -> StreamHealth:
         return _led(name, answer)
     if answer.error.err_code in NOT_YET:
         return StreamHealth(name=name)
-    raise APIError(**msgspec.structs.asdict(answer.error))
+    raise answer.error.to_error()
 
 
 def _led(name: str, answer: _StreamAnswer) -> StreamHealth:

@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 
 from mayfly.bus import subjects
-from mayfly.bus.connection import REQUEST_TIMEOUT_S, Bus, translated
+from mayfly.bus.connection import Bus, translated
+from mayfly.bus.messages import read
 from mayfly.domain.errors import NotFound
 
 STREAMS = (subjects.ACT, subjects.RESPONSES, subjects.AUDIT)
@@ -41,20 +42,6 @@ class Message:
     stored_at: datetime.datetime
     size_bytes: int
     content: Any
-
-
-class _Stored(msgspec.Struct):
-    subject: str
-    seq: int
-    time: datetime.datetime
-    data: bytes = b""
-
-
-class _Answer(msgspec.Struct):
-    message: _Stored | None = None
-
-
-_ANSWER = msgspec.json.Decoder(_Answer)
 
 
 async def overview(bus: Bus) -> list[Overview]:
@@ -83,12 +70,8 @@ async def messages(bus: Bus, name: str) -> AsyncIterator[Message]:
         state = (await bus.js.stream_info(_stream(name))).state
     seq = 1 if state.messages <= MOST else max(1, state.last_seq - MOST + 1)
     while True:
-        query = msgspec.json.encode({"seq": seq, "next_by_subj": ">"})
         with translated("inspect"):
-            answer = await bus.client.request(
-                f"$JS.API.STREAM.MSG.GET.{_stream(name)}", query, timeout=REQUEST_TIMEOUT_S
-            )
-        stored = _ANSWER.decode(answer.data).message
+            stored = await read(bus, _stream(name), seq=seq, next_by_subj=">")
         if stored is None:
             return
         seq = stored.seq + 1

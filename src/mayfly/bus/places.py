@@ -12,11 +12,11 @@ import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-import msgspec
 import structlog
 
+from mayfly.bus import messages
 from mayfly.bus.codec import Undecodable
-from mayfly.bus.connection import REQUEST_TIMEOUT_S, Bus, translated
+from mayfly.bus.connection import Bus, translated
 from mayfly.bus.store import Conflict, Store
 from mayfly.bus.subjects import PLACES, kv_stream
 from mayfly.domain.place import Place
@@ -78,17 +78,14 @@ class Places:
                 return taken
         return None
 
-    async def free(self, taken: Taken) -> None:
+    async def free(self, taken: Taken) -> bool:
         """
-        Give a place back. Nothing happens when it was given back before.
+        Give a place back; return whether it was still that holder's.
 
         Raises: QueueUnavailable.
         """
-        query = msgspec.json.encode({"seq": taken.seq, "no_erase": True})
         with translated("free a place"):
-            await self._bus.client.request(
-                f"$JS.API.STREAM.MSG.DELETE.{kv_stream(PLACES)}", query, timeout=REQUEST_TIMEOUT_S
-            )
+            return await messages.delete(self._bus, kv_stream(PLACES), taken.seq)
 
     async def all_taken(self) -> AsyncIterator[Taken]:
         """

@@ -11,7 +11,6 @@ cancelled (see docs/adr). Rows: A3, F13.
 from __future__ import annotations
 
 import asyncio
-import datetime
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -23,12 +22,11 @@ import structlog
 from nats.aio.msg import Msg
 from nats.js.errors import APIError
 
-from mayfly.bus import subjects
+from mayfly.bus import messages, subjects
 from mayfly.bus.codec import Codec, Undecodable
 from mayfly.bus.connection import REQUEST_TIMEOUT_S, UNREACHABLE, Bus, translated
 from mayfly.bus.patience import FAILOVER_S, NOT_STORED, patiently
 from mayfly.bus.schema import ACK_WAIT_S, message_ttl_s
-from mayfly.bus.subjects import message_get
 from mayfly.domain.activation import Work
 from mayfly.domain.errors import QueueUnavailable
 
@@ -135,19 +133,6 @@ class Queued:
     age_s: float
 
 
-class _Stored(msgspec.Struct):
-    seq: int
-    time: datetime.datetime
-    data: bytes = b""
-
-
-class _Answer(msgspec.Struct):
-    message: _Stored | None = None
-
-
-_STORED = msgspec.json.Decoder(_Answer)
-
-
 async def walk(bus: Bus) -> AsyncIterator[Queued]:
     """
     Read every message of the stream, the oldest first, without claiming any.
@@ -155,12 +140,9 @@ async def walk(bus: Bus) -> AsyncIterator[Queued]:
     Raises: QueueUnavailable.
     """
     seq = 1
-    subject = f"$JS.API.STREAM.MSG.GET.{subjects.ACT}"
     while True:
-        query = msgspec.json.encode({"seq": seq, "next_by_subj": "act.*"})
         with translated("walk the queue"):
-            answer = await bus.client.request(subject, query, timeout=REQUEST_TIMEOUT_S)
-        stored = _STORED.decode(answer.data).message
+            stored = await messages.read(bus, subjects.ACT, seq=seq, next_by_subj="act.*")
         if stored is None:
             return
         seq = stored.seq + 1
@@ -171,15 +153,14 @@ async def walk(bus: Bus) -> AsyncIterator[Queued]:
         yield Queued(work.key, stored.seq, bus.clock.now() - stored.time.timestamp())
 
 
-async def delete_queued(bus: Bus, seq: int) -> None:
+async def delete_queued(bus: Bus, seq: int) -> bool:
     """
-    Remove the message that `submit` has just put there.
+    Remove the message that `submit` has just put there; return whether it was still there.
 
     Raises: QueueUnavailable.
     """
-    query = msgspec.json.encode({"seq": seq, "no_erase": True})
     with translated("delete a queued message"):
-        await bus.client.request(f"$JS.API.STREAM.MSG.DELETE.{subjects.ACT}", query, timeout=REQUEST_TIMEOUT_S)
+        return await messages.delete(bus, subjects.ACT, seq)
 
 
 async def delete_if_there(bus: Bus, queued: Queued) -> bool:
@@ -190,14 +171,11 @@ async def delete_if_there(bus: Bus, queued: Queued) -> bool:
 
     Raises: QueueUnavailable.
     """
-    query = msgspec.json.encode({"seq": queued.seq})
     with translated("look at a queued message"):
-        answer = await bus.client.request(message_get(subjects.ACT), query, timeout=REQUEST_TIMEOUT_S)
-    stored = _STORED.decode(answer.data).message
+        stored = await messages.read(bus, subjects.ACT, seq=queued.seq)
     if stored is None or WORK.decode(stored.data).key != queued.key:
         return False
-    await delete_queued(bus, queued.seq)
-    return True
+    return await delete_queued(bus, queued.seq)
 
 
 @dataclass

@@ -15,6 +15,7 @@ from nats.js.errors import APIError
 
 from mayfly.bus import subjects
 from mayfly.bus.connection import Bus, translated
+from mayfly.bus.health import StoreUsage, store_usage
 from mayfly.bus.patience import NOT_YET
 
 PROBE_TIMEOUT_S = 2.0
@@ -27,10 +28,9 @@ class StoreRefuses(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What the account has, all copies together, and what is in flight."""
+    """What is stored, and what is in flight."""
 
-    used_bytes: int
-    limit_bytes: int | None  # None: no limit of the account's
+    store: StoreUsage
     copies: int
     in_flight: int
     most_in_flight: int | None  # M
@@ -38,9 +38,9 @@ class Room:
     @property
     def free_bytes(self) -> float:
         """What may still be written, of one copy."""
-        if self.limit_bytes is None:
+        if self.store.max_bytes is None:
             return float("inf")
-        return (self.limit_bytes - self.used_bytes) / self.copies
+        return (self.store.max_bytes - self.store.size_bytes) / self.copies
 
 
 async def read_room(bus: Bus) -> Room:
@@ -49,13 +49,12 @@ async def read_room(bus: Bus) -> Room:
 
     Raises: QueueUnavailable.
     """
+    store = await store_usage(bus)
     with translated("read the room"):
-        account = await bus.js.account_info()
         stream = await bus.js.stream_info(subjects.ACT)
-    limit, most = account.limits.max_storage, stream.config.max_msgs or -1
+    most = stream.config.max_msgs or -1
     return Room(
-        used_bytes=account.storage,
-        limit_bytes=limit if limit >= 0 else None,
+        store=store,
         copies=max(1, stream.config.num_replicas or 1),
         in_flight=stream.state.messages,
         most_in_flight=most if most > 0 else None,

@@ -16,43 +16,28 @@ Guarantees:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 import msgspec
 from nats.js import api
 from nats.js.errors import APIError, KeyWrongLastSequenceError
 
+from mayfly.bus import messages
 from mayfly.bus.codec import Codec, Versioned
 from mayfly.bus.connection import REQUEST_TIMEOUT_S, Bus, translated
+from mayfly.bus.messages import Failure, Stored
 from mayfly.bus.patience import UNANSWERED, patiently
-from mayfly.bus.subjects import kv_stream, kv_subject, message_get, stream_info
+from mayfly.bus.subjects import kv_stream, kv_subject, stream_info
 
 T = TypeVar("T", bound=Versioned)
 
-NOT_FOUND = 10037
 WRONG_LAST_SEQUENCE = (10071, 10164)
 READ_TIMEOUT_S = 2.0  # one attempt; a node that has just died answers none, and another may by then
 
 
 class Conflict(Exception):
     """The entry does not stand at the expected revision: somebody else wrote first."""
-
-
-class _Stored(msgspec.Struct):
-    seq: int
-    data: bytes = b""
-    hdrs: bytes = b""
-
-
-class _Failure(msgspec.Struct):
-    code: int = 0
-    err_code: int = 0
-    description: str = ""
-
-
-class _GetAnswer(msgspec.Struct):
-    message: _Stored | None = None
-    error: _Failure = msgspec.field(default_factory=_Failure)
 
 
 class _Subjects(msgspec.Struct):
@@ -62,7 +47,7 @@ class _Subjects(msgspec.Struct):
 class _InfoAnswer(msgspec.Struct):
     total: int = 0  # subjects that fit; an answer has 100,000 of them at most
     state: _Subjects = msgspec.field(default_factory=_Subjects)
-    error: _Failure | None = None
+    error: Failure | None = None
 
 
 _INFO = msgspec.json.Decoder(_InfoAnswer)
@@ -84,8 +69,6 @@ class Store(Generic[T]):
         self._bus = bus
         self._bucket = bucket
         self._codec = Codec(struct)
-        self._get_subject = message_get(kv_stream(bucket), bus.api)
-        self._answers = msgspec.json.Decoder(_GetAnswer)
 
     def now(self) -> float:
         """Return the time, by NATS's clock, in seconds since the epoch."""
@@ -179,20 +162,14 @@ class Store(Generic[T]):
         subject = stream_info(kv_stream(self._bucket), self._bus.api)
         answer = _INFO.decode((await self._bus.client.request(subject, query, timeout=REQUEST_TIMEOUT_S)).data)
         if answer.error:
-            raise APIError(**msgspec.structs.asdict(answer.error))
+            raise answer.error.to_error()
         return answer
 
-    async def _read(self, key: str) -> _Stored | None:
-        query = msgspec.json.encode({"last_by_subj": kv_subject(self._bucket, key)})
+    async def _read(self, key: str) -> Stored | None:
+        subject = kv_subject(self._bucket, key)
+        ask = partial(messages.read, self._bus, kv_stream(self._bucket), timeout_s=READ_TIMEOUT_S, last_by_subj=subject)
         with translated("read"):
-            return await patiently(lambda: self._ask(query), also=UNANSWERED)
-
-    async def _ask(self, query: bytes) -> _Stored | None:
-        reply = await self._bus.client.request(self._get_subject, query, timeout=READ_TIMEOUT_S)
-        answer = self._answers.decode(reply.data)
-        if answer.message is None and answer.error.err_code != NOT_FOUND:
-            raise APIError(**msgspec.structs.asdict(answer.error))
-        return answer.message
+            return await patiently(ask, also=UNANSWERED)
 
     async def _compare_and_set(
         self, key: str, data: bytes, *, revision: int, ttl_s: float | None, headers: dict[str, str] | None = None
@@ -231,11 +208,11 @@ class Store(Generic[T]):
         return ack.seq
 
 
-def _is_tombstone(stored: _Stored) -> bool:
+def _is_tombstone(stored: Stored) -> bool:
     return b"KV-Operation:" in stored.hdrs
 
 
-def _time_to_live(stored: _Stored) -> dict[str, str]:
+def _time_to_live(stored: Stored) -> dict[str, str]:
     """The header by which a message expires as that one does, or later; none if it does not."""
     for line in stored.hdrs.decode().splitlines():
         name, _, value = line.partition(":")

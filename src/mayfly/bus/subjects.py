@@ -45,6 +45,11 @@ def message_get(stream: str, api: str = STREAMS_API) -> str:
     return f"{api}.STREAM.MSG.GET.{stream}"
 
 
+def message_delete(stream: str) -> str:
+    """Where a message of a stream is removed."""
+    return f"{STREAMS_API}.STREAM.MSG.DELETE.{stream}"
+
+
 def stream_info(stream: str, api: str = STREAMS_API) -> str:
     """Where the state of a stream is asked for."""
     return f"{api}.STREAM.INFO.{stream}"

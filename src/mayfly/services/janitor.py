@@ -131,7 +131,8 @@ class Janitor:
         entry = await self._records.get(taken.holder)
         if not await self._slot_is_free(entry, case) and not await self._end_if_late(entry):
             return False
-        await self._places.free(taken)
+        if not await self._places.free(taken):  # somebody else was faster
+            return False
         log.warning("janitor.place-returned", activation=taken.holder)
         self._on_action("place-returned")
         return True

@@ -245,7 +245,8 @@ async def test_walking_sees_all_and_claims_nothing(bus: Bus) -> None:
         await submit(bus, work, wait_s=0)
 
     seen = [queued async for queued in walk(bus)]
-    await delete_queued(bus, seen[2].seq)
+    assert await delete_queued(bus, seen[2].seq)
+    assert not await delete_queued(bus, seen[2].seq), "it is not there any more"
 
     assert [queued.key for queued in seen] == [work.key for work in works]
     assert [queued.key async for queued in walk(bus)] == [work.key for work in (*works[:2], *works[3:])]

@@ -155,7 +155,7 @@ async def test_a_write_whose_answer_was_lost_is_recognised(nats: Installation, s
     assert entry.value == changed
 
 
-async def test_a_server_without_a_leader_is_asked_again(nats: Installation) -> None:
+async def test_a_server_without_a_leader_is_asked_again(nats: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     """A read that is told that JetStream has no leader just now is repeated; another refusal is final at once."""
     function = a_function()
     refusals = [10008, 10008]
@@ -176,7 +176,7 @@ async def test_a_server_without_a_leader_is_asked_again(nats: Installation) -> N
         await admin.client.subscribe("stand.in", cb=answer)
         store = Store(admin, FUNCTIONS, Function)
         await store.create(function.key, function)
-        store._get_subject = "stand.in"
+        monkeypatch.setattr("mayfly.bus.messages.message_get", lambda *_: "stand.in")
 
         entry = await store.get(function.key)
         assert entry is not None

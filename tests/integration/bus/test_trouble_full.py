@@ -18,6 +18,7 @@ from nats.js.errors import APIError
 
 from mayfly.bus import subjects
 from mayfly.bus.connection import Bus
+from mayfly.bus.health import StoreUsage
 from mayfly.bus.queue import in_flight
 from mayfly.bus.room import Room, StoreRefuses, read_room, try_response
 from mayfly.domain.errors import QueueUnavailable
@@ -259,7 +260,7 @@ def test_the_reserve_is_what_admitted_calls_may_need() -> None:
     """It is for M calls, or for those in flight and the ones that may come until the next look, if that is less."""
 
     def a_room(in_flight: int, most: int | None) -> Room:
-        return Room(used_bytes=0, limit_bytes=None, copies=3, in_flight=in_flight, most_in_flight=most)
+        return Room(StoreUsage(0, None), copies=3, in_flight=in_flight, most_in_flight=most)
 
     assert reserve_bytes(a_room(0, 8)) == reserve_bytes(a_room(8, 8)) == MARGIN_BYTES + 8 * CALL_BYTES
     for most in (None, 10_000):
@@ -274,11 +275,11 @@ async def test_in_a_cluster_room_is_counted_once_for_three_copies() -> None:
         for number in range(4):
             await admin.js.publish(f"$KV.idempotency.filled.{number}", b"x" * MIB)
         async with asyncio.timeout(20):
-            while (now := await read_room(api)).used_bytes < before.used_bytes + 3 * 4 * MIB:
+            while (now := await read_room(api)).store.size_bytes < before.store.size_bytes + 3 * 4 * MIB:
                 await asyncio.sleep(0.1)
 
         assert now.copies == 3
-        assert now.limit_bytes == 3 * (STORE_BYTES - STORE_BYTES // 16)
+        assert now.store.max_bytes == 3 * (STORE_BYTES - STORE_BYTES // 16)
         assert 4 * MIB <= before.free_bytes - now.free_bytes < 5 * MIB
 
 

@@ -31,9 +31,9 @@ async def test_as_many_places_as_the_limit_are_taken(world: World) -> None:
     assert len(taken) == 5
     assert all(isinstance(result, NoPlace) for result in results if isinstance(result, BaseException))
 
-    await places.free(taken[0])  # type: ignore[arg-type]
+    assert await places.free(taken[0])  # type: ignore[arg-type]
     again = await places.take(of, 5, holder="again", ttl_s=60)
-    await places.free(taken[0])  # type: ignore[arg-type]
+    assert not await places.free(taken[0])  # type: ignore[arg-type]
     assert await places.held(of, holder="again") == again
     with pytest.raises(NoPlace):
         await take("one too many")
