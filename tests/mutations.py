@@ -55,7 +55,7 @@ MUTATIONS = (
     Mutation(
         safeguard="the janitor",
         file="src/mayfly/services/janitor.py",
-        old="        messages = [queued async for queued in walk(self._bus)]\n",
+        old="        messages = await self._inventory.take()\n",
         new="        messages: list[Queued] = []\n",
         tests=(f"{WORKER}/test_worker.py::test_the_janitor_gives_back_what_was_left",),
     ),

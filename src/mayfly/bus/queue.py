@@ -40,6 +40,7 @@ PULL_EXPIRES_S = 1.0
 to this, and what it takes is delivered to nobody, and again after `ACK_WAIT_S`."""
 PULL_ANSWERED_S = 1.0  # how much later the server has said that it is over; else it has forgotten it: its leader died
 UNDECODABLE_DELAY_S = 30.0
+READ_ANEW_S = 60.0
 
 WORK = Codec(Work)
 
@@ -130,16 +131,15 @@ class Queued:
 
     key: str  # of its record
     seq: int
-    age_s: float
+    stored_at: float  # by NATS's clock
 
 
-async def walk(bus: Bus) -> AsyncIterator[Queued]:
+async def walk(bus: Bus, seq: int = 1) -> AsyncIterator[Queued]:
     """
-    Read every message of the stream, the oldest first, without claiming any.
+    Read every message of the stream from *seq* on, the oldest first, without claiming any.
 
     Raises: QueueUnavailable.
     """
-    seq = 1
     while True:
         with translated("walk the queue"):
             stored = await messages.read(bus, subjects.ACT, seq=seq, next_by_subj="act.*")
@@ -150,7 +150,43 @@ async def walk(bus: Bus) -> AsyncIterator[Queued]:
             work = WORK.decode(stored.data)
         except Undecodable:
             continue
-        yield Queued(work.key, stored.seq, bus.clock.now() - stored.time.timestamp())
+        yield Queued(work.key, stored.seq, stored.time.timestamp())
+
+
+class Inventory:
+    """
+    What lies in the stream, as one janitor knows it. A message is read once and remembered by its sequence: it does not
+    change, and reading it takes its parameter along, which may have 1 MiB. All is read anew every `READ_ANEW_S`, so
+    that no wrong answer is believed for longer.
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        """Nothing is read yet."""
+        self._bus = bus
+        self._known: dict[int, Queued] = {}
+        self._next_seq = 1
+        self._read_at = time.monotonic()
+
+    async def take(self) -> list[Queued]:
+        """
+        Return what lies there, the oldest first; and what has left from between until it is forgotten.
+
+        Raises: QueueUnavailable.
+        """
+        with translated("look at the queue"):
+            state = (await self._bus.js.stream_info(subjects.ACT)).state
+        is_restored = state.last_seq < self._next_seq - 1  # from a backup; it counts from there
+        if is_restored or time.monotonic() >= self._read_at + READ_ANEW_S:
+            self._known, self._next_seq, self._read_at = {}, 1, time.monotonic()
+        self._known = {seq: queued for seq, queued in self._known.items() if seq >= state.first_seq}
+        async for queued in walk(self._bus, self._next_seq):
+            self._known[queued.seq] = queued
+            self._next_seq = queued.seq + 1
+        return list(self._known.values())
+
+    def forget(self, queued: Queued) -> None:
+        """It was deleted, or found to have left."""
+        self._known.pop(queued.seq, None)
 
 
 async def delete_queued(bus: Bus, seq: int) -> bool:

@@ -1,9 +1,9 @@
 """
 The janitor puts right what a crash left, in every API server, once a second.
 
-It walks the work stream, which holds at most M messages, and compares each with its record: a message whose record is
-final or gone is a slot that nobody gives back, so it is deleted; a queued record out of time is ended; a running one
-whose worker is lost is ended.
+It looks at what lies in the work stream, at most M messages, and compares each with its record: a message whose record
+is final or gone is a slot that nobody gives back, so it is deleted; a queued record out of time is ended; a running
+one whose worker is lost is ended.
 
 Guarantees:
 - The slot of a lost worker comes back when no container of it can live: when the worker is proved to be gone, or
@@ -30,7 +30,7 @@ import structlog
 from mayfly.bus.codec import Undecodable
 from mayfly.bus.connection import Bus
 from mayfly.bus.places import Places, Taken
-from mayfly.bus.queue import Queued, delete_if_there, walk
+from mayfly.bus.queue import Inventory, Queued, delete_if_there
 from mayfly.bus.store import Entry
 from mayfly.bus.stores import Stores
 from mayfly.domain.activation import Activation, State
@@ -73,6 +73,7 @@ class Janitor:
         self._bus = bus
         self._records = stores.activations
         self._workers = stores.workers
+        self._inventory = Inventory(bus)
         self._places = Places(bus)
         self._keep_s = keep_s
         self._on_action = on_action
@@ -90,15 +91,15 @@ class Janitor:
 
     async def sweep(self) -> int:
         """
-        Walk the stream once; return how many messages were deleted.
+        Look at what lies in the stream; return how many messages were deleted.
 
         Raises: QueueUnavailable.
         """
-        messages = [queued async for queued in walk(self._bus)]
+        messages = await self._inventory.take()
         places = [taken async for taken in self._places.all_taken()]
         keys = {*(each.key for each in messages), *(each.holder for each in places)}
         self._cases = {key: self._cases.get(key) or _Case(OwnerCheck(self._bus)) for key in keys}
-        due = [each for each in messages if each.age_s > YOUNG_S]
+        due = [each for each in messages if self._age_s(each) > YOUNG_S]
         deleted = await asyncio.gather(*(self._look(each.key, partial(self._put_right, each)) for each in due))
         await asyncio.gather(*(self._look(each.holder, partial(self._free_if_over, each)) for each in places))
         return sum(deleted)
@@ -120,9 +121,13 @@ class Janitor:
 
     async def _put_right(self, queued: Queued, case: _Case) -> bool:
         """Return whether the message was deleted."""
-        if not await self._is_over(queued, case) or not await delete_if_there(self._bus, queued):
+        if not await self._is_over(queued, case):
             return False
-        log.warning("janitor.slot-returned", activation=queued.key, age_s=round(queued.age_s, 1))
+        is_deleted = await delete_if_there(self._bus, queued)
+        self._inventory.forget(queued)
+        if not is_deleted:  # acked, or another janitor was faster
+            return False
+        log.warning("janitor.slot-returned", activation=queued.key, age_s=round(self._age_s(queued), 1))
         self._on_action("slot-returned")
         return True
 
@@ -157,6 +162,9 @@ class Janitor:
         if entry is None or entry.value.state is not State.WORKER_LOST:
             return case.has_been_over_for(YOUNG_S)
         return case.has_been_over_for(FENCE_S) or await is_proved_gone(self._workers, entry.value.worker)
+
+    def _age_s(self, queued: Queued) -> float:
+        return self._bus.clock.now() - queued.stored_at
 
     async def _end_if_late(self, entry: Entry[Activation] | None) -> bool:
         """End a queued one that is out of time. It may hold a place only: its API server died before the message."""

@@ -6,12 +6,24 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace as replace_queued
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from mayfly.bus import messages
 from mayfly.bus.connection import Bus
-from mayfly.bus.queue import Claim, PullLoop, Refused, delete_if_there, delete_queued, in_flight, submit, walk
+from mayfly.bus.queue import (
+    Claim,
+    Inventory,
+    PullLoop,
+    Refused,
+    delete_if_there,
+    delete_queued,
+    in_flight,
+    submit,
+    walk,
+)
 from mayfly.bus.schema import bootstrap, limits_in_force
 from mayfly.bus.subjects import ACT, act
 from mayfly.domain.activation import Work
@@ -250,6 +262,54 @@ async def test_walking_sees_all_and_claims_nothing(bus: Bus) -> None:
 
     assert [queued.key for queued in seen] == [work.key for work in works]
     assert [queued.key async for queued in walk(bus)] == [work.key for work in (*works[:2], *works[3:])]
+
+
+async def test_an_inventory_reads_each_message_once(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is taken; what came since is in it, what was forgotten or is before the first one is not."""
+    read: list[int] = []
+    asked = messages.read
+
+    async def reading(*given: Any, **which: Any) -> messages.Stored | None:
+        stored = await asked(*given, **which)
+        read.extend([stored.seq] if stored else [])
+        return stored
+
+    monkeypatch.setattr(messages, "read", reading)
+    inventory = Inventory(bus)
+    seqs = [await submit(bus, _work_of(new_id()), wait_s=0) for _ in range(4)]
+    assert [each.seq for each in await inventory.take()] == seqs
+    seqs.append(await submit(bus, _work_of(new_id()), wait_s=0))
+    assert [each.seq for each in await inventory.take()] == seqs
+    assert read == seqs
+
+    for seq in (seqs[0], seqs[2]):
+        assert await delete_queued(bus, seq)
+    left = await inventory.take()
+    assert [each.seq for each in left] == seqs[1:]
+    inventory.forget(left[1])
+    assert [each.seq for each in await inventory.take()] == [seqs[1], seqs[3], seqs[4]]
+    assert read == seqs
+
+
+async def test_an_inventory_is_taken_anew_now_and_then(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was forgotten by mistake is found again; and after a restore, that has the sequences begin anew, all is."""
+    inventory = Inventory(bus)
+    seq = await submit(bus, _work_of(new_id()), wait_s=0)
+    [queued] = await inventory.take()
+    inventory.forget(queued)
+    assert await inventory.take() == []
+    monkeypatch.setattr("mayfly.bus.queue.READ_ANEW_S", 0.0)
+    assert [each.seq for each in await inventory.take()] == [seq]
+
+    monkeypatch.setattr("mayfly.bus.queue.READ_ANEW_S", 3600.0)
+    for _ in range(3):
+        await submit(bus, _work_of(new_id()), wait_s=0)
+    assert len(await inventory.take()) == 4
+    config = (await bus.js.stream_info("ACT")).config
+    await bus.js.delete_stream("ACT")
+    await bus.js.add_stream(config)
+    seq = await submit(bus, _work_of(new_id()), wait_s=0)
+    assert [each.seq for each in await inventory.take()] == [seq] == [1]
 
 
 async def test_bootstrap_can_be_repeated_and_raises_limits(nats: Installation, bus: Bus) -> None:
