@@ -110,7 +110,8 @@ class Admission:
         """
         Queue an activation; return also when it was queued although we were told otherwise. One that is there already,
         because another API server was at it before, is queued in that server's place: its message has the same id, so
-        it cannot be in the stream twice.
+        it cannot be in the stream twice. Where it cannot be, it is followed all the same: that server may have done it,
+        or do it yet, and if not, it ends when its time is over.
 
         Raises: LimitReached; QueueUnavailable, with `ran` as far as it is known.
         """
@@ -123,11 +124,11 @@ class Admission:
             await self._take_places(call, entry, holding.places, is_new=is_new)
             holding.seq = await submit(self._bus, self._work(entry, call), wait_s=self._wait_s)
         except Refused as refused:
-            if await self._withdraw(entry, LimitReached.code):
+            if is_new and await self._withdraw(entry, LimitReached.code):
                 await self._free(holding.places)
                 raise await self._limit_reached(refused.scope, call, entry.value) from None
         except (SubmitUnknown, QueueUnavailable):
-            if await self._withdraw(entry, QueueUnavailable.code):
+            if is_new and await self._withdraw(entry, QueueUnavailable.code):
                 raise QueueUnavailable(retry_after_s=1, ran="no", activation_id=entry.value.id) from None
         return holding
 
@@ -153,7 +154,7 @@ class Admission:
             revision = await self._records.create(record.key, record, ttl_s=call.budget_s + RECORD_MARGIN_S)
         except Conflict:
             entry = await self._records.get(record.key)
-            if entry is None:  # it was there a moment ago, and nothing deletes records
+            if entry is None:  # it was there a moment ago: its account is being deleted
                 raise QueueUnavailable(retry_after_s=1, ran="unknown", activation_id=record.id) from None
             return entry, False
         return Entry(record.key, record, revision), True

@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
+from mayfly.bus.places import Places
 from mayfly.bus.queue import in_flight
-from mayfly.bus.subjects import ACTIVATIONS, kv_stream, kv_subject
+from mayfly.bus.subjects import ACTIVATIONS, kv_stream, kv_subject, places_of
 from mayfly.containers.fake import ending
 from mayfly.domain.activation import Activation, State
 from mayfly.domain.errors import FunctionFailed, Gone, IdempotencyConflict, LimitReached, TimedOut
@@ -18,7 +20,7 @@ from mayfly.domain.idempotency import IdempotencyEntry, entry_key, request_sha25
 from mayfly.domain.ids import FunctionName, UserId, new_id, new_ulid
 from mayfly.domain.limits import Limits
 from mayfly.services.call import CallOptions
-from mayfly.services.idempotency import ADOPT_UNTIL_S
+from mayfly.services.idempotency import ADOPT_AFTER_S, ADOPT_UNTIL_S
 from tests.support.world import KEEP_S, World, a_world
 
 pytestmark = [pytest.mark.A2, pytest.mark.F12]
@@ -138,6 +140,22 @@ async def test_a_call_that_waits_in_the_queue_is_joined_and_not_queued_again(wor
     async with world.worker():
         assert list(await asyncio.gather(first, second)) == [b"x", b"x"]
     assert len(world.runtime.calls) == 1
+
+
+async def test_a_second_call_that_a_new_limit_keeps_out_does_not_end_the_first(world: World, other: World) -> None:
+    """A limit that was set since the first call was queued is not that call's: it runs, and both get its result."""
+    function = await world.function()
+    first = asyncio.create_task(world.invoke(function, b"x", KEY))
+    await world.until(1)
+    of = places_of(function.user_id, function.id)
+    await Places(world.bus).take(of, 1, holder=new_id(), ttl_s=60)
+    limited = structs.replace(function, limits=Limits(max_concurrency=1))
+    second = asyncio.create_task(other.invoke(limited, b"x", KEY))
+    await asyncio.wait({first, second}, timeout=ADOPT_AFTER_S + 1, return_when=asyncio.FIRST_COMPLETED)
+
+    assert [first.done(), second.done()] == [False, False]
+    async with world.worker():
+        assert list(await asyncio.gather(first, second)) == [b"x", b"x"]
 
 
 async def test_what_did_not_run_frees_its_key(world: World) -> None:
