@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,34 +17,14 @@ import httpx
 from mayfly.bus.connection import Bus, connect
 from mayfly.bus.stores import Stores
 from mayfly.containers.fake import FakeRuntime
-from mayfly.domain.ids import Digest, WorkerId, new_id
-from mayfly.domain.image import ProcessConfig
-from mayfly.images.store import PreparedImage
+from mayfly.domain.ids import WorkerId, new_id
 from mayfly.settings import NatsSettings
 from mayfly.worker.loop import Worker
 from mayfly.worker.run import Tools
 from tests.support.api import ApiServer
+from tests.support.world import OneImage
 
 FUNCTION = {"name": "f", "image": "registry.example/f:1", "limits": {"timeout_s": 60}}
-
-
-class OneImage:
-    """An image store that has one image."""
-
-    async def prepare(self, *_: object, **__: object) -> PreparedImage:
-        """The image."""
-        config = ProcessConfig(cmd=("cat",))
-        return PreparedImage(digest=Digest("sha256:" + "0" * 64), rootfs=Path("/"), config=config, size_bytes=1)
-
-    resolve = prepare
-
-    def lease(self, _: Digest) -> nullcontext[None]:
-        """Nothing is ever removed."""
-        return nullcontext()
-
-    def list(self) -> list[PreparedImage]:
-        """Nobody asks."""
-        return []
 
 
 class Reachable(Protocol):

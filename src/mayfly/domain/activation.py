@@ -15,6 +15,9 @@ from mayfly.domain.errors import Ran
 from mayfly.domain.function import DEFAULT_RESULT_TYPE, Function
 from mayfly.domain.ids import ActivationId, Digest, FunctionName, UserId, WorkerId, activation_id
 
+RECORD_MARGIN_S = 3600.0
+"""A record that nobody ends lives this much longer than its deadline; from its start on as long as a key, if longer."""
+
 
 class State(enum.StrEnum):
     """Where an activation stands."""

@@ -23,15 +23,14 @@ from mayfly.bus.queue import ADMISSION_RETRY_S, Refused, SubmitUnknown, delete_q
 from mayfly.bus.schema import limits_in_force
 from mayfly.bus.store import Conflict, Entry
 from mayfly.bus.stores import Stores
-from mayfly.domain.activation import Activation, State, Steps, Work
+from mayfly.domain.activation import RECORD_MARGIN_S, Activation, State, Steps, Work
 from mayfly.domain.errors import LimitReached, QueueUnavailable, TimedOut
 from mayfly.domain.ids import FunctionName, new_id, new_ulid
 from mayfly.services.call import Call
 from mayfly.services.room import Guard
 from mayfly.services.settle import REFUSED_KEEP_S, settle
 
-RECORD_MARGIN_S = 3600.0  # a record that nobody ends lives this much longer than its deadline
-PLACE_MARGIN_S = 3600.0  # likewise a place
+PLACE_MARGIN_S = 3600.0  # a place that nobody frees is free so long after its activation's deadline
 
 
 @dataclass(slots=True)

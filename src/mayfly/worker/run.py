@@ -32,7 +32,7 @@ from mayfly.bus.responses import publish_response
 from mayfly.bus.store import Conflict, Entry
 from mayfly.bus.stores import Stores
 from mayfly.containers.runtime import Container, ContainerSpec, Ending, Runtime
-from mayfly.domain.activation import Activation, Response, State
+from mayfly.domain.activation import RECORD_MARGIN_S, Activation, Response, State
 from mayfly.domain.errors import Gone, ImageUnavailable, MayflyError, QueueUnavailable, RuntimeFailed, TimedOut
 from mayfly.domain.ids import WorkerId, new_id
 from mayfly.images.store import ImageStore, PreparedImage
@@ -46,7 +46,6 @@ log = structlog.get_logger()
 R = TypeVar("R")
 
 RETRY_S, RETRY_AT_MOST_S = 2.0, 30.0  # before a claim comes again that failed in a way nobody foresaw; growing
-RECORD_MARGIN_S = 3600.0  # a record that nobody ends lives this much longer than its deadline, or as long as a key
 SETTLE_FOR_S = 120.0  # how long the outcome of a run is offered to a NATS that does not answer
 
 

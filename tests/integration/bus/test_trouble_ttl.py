@@ -14,9 +14,8 @@ from mayfly.bus.codec import Codec
 from mayfly.bus.connection import Bus
 from mayfly.bus.queue import in_flight
 from mayfly.containers.fake import ending
-from mayfly.domain.activation import Activation, State
+from mayfly.domain.activation import RECORD_MARGIN_S, Activation, State
 from mayfly.domain.worker import BEAT_LIVES_S
-from mayfly.services.admission import RECORD_MARGIN_S
 from mayfly.services.settle import REFUSED_KEEP_S
 from mayfly.settings import ApiSettings
 from tests.support.bus import installation
