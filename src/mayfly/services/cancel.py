@@ -17,7 +17,7 @@ from mayfly.bus.responses import Listener
 from mayfly.bus.store import Entry
 from mayfly.bus.stores import Stores
 from mayfly.domain.activation import Activation, State
-from mayfly.domain.errors import Cancelled, QueueUnavailable
+from mayfly.domain.errors import Cancelled, NotFound
 from mayfly.services.following import FIRST_LOOK_S
 from mayfly.services.settle import settle
 
@@ -43,7 +43,7 @@ class Canceller:
         See that an activation ends, and return its record: cancelled, or as it ended before that; not final if its
         worker needs longer than `WITHIN_S`.
 
-        Raises: QueueUnavailable.
+        Raises: NotFound when the record goes meanwhile; QueueUnavailable.
         """
         async with self._listener.waiting_for(self._bus, record.instance, record.ulid) as waiter:
             try:
@@ -75,5 +75,5 @@ class Canceller:
     async def _read(self, key: str) -> Entry[Activation]:
         entry = await self._records.get(key)
         if entry is None:
-            raise QueueUnavailable("The record is no longer kept.", retry_after_s=1)
+            raise NotFound("The record of this activation is no longer kept.")
         return entry

@@ -44,6 +44,19 @@ async def test_other_preferences_change_nothing(ann: Someone, worker: AnsweringW
     assert (answer.status_code, answer.content) == (200, b"now")
 
 
+async def test_a_header_on_two_lines_is_one_list_or_a_mistake(ann: Someone, worker: AnsweringWorker) -> None:
+    """Preferences on two lines are all read; of two keys nobody could say which is meant, so nothing runs."""
+    await ann.has()
+    accepted = await ann.client.post(CALL, headers=[("Prefer", "handling=lenient"), ("Prefer", "respond-async")])
+    await _result(ann, accepted)
+    before = len(worker.claimed)
+    refused = await ann.client.post(CALL, headers=[("Idempotency-Key", "one"), ("Idempotency-Key", "other")])
+
+    assert accepted.status_code == 202
+    assert (refused.status_code, refused.json()["field"]) == (400, "Idempotency-Key")
+    assert len(worker.claimed) == before
+
+
 @pytest.mark.F13
 async def test_asynchronous_calls_count_as_any(ann: Someone, worker: AnsweringWorker) -> None:
     """Four of them are a user's four: the fifth call, of either kind, is refused, and queues nothing."""

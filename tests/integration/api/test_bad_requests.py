@@ -289,6 +289,7 @@ TABLE = [
     Bad("timeout-header-0", "POST", INVOKE, 400, "invalid-request", headers={"Mayfly-Timeout": "0"}),
     Bad("timeout-header-nan", "POST", INVOKE, 400, "invalid-request", headers={"Mayfly-Timeout": "nan"}),
     Bad("timeout-header-301", "POST", INVOKE, 400, "invalid-request", headers={"Mayfly-Timeout": "301"}),
+    Bad("timeout-underscore", "POST", INVOKE, 400, "invalid-request", headers={"Mayfly-Timeout": "1_0"}),
     Bad("key-empty", "POST", INVOKE, 400, "invalid-request", headers={KEY_NAME: ""}, field=KEY_NAME),
     Bad("key-256", "POST", INVOKE, 400, "invalid-request", headers={KEY_NAME: "k" * 256}, field=KEY_NAME),
     Bad("key-tab", "POST", INVOKE, 400, "invalid-request", headers={KEY_NAME: "a\tb"}, field=KEY_NAME),

@@ -62,6 +62,7 @@ ACCEPTED: dict[int | str, dict[str, Any]] = {
     }
 }
 
+_SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,9})?")
 _KEY = re.compile(rf"[\x20-\x7e]{{1,{KEY_MAX_CHARACTERS}}}")
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -83,7 +84,9 @@ async def invoke(
     traceparent: Annotated[
         str | None, Header(description="Handed to the function as MAYFLY_TRACEPARENT (W3C Trace Context).")
     ] = None,
-    prefer: Annotated[str | None, Header(description="`respond-async`: do not wait for the result (RFC 7240).")] = None,
+    prefer: Annotated[
+        list[str] | None, Header(description="`respond-async`: do not wait for the result (RFC 7240).")
+    ] = None,
     idempotency_key: Annotated[
         str | None,
         Header(description="Of your choice: another call with it gets the outcome of the first, not another run."),
@@ -98,11 +101,11 @@ async def invoke(
         timeout_s=_timeout(mayfly_timeout),
         traceparent=traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else None,
         received_at=exchange_of(request.scope).received_at,
-        idempotency_key=_key(idempotency_key),
+        idempotency_key=_key(idempotency_key, times=len(request.headers.getlist("idempotency-key"))),
         user_limit=caller.max_activations,
     )
     parameter = await read_parameter(request, function.parameter)
-    if _prefers_async(prefer):
+    if _prefers_async(prefer or []):
         with state.metrics.submission():
             record = await state.invoker.submit(caller.user_id, function, parameter, options)
         return accepted(record)
@@ -111,16 +114,17 @@ async def invoke(
     return result(succeeded)
 
 
-def _prefers_async(prefer: str | None) -> bool:
-    """Read `Prefer`; other preferences are nobody's duty to follow."""
-    preferences = (part.partition(";")[0].strip().lower() for part in (prefer or "").split(","))
+def _prefers_async(lines: list[str]) -> bool:
+    """Read `Prefer`, on however many lines; other preferences are nobody's duty to follow."""
+    preferences = (part.partition(";")[0].strip().lower() for line in lines for part in line.split(","))
     return "respond-async" in preferences
 
 
-def _key(text: str | None) -> str | None:
-    if text is not None and not _KEY.fullmatch(text):
+def _key(text: str | None, *, times: int) -> str | None:
+    if times > 1 or (text is not None and not _KEY.fullmatch(text)):
         raise InvalidRequest(
-            f"The header Idempotency-Key takes 1 to {KEY_MAX_CHARACTERS} printable ASCII characters, such as a UUID.",
+            f"The header Idempotency-Key takes 1 to {KEY_MAX_CHARACTERS} printable ASCII characters, such as a UUID, "
+            "and may be there once.",
             field="Idempotency-Key",
         )
     return text
@@ -129,10 +133,7 @@ def _key(text: str | None) -> str | None:
 def _timeout(text: str | None) -> float | None:
     if text is None:
         return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
+    seconds = float(text) if _SECONDS.fullmatch(text) else math.nan
     if not TIMEOUT_MIN_S <= seconds <= TIMEOUT_MAX_S:
         raise InvalidRequest(
             f"The header Mayfly-Timeout takes seconds from {TIMEOUT_MIN_S} to {TIMEOUT_MAX_S:.0f}, such as 2.5.",
