@@ -72,8 +72,8 @@ MUTATIONS = (
     Mutation(
         safeguard="the watchdog",
         file="src/mayfly/containers/watchdog.py",
-        old="        if left_s <= 0:\n",
-        new="        if left_s == -math.inf:\n",
+        old="            _kill(child)\n",
+        new="",
         tests=(
             f"{WORKER}/test_worker_loss.py::test_no_container_of_a_lost_worker_lives_when_its_slot_is_given_back",
             "tests/contract/test_runtime_host.py::test_everything_inside_dies_when_the_watchdog_is_not_fed",
