@@ -339,34 +339,54 @@ def _unanswered(history: History) -> Iterator[Violation]:
 # --- 5: lost workers ----------------------------------------------------------------------------------------------
 
 
-def _told_too_late(history: History) -> Iterator[Violation]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """A caller who waited for a run when its worker was lost, and was answered."""
+
+    call: Call
+    loss: Fault
+    waited_s: float  # since the loss
+    untroubled_s: float  # of that, while neither NATS nor the API server that was asked was struck
+
+
+def callers_of_the_lost(history: History) -> Iterator[Told]:
+    """A worker that is only kept from working for a while may come back and answer before it is taken for lost."""
     runs: dict[str, list[Run]] = defaultdict(list)
     for run in history.runs:
         runs[run.worker].append(run)
     waiting: dict[str, list[Call]] = defaultdict(list)
     for call in history.calls:
-        if call.waits and call.activation:
+        if call.waits and call.activation and call.status is not None:
             waiting[call.activation].append(call)
     for loss in history.faults:
         if not loss.loses:
             continue
         for run in (run for target in loss.targets for run in runs[target]):
             if run.began_at <= loss.began_at <= run.alive_until:
-                yield from _those_told_late(history, loss, waiting[run.activation])
+                yield from _told(history, loss, waiting[run.activation])
 
 
-def _those_told_late(history: History, loss: Fault, calls: Iterable[Call]) -> Iterator[Violation]:
-    """A worker that is only kept from working for a while may come back and answer before it is taken for lost."""
+def _told(history: History, loss: Fault, calls: Iterable[Call]) -> Iterator[Told]:
     for call in calls:
-        if not call.sent_at <= loss.began_at <= call.over_at or call.status is None:
+        if not call.sent_at <= loss.began_at <= call.over_at:
             continue
         troubles = [*_nats_troubles(history), *_windows(history, {call.api})]
-        took_s = _untroubled_s(loss.began_at, call.over_at, troubles)
-        if took_s > TOLD_WITHIN_S:
+        yield Told(
+            call=call,
+            loss=loss,
+            waited_s=call.over_at - loss.began_at,
+            untroubled_s=_untroubled_s(loss.began_at, call.over_at, troubles),
+        )
+
+
+def _told_too_late(history: History) -> Iterator[Violation]:
+    for told in callers_of_the_lost(history):
+        if told.untroubled_s > TOLD_WITHIN_S:
+            call, loss = told.call, told.loss
             yield Violation(
                 "told-too-late",
-                f"call {call.token} heard {took_s:.1f} s after {loss.kind} of {_listed(loss.targets)}: {call.status} "
-                f"{call.code or ''}",
+                f"call {call.token} heard {told.untroubled_s:.1f} s after {loss.kind} of {_listed(loss.targets)}: "
+                f"{call.status} {call.code or ''}",
             )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Final
 
-from tests.chaos.history import Fault, History, Violation, most_at_once
+from tests.chaos.history import Fault, History, Told, Violation, callers_of_the_lost, most_at_once
 from tests.chaos.load import answer_of
 
 LONG_MIN: Final = 8.0
@@ -35,7 +35,7 @@ def _lines(
 ) -> Iterator[str]:
     struck = sum(fault.struck for fault in history.faults)
     command = f"scripts/chaos --minutes {minutes:g} --nats {len(history.nats)} --seed {seed}"
-    yield f"`{command}`: {len(history.calls)} calls, {len(history.runs)} runs, {struck} faults, "
+    yield f"`{command}`: {len(history.calls)} calls, {len(history.runs)} runs, {struck} faults,"
     yield f"violations: {len(violations)}."
     yield ""
     yield "| fault | struck | not proved | none there | an example of the proof |"
@@ -51,12 +51,7 @@ def _lines(
     yield ""
     most, _ = most_at_once(history.runs)
     yield f"Most at once: {most} of {history.limits.platform}. Samples of the work stream: {len(history.samples)}."
-    waited = [took for fault in history.faults if fault.loses for took in _told_after(history, fault)]
-    if waited:
-        waited.sort()
-        median = waited[len(waited) // 2]
-        last_s = waited[-1]
-        yield f"Callers of lost workers: {len(waited)}, told after {median:.1f} s (median), {last_s:.1f} s (last)."
+    yield from _told(tuple(callers_of_the_lost(history)))
     if violations:
         yield ""
     for name, several in groupby(violations, key=lambda violation: violation.name):
@@ -72,13 +67,9 @@ def _fault_row(kind: str, faults: Sequence[Fault], missed: int) -> str:
     return f"| {kind} | {len(struck)} | {len(faults) - len(struck)} | {missed} | {proof} |"
 
 
-def _told_after(history: History, loss: Fault) -> Iterator[float]:
-    """How long those waited whose worker was lost just then, outages of other parts included."""
-    lost = {
-        run.activation
-        for run in history.runs
-        if run.worker in loss.targets and run.began_at <= loss.began_at <= run.alive_until
-    }
-    for call in history.calls:
-        if call.waits and call.activation in lost and call.sent_at <= loss.began_at <= call.over_at < math.inf:
-            yield call.over_at - loss.began_at
+def _told(told: Sequence[Told]) -> Iterator[str]:
+    if told:
+        alone, whole = [each.untroubled_s for each in told], [each.waited_s for each in told]
+        yield f"Callers of lost workers: {len(told)}, told after {statistics.median(alone):.1f} s (median) and"
+        yield f"{max(alone):.1f} s (last), the time not counted in which NATS or their API server was struck, too; with"
+        yield f"it {statistics.median(whole):.1f} and {max(whole):.1f} s."
