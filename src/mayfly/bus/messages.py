@@ -1,5 +1,5 @@
 """
-Single messages of a stream, read and removed by their sequence, at its leader.
+Single messages of a stream, read and removed at its leader.
 
 JetStream answers these questions in JSON, and errors in the same shape: one is an APIError here, unless it says that
 there is no such message. Rows: A3, A4.
@@ -16,7 +16,7 @@ from nats.js.errors import APIError
 from mayfly.bus.connection import REQUEST_TIMEOUT_S, Bus
 from mayfly.bus.subjects import message_delete, message_get
 
-NOT_FOUND = frozenset({10037, 10043})  # asked for; to be deleted, where others around it are still there
+NOT_FOUND = frozenset({10037, 10043})  # to read; to delete, at a sequence between the first and the last message
 NOT_DELETED = 10057
 NOTHING_THERE = frozenset({"no message found", "stream store EOF"})
 """In nats-server's words, as `NOT_DELETED` is for every reason: before a stream's first message, after its last."""

@@ -3,7 +3,7 @@ Limits that the work stream cannot count: of one function, and of one user below
 
 Such a limit of n is n numbered keys, 0 to n - 1. To take a place is to create a key that is not there, which exactly
 one of those who try can; so there are never more holders than places, whoever crashes when. A freed place is deleted,
-by the sequence at which it was taken: sequences are never used again, so nobody's but that holder's. Rows: F13.
+by the sequence at which it was taken, so nobody's but that holder's. Rows: F13.
 """
 
 from __future__ import annotations

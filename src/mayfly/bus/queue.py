@@ -20,6 +20,7 @@ import msgspec
 import nats.errors
 import structlog
 from nats.aio.msg import Msg
+from nats.js.api import StreamState
 from nats.js.errors import APIError
 
 from mayfly.bus import messages, subjects
@@ -39,8 +40,9 @@ PULL_EXPIRES_S = 1.0
 """A server does not see a worker go that was connected to another one of the cluster: its last pull outlives it by up
 to this, and what it takes is delivered to nobody, and again after `ACK_WAIT_S`."""
 PULL_ANSWERED_S = 1.0  # how much later the server has said that it is over; else it has forgotten it: its leader died
+KEEP_EVERY_S = ACK_WAIT_S / 3
 UNDECODABLE_DELAY_S = 30.0
-READ_ANEW_S = 60.0
+READ_ANEW_S = 60.0  # an inventory; a whole reading of 32 parameters of 1 MiB takes half a second
 
 WORK = Codec(Work)
 
@@ -134,16 +136,18 @@ class Queued:
     stored_at: float  # by NATS's clock
 
 
-async def walk(bus: Bus, seq: int = 1) -> AsyncIterator[Queued]:
+async def walk(bus: Bus, *, of: str = "*", seq: int = 1, last_seq: int | None = None) -> AsyncIterator[Queued]:
     """
-    Read every message of the stream from *seq* on, the oldest first, without claiming any.
+    Read every message of the stream, or of one user (*of*), from *seq* on, the oldest first, without claiming any; up
+    to *last_seq*, or to what lies there now, as others come meanwhile.
 
     Raises: QueueUnavailable.
     """
-    while True:
+    last_seq = (await _state(bus)).last_seq if last_seq is None else last_seq
+    while seq <= last_seq:
         with translated("walk the queue"):
-            stored = await messages.read(bus, subjects.ACT, seq=seq, next_by_subj="act.*")
-        if stored is None:
+            stored = await messages.read(bus, subjects.ACT, seq=seq, next_by_subj=subjects.act(of))
+        if stored is None or stored.seq > last_seq:
             return
         seq = stored.seq + 1
         try:
@@ -151,6 +155,23 @@ async def walk(bus: Bus, seq: int = 1) -> AsyncIterator[Queued]:
         except Undecodable:
             continue
         yield Queued(work.key, stored.seq, stored.time.timestamp())
+
+
+async def find_queued(bus: Bus, user_id: str, key: str) -> Queued | None:
+    """
+    Look for the message of an activation, whose record has that *key*, among all of its user's.
+
+    Raises: QueueUnavailable.
+    """
+    async for queued in walk(bus, of=user_id):
+        if queued.key == key:
+            return queued
+    return None
+
+
+async def _state(bus: Bus) -> StreamState:
+    with translated("look at the queue"):
+        return (await bus.js.stream_info(subjects.ACT)).state
 
 
 class Inventory:
@@ -173,15 +194,17 @@ class Inventory:
 
         Raises: QueueUnavailable.
         """
-        with translated("look at the queue"):
-            state = (await self._bus.js.stream_info(subjects.ACT)).state
-        is_restored = state.last_seq < self._next_seq - 1  # from a backup; it counts from there
-        if is_restored or time.monotonic() >= self._read_at + READ_ANEW_S:
+        state = await _state(self._bus)
+        is_another = (
+            state.last_seq < self._next_seq - 1
+        )  # made anew, or without its last messages: it counts from there
+        if is_another or time.monotonic() >= self._read_at + READ_ANEW_S:
             self._known, self._next_seq, self._read_at = {}, 1, time.monotonic()
         self._known = {seq: queued for seq, queued in self._known.items() if seq >= state.first_seq}
-        async for queued in walk(self._bus, self._next_seq):
+        async for queued in walk(self._bus, seq=self._next_seq, last_seq=state.last_seq):
             self._known[queued.seq] = queued
             self._next_seq = queued.seq + 1
+        self._next_seq = state.last_seq + 1
         return list(self._known.values())
 
     def forget(self, queued: Queued) -> None:
@@ -191,7 +214,7 @@ class Inventory:
 
 async def delete_queued(bus: Bus, seq: int) -> bool:
     """
-    Remove the message that `submit` has just put there; return whether it was still there.
+    Remove the message at that sequence, as `submit` has returned it; return whether it was still there.
 
     Raises: QueueUnavailable.
     """
@@ -199,19 +222,26 @@ async def delete_queued(bus: Bus, seq: int) -> bool:
         return await messages.delete(bus, subjects.ACT, seq)
 
 
-async def delete_if_there(bus: Bus, queued: Queued) -> bool:
+async def is_there(bus: Bus, queued: Queued) -> bool:
     """
-    Remove a message that `walk` read, if it is still that one that lies there; return whether it was.
+    Say whether a message that `walk` read still lies where it lay.
 
-    A stream never uses a sequence again, but one that was restored from a backup has forgotten the last ones.
+    A stream does not use a sequence again, unless it was made anew, or has lost its last messages with a disk.
 
     Raises: QueueUnavailable.
     """
     with translated("look at a queued message"):
         stored = await messages.read(bus, subjects.ACT, seq=queued.seq)
-    if stored is None or WORK.decode(stored.data).key != queued.key:
-        return False
-    return await delete_queued(bus, queued.seq)
+    return stored is not None and WORK.decode(stored.data).key == queued.key
+
+
+async def delete_if_there(bus: Bus, queued: Queued) -> bool:
+    """
+    Remove a message that `walk` read, if it is still that one that lies there; return whether it was.
+
+    Raises: QueueUnavailable.
+    """
+    return await is_there(bus, queued) and await delete_queued(bus, queued.seq)
 
 
 @dataclass
@@ -390,6 +420,3 @@ class PullLoop:
         )
         self._on_claim(claim)
         self._wake.set()
-
-
-KEEP_EVERY_S = ACK_WAIT_S / 3

@@ -13,13 +13,14 @@ import contextlib
 import hashlib
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
 from mayfly.bus.connection import Bus
 from mayfly.bus.places import NoPlace, Places, Taken
-from mayfly.bus.queue import ADMISSION_RETRY_S, Refused, SubmitUnknown, delete_queued, submit
+from mayfly.bus.queue import ADMISSION_RETRY_S, Refused, SubmitUnknown, delete_queued, find_queued, submit
 from mayfly.bus.schema import limits_in_force
 from mayfly.bus.store import Conflict, Entry
 from mayfly.bus.stores import Stores
@@ -33,12 +34,26 @@ from mayfly.services.settle import REFUSED_KEEP_S, settle
 PLACE_MARGIN_S = 3600.0  # a place that nobody frees is free so long after its activation's deadline
 
 
+NOT_QUEUED_YET = (
+    "The first call with this Idempotency-Key is not in the queue, and could not be put there now. Ask again with the "
+    "same key."
+)
+
+
 @dataclass(slots=True)
 class Holding:
-    """What an activation in flight occupies: a message of the work stream, and places."""
+    """What an activation in flight occupies, as far as it is known here: a message of the work stream, and places."""
 
+    record: Activation  # as it was when it was admitted, or looked for
     seq: int | None = None
-    places: list[Taken] = field(default_factory=list)
+    places: list[Taken] = field(default_factory=list)  # taken here
+    places_before: list[Taken] = field(default_factory=list)  # by the API server that was at it before
+    is_late: bool = False  # it was not queued in its time
+
+    @property
+    def is_admitted(self) -> bool:
+        """Whether it may run, or may have run."""
+        return not self.is_late and not (self.record.state.is_final and self.record.ran == "no")
 
 
 class RunTimes:
@@ -107,28 +122,64 @@ class Admission:
 
     async def admit(self, call: Call, record: Activation) -> Holding:
         """
-        Queue an activation; return also when it was queued although we were told otherwise. One that is there already,
-        because another API server was at it before, is queued in that server's place: its message has the same id, so
-        it cannot be in the stream twice. Where it cannot be, it is followed all the same: that server may have done it,
-        or do it yet, and if not, it ends when its time is over.
+        Queue an activation; return also when it was queued although we were told otherwise.
 
         Raises: LimitReached; QueueUnavailable, with `ran` as far as it is known.
         """
         await self._guard.check()
         entry, is_new = await self._create(record, call)
-        holding = Holding()
-        if entry.value.state is not State.QUEUED:
-            return holding
+        return await (self._queue(call, entry) if is_new else self._queue_again(call, entry))
+
+    async def carry_on(self, call: Call, record: Activation) -> Holding:
+        """
+        Queue an activation that another API server may have been admitting when it died. Its message has the same id,
+        so it cannot be in the stream twice.
+
+        Raises: as `admit`; of one that has its record, QueueUnavailable with `ran="unknown"` where it is not in the
+        stream and cannot be put there: that server may yet do so, if it has only been slow.
+        """
+        with in_doubt():
+            entry = await self._records.get(record.key)
+        return await (self._queue_again(call, entry) if entry else self.admit(call, record))
+
+    async def _queue(self, call: Call, entry: Entry[Activation]) -> Holding:
+        holding = Holding(entry.value)
         try:
-            await self._take_places(call, entry, holding.places, is_new=is_new)
+            for scope, of, limit in call.counted_limits():
+                holding.places.append(await self._take(scope, of, limit, holder=entry.key, call=call))
             holding.seq = await submit(self._bus, self._work(entry, call), wait_s=self._wait_s)
         except Refused as refused:
-            if is_new and await self._withdraw(entry, LimitReached.code):
+            if await self._withdraw(entry, LimitReached.code):
                 await self._free(holding.places)
                 raise await self._limit_reached(refused.scope, call, entry.value) from None
         except (SubmitUnknown, QueueUnavailable):
-            if is_new and await self._withdraw(entry, QueueUnavailable.code):
+            if await self._withdraw(entry, QueueUnavailable.code):
+                await self._free(holding.places)
                 raise QueueUnavailable(retry_after_s=1, ran="no", activation_id=entry.value.id) from None
+        return holding
+
+    async def _queue_again(self, call: Call, entry: Entry[Activation]) -> Holding:
+        """Only who made a record withdraws it. One that is out of time is left to those who follow it."""
+        if entry.value.state is not State.QUEUED:
+            return Holding(entry.value)
+        if self._bus.clock.now() >= entry.value.deadline_at:
+            return Holding(entry.value, is_late=True)
+        holding = Holding(entry.value)
+        try:
+            await self._take_missing_places(call, entry, holding)
+            holding.seq = await submit(self._bus, self._work(entry, call), wait_s=self._wait_s)
+        except (Refused, SubmitUnknown, QueueUnavailable) as error:
+            with in_doubt():
+                queued = await find_queued(self._bus, entry.value.user_id, entry.key)
+            if queued is None:
+                await self._free(holding.places)
+                raise QueueUnavailable(
+                    NOT_QUEUED_YET,
+                    ran="unknown",
+                    retry_after_s=self.run_times.retry_after_s,
+                    activation_id=entry.value.id,
+                ) from error
+            holding.seq = queued.seq
         return holding
 
     async def give_back(self, holding: Holding, final: Activation) -> None:
@@ -138,14 +189,16 @@ class Admission:
         """
         if final.state is State.WORKER_LOST:
             return
-        with contextlib.suppress(QueueUnavailable):
-            if holding.seq is not None and final.ran == "no":
+        if holding.seq is not None and final.ran == "no":
+            with contextlib.suppress(QueueUnavailable):
                 await delete_queued(self._bus, holding.seq)
-            await self._free(holding.places)
+        await self._free([*holding.places, *holding.places_before])
 
     async def _free(self, places: list[Taken]) -> None:
+        """Free them, or leave them to the janitor."""
         for taken in places:
-            await self._places.free(taken)
+            with contextlib.suppress(QueueUnavailable):
+                await self._places.free(taken)
 
     async def _create(self, record: Activation, call: Call) -> tuple[Entry[Activation], bool]:
         """Create the record; if somebody did before us, take that one."""
@@ -153,22 +206,31 @@ class Admission:
             revision = await self._records.create(record.key, record, ttl_s=call.budget_s + RECORD_MARGIN_S)
         except Conflict:
             entry = await self._records.get(record.key)
-            if entry is None:  # it was there a moment ago: its account is being deleted
+            if (
+                entry is None
+            ):  # it was there a moment ago, and has been refused a while before, or its account is deleted
                 raise QueueUnavailable(retry_after_s=1, ran="unknown", activation_id=record.id) from None
             return entry, False
         return Entry(record.key, record, revision), True
 
-    async def _take_places(self, call: Call, entry: Entry[Activation], held: list[Taken], *, is_new: bool) -> None:
+    async def _take_missing_places(self, call: Call, entry: Entry[Activation], holding: Holding) -> None:
         """
-        Take what the call needs of the limits that count by places, for as long as the stream would be asked.
+        Take what the call needs of the limits that count by places, unless the activation has it.
 
         Raises: Refused; QueueUnavailable.
         """
         for scope, of, limit in call.counted_limits():
-            taken = None if is_new else await self._places.held(of, holder=entry.key)
-            held.append(taken or await self._take(scope, of, limit, holder=entry.key, call=call))
+            if before := await self._places.held(of, holder=entry.key):
+                holding.places_before.append(before)
+            else:
+                holding.places.append(await self._take(scope, of, limit, holder=entry.key, call=call))
 
     async def _take(self, scope: str, of: str, limit: int, *, holder: str, call: Call) -> Taken:
+        """
+        Take a place, asking for as long as the stream would be asked.
+
+        Raises: Refused; QueueUnavailable.
+        """
         give_up_at, pause = time.monotonic() + self._wait_s, ADMISSION_RETRY_S
         while True:
             try:
@@ -220,6 +282,15 @@ class Admission:
             budget_s=record.deadline_at - self._bus.clock.now(),
             traceparent=call.options.traceparent,
         )
+
+
+@contextlib.contextmanager
+def in_doubt() -> Iterator[None]:
+    """Say of what NATS did not tell about another call's activation that it may have run."""
+    try:
+        yield
+    except QueueUnavailable as error:
+        raise QueueUnavailable(error.detail, ran="unknown", retry_after_s=error.retry_after_s) from error
 
 
 def _whose(scope: str, function: FunctionName) -> str:

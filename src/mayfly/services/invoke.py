@@ -21,7 +21,7 @@ from mayfly.domain.activation import Activation
 from mayfly.domain.errors import MayflyError, QueueUnavailable
 from mayfly.domain.function import Function
 from mayfly.domain.ids import UserId
-from mayfly.services.admission import Admission, Holding
+from mayfly.services.admission import Admission, Holding, in_doubt
 from mayfly.services.call import PLAIN, Call, CallOptions
 from mayfly.services.following import UNTOLD, Follower
 from mayfly.services.idempotency import Claim, Keys
@@ -108,7 +108,7 @@ class Invoker:
         """Admit an activation and follow it to its end."""
         async with self._listener.waiting(record.ulid) as waiter:
             holding = await self._admission.admit(call, record)
-            _tell(admitted, record)
+            _tell(admitted, holding.record)
             final = await self._follower.end(waiter, record.key, deadline=call.deadline, looked_for=False)
             await self._admission.give_back(holding, final)
             return await self._answer(final, waiter)
@@ -121,14 +121,13 @@ class Invoker:
         """
         record = claim.same_as(record)
         async with self._listener.waiting_for(self._bus, record.instance, record.ulid) as waiter:
-            holding = Holding()
-            found = await self._keys.under_way(claim)
-            if found is None:
-                holding = await self._admission.admit(call, record)
-                _tell(admitted, record)
-            elif admitted is not None and not (found.state.is_final and found.ran == "no"):
-                _tell(admitted, found)
-                return None
+            with in_doubt():
+                found = await self._keys.under_way(claim)
+            holding = Holding(found) if found else await self._admission.carry_on(call, record)
+            if admitted is not None and holding.is_admitted:
+                _tell(admitted, holding.record)
+                if found:
+                    return None
             final = await self._follower.end(waiter, record.key, deadline=call.deadline)
             await self._admission.give_back(holding, final)
             return await self._answer(final, waiter)

@@ -30,7 +30,7 @@ import structlog
 from mayfly.bus.codec import Undecodable
 from mayfly.bus.connection import Bus
 from mayfly.bus.places import Places, Taken
-from mayfly.bus.queue import Inventory, Queued, delete_if_there
+from mayfly.bus.queue import Inventory, Queued, delete_if_there, is_there
 from mayfly.bus.store import Entry
 from mayfly.bus.stores import Stores
 from mayfly.domain.activation import Activation, State
@@ -120,8 +120,11 @@ class Janitor:
         return False
 
     async def _put_right(self, queued: Queued, case: _Case) -> bool:
-        """Return whether the message was deleted."""
+        """Return whether the message was deleted. Nearly all are gone when their record is seen to have ended."""
+        was_over = case.over_at is not None
         if not await self._is_over(queued, case):
+            if case.over_at is not None and not was_over and not await is_there(self._bus, queued):
+                self._inventory.forget(queued)
             return False
         is_deleted = await delete_if_there(self._bus, queued)
         self._inventory.forget(queued)

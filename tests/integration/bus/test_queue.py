@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace as replace_queued
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from msgspec.structs import replace
@@ -17,9 +18,11 @@ from mayfly.bus.queue import (
     Claim,
     Inventory,
     PullLoop,
+    Queued,
     Refused,
     delete_if_there,
     delete_queued,
+    find_queued,
     in_flight,
     submit,
     walk,
@@ -264,8 +267,33 @@ async def test_walking_sees_all_and_claims_nothing(bus: Bus) -> None:
     assert [queued.key async for queued in walk(bus)] == [work.key for work in (*works[:2], *works[3:])]
 
 
+async def test_a_walk_ends_however_many_come_meanwhile(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sees what lay there when it began; of one user, if that is asked for."""
+    ann, bob = new_id(), new_id()
+    works = [_work_of(ann), _work_of(bob), _work_of(ann)]
+    for work in works:
+        await submit(bus, work, wait_s=0)
+    asked = messages.read
+
+    async def reading(*given: Any, **which: Any) -> messages.Stored | None:
+        await submit(bus, _work_of(new_id()), wait_s=0)
+        return await asked(*given, **which)
+
+    monkeypatch.setattr(messages, "read", reading)
+    async with asyncio.timeout(10):
+        assert [queued.key async for queued in walk(bus)] == [work.key for work in works]
+    monkeypatch.undo()
+
+    assert [queued.key async for queued in walk(bus, of=ann)] == [works[0].key, works[2].key]
+    assert await find_queued(bus, ann, works[2].key) == Queued(works[2].key, 3, ANY)
+    assert await find_queued(bus, ann, works[1].key) is None
+
+
 async def test_an_inventory_reads_each_message_once(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often it is taken; what came since is in it, what was forgotten or is before the first one is not."""
+    """
+    However often it is taken; what came since is in it, what was forgotten or is before the first one is not, nor what
+    nobody here can read.
+    """
     read: list[int] = []
     asked = messages.read
 
@@ -289,6 +317,11 @@ async def test_an_inventory_reads_each_message_once(bus: Bus, monkeypatch: pytes
     inventory.forget(left[1])
     assert [each.seq for each in await inventory.take()] == [seqs[1], seqs[3], seqs[4]]
     assert read == seqs
+
+    await bus.js.publish(act(new_id()), b"of a later version")
+    for _ in range(2):
+        await inventory.take()
+    assert read == [*seqs, seqs[-1] + 1]
 
 
 async def test_an_inventory_is_taken_anew_now_and_then(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from mayfly.bus.queue import in_flight
 from mayfly.bus.subjects import ACTIVATIONS, kv_stream, kv_subject, places_of
 from mayfly.containers.fake import ending
 from mayfly.domain.activation import Activation, State
-from mayfly.domain.errors import FunctionFailed, Gone, IdempotencyConflict, LimitReached, TimedOut
+from mayfly.domain.errors import FunctionFailed, Gone, IdempotencyConflict, LimitReached, QueueUnavailable, TimedOut
 from mayfly.domain.function import Function
 from mayfly.domain.idempotency import IdempotencyEntry, entry_key, request_sha256
 from mayfly.domain.ids import FunctionName, UserId, new_id, new_ulid
@@ -209,6 +210,71 @@ async def test_a_first_call_that_died_before_its_message_is_carried_on(world: Wo
     assert len(world.runtime.calls) == 1
 
 
+async def test_a_first_call_that_cannot_be_carried_on_yet_is_left_open(world: World) -> None:
+    """
+    Its API server died before its message, and now the queue is full: who asks again is told so at once and that nobody
+    knows, whether he waits for the result or not. No place stays taken. When there is room the next one queues it.
+    """
+    function = await world.function(limits=Limits(max_concurrency=9))
+    record = await _queued_without_message(world, function)
+    for _ in range(8):
+        await world.queued(function)
+    for ask in (world.invoker.invoke, world.invoker.submit):
+        async with asyncio.timeout(ADOPT_AFTER_S + 2):
+            with pytest.raises(QueueUnavailable) as caught:
+                await ask(function.user_id, function, b"x", KEY)
+        assert (caught.value.ran, caught.value.members["activation_id"]) == ("unknown", record.id)
+        assert caught.value.retry_after_s
+        assert [taken async for taken in Places(world.bus).all_taken()] == []
+
+    async with world.worker(slots=8):
+        await world.until(0)
+        assert await world.invoke(function, b"x", KEY) == b"x"
+    assert len(world.runtime.calls) == 9
+
+
+async def test_the_place_of_a_first_call_that_died_is_not_given_to_another(world: World) -> None:
+    """It may have been slow only. So who fails to carry it on frees no place but what he took himself."""
+    function = await world.function(limits=Limits(max_concurrency=1))
+    record = await _queued_without_message(world, function)
+    of = places_of(function.user_id, function.id)
+    taken = await Places(world.bus).take(of, 1, holder=record.key, ttl_s=60)
+    for _ in range(8):
+        await world.queued(function)
+    with pytest.raises(QueueUnavailable):
+        await world.invoke(function, b"x", KEY)
+
+    assert [each async for each in Places(world.bus).all_taken()] == [taken]
+
+
+async def test_a_first_call_that_was_not_queued_in_its_time_frees_its_key(world: World) -> None:
+    """Nor is it told to be under way to who does not wait: its time is over, and it is called anew."""
+    function = await world.function()
+    record = await _queued_without_message(world, function, seconds=-1)
+    with pytest.raises(TimedOut) as caught:
+        await world.invoker.submit(function.user_id, function, b"x", KEY)
+    assert (caught.value.ran, caught.value.members["activation_id"]) == ("no", record.id)
+
+    async with world.worker():
+        assert await world.invoke(function, b"x", KEY) == b"x"
+
+
+async def test_a_full_store_does_not_keep_out_who_joins_a_call(world: World, other: World) -> None:
+    """The first call has its room. Its caller who asks again is not told that nothing was run, but its result."""
+    function = await world.function()
+    first = asyncio.create_task(world.invoke(function, b"x", KEY))
+    await world.until(1)
+    guard = other.invoker._admission._guard
+    guard._trouble, guard._looked_at = "full", time.monotonic()
+    with pytest.raises(QueueUnavailable, match="full"):
+        await other.invoke(function, b"x")
+    second = asyncio.create_task(other.invoke(function, b"x", KEY))
+    await asyncio.wait({second}, timeout=ADOPT_AFTER_S + 1)
+
+    async with world.worker():
+        assert list(await asyncio.gather(first, second)) == [b"x", b"x"]
+
+
 async def test_a_retry_after_the_api_server_died_gets_the_first_outcome(world: World, other: World) -> None:
     """The API server of a running call dies; its caller asks again through another one and gets that call's result."""
     world.runtime.gate.clear()
@@ -300,6 +366,15 @@ async def _claim(world: World, function: Function, *, ulid: str, instance: str) 
     )
     await world.stores.idempotency.create(entry_key(function.user_id, "invoice 4711"), entry, ttl_s=KEEP_S)
     return entry
+
+
+async def _queued_without_message(world: World, function: Function, *, seconds: float = 30) -> Activation:
+    """A first call whose API server died between its record and its message, with so much time left."""
+    entry = await _claim(world, function, ulid=new_ulid(), instance=new_id())
+    record = _record(world, function, entry)
+    record = structs.replace(record, deadline_at=record.created_at + seconds)
+    await world.stores.activations.create(record.key, record, ttl_s=60)
+    return record
 
 
 def _record(world: World, function: Function, entry: IdempotencyEntry) -> Activation:

@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 from nats.aio.msg import Msg
 
-from mayfly.bus.queue import in_flight, submit
+from mayfly.bus.queue import delete_queued, in_flight, submit
 from mayfly.bus.responses import read_response
 from mayfly.bus.store import Entry
 from mayfly.bus.stores import Stores
@@ -378,6 +378,25 @@ async def test_the_janitor_gives_back_what_was_left(world: World) -> None:
     left = await world.stores.activations.get(waiting.key)
     assert left
     assert left.value.state is State.QUEUED
+
+
+async def test_the_janitor_forgets_what_has_left_when_it_sees_the_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind one long call there may be thousands of short ones: none is looked at again once it is over and gone."""
+    monkeypatch.setattr("mayfly.services.janitor.YOUNG_S", 0.2)
+    janitor = Janitor(world.bus, world.stores, keep_s=3600)
+    function = await world.function()
+    long, short, left = [await world.queued(function) for _ in range(3)]
+    await asyncio.sleep(0.3)
+    queued = {each.key: each for each in await janitor._inventory.take()}
+    await janitor.sweep()
+    for ended in (short, left):
+        await world.move(ended, State.REFUSED, ended_at=1.0)
+    await delete_queued(world.bus, queued[short.key].seq)
+    await janitor.sweep()
+
+    assert [each.key for each in await janitor._inventory.take()] == [long.key, left.key]
 
 
 @pytest.mark.F13
