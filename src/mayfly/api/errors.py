@@ -222,7 +222,8 @@ MEANINGS: dict[type[MayflyError], Meaning] = {
     ),
     domain.WorkerLost: Meaning(
         502,
-        "The worker that ran the activation was lost; nobody knows how far it came.",
+        "The worker that ran the activation was lost, or a backup was restored that was made while the activation was "
+        "in flight; nobody knows how far it came.",
         "Call again if running twice does no harm.",
     ),
     domain.RuntimeFailed: Meaning(
