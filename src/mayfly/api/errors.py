@@ -146,9 +146,10 @@ MEANINGS: dict[type[MayflyError], Meaning] = {
     ),
     domain.Gone: Meaning(
         410,
-        "The result or the logs of the activation are no longer kept; or nothing of it but its Idempotency-Key.",
+        "The result or the logs of the activation are no longer kept; or nothing of it but its Idempotency-Key. Or the "
+        "function was deregistered while the call waited, and nothing was run.",
         "Results are kept for a day, less when many large ones follow. Invoke again if the function allows it, "
-        "with a new key.",
+        "with a new key; if it was deregistered, register it again first.",
     ),
     domain.PreconditionFailed: Meaning(
         412,
@@ -173,7 +174,8 @@ MEANINGS: dict[type[MayflyError], Meaning] = {
     ),
     domain.ImageUnavailable: Meaning(
         422,
-        "The image cannot be had or cannot be run; `detail` has the registry's own words. Nothing was registered.",
+        "The image cannot be had or cannot be run; `detail` has the registry's own words. Nothing was registered; "
+        "if it was a call, nothing was run.",
         "Check name and tag, whether the registry may be reached from the workers, and the image's architecture.",
     ),
     domain.ParameterNotText: Meaning(
@@ -222,7 +224,8 @@ MEANINGS: dict[type[MayflyError], Meaning] = {
     ),
     domain.WorkerLost: Meaning(
         502,
-        "The worker that ran the activation was lost; nobody knows how far it came.",
+        "The worker that ran the activation was lost, or a backup was restored that was made while the activation was "
+        "in flight; nobody knows how far it came.",
         "Call again if running twice does no harm.",
     ),
     domain.RuntimeFailed: Meaning(

@@ -60,7 +60,8 @@ async def overview(bus: Bus) -> list[Overview]:
 
 async def messages(bus: Bus, name: str) -> AsyncIterator[Message]:
     """
-    Read what lies in a stream or bucket, the oldest first, of many the newest thousand.
+    Read what lies in a stream or bucket, the oldest first; of more than a thousand those among the last thousand
+    sequences, which are fewer where much was replaced or removed. What comes meanwhile is not waited for.
 
     Raises: NotFound for an unknown name; QueueUnavailable.
     """
@@ -69,10 +70,10 @@ async def messages(bus: Bus, name: str) -> AsyncIterator[Message]:
     with translated("inspect"):
         state = (await bus.js.stream_info(_stream(name))).state
     seq = 1 if state.messages <= MOST else max(1, state.last_seq - MOST + 1)
-    while True:
+    while seq <= state.last_seq:
         with translated("inspect"):
             stored = await read(bus, _stream(name), seq=seq, next_by_subj=">")
-        if stored is None:
+        if stored is None or stored.seq > state.last_seq:
             return
         seq = stored.seq + 1
         yield Message(stored.subject, stored.seq, stored.time, len(stored.data), _content(stored.data))

@@ -6,9 +6,9 @@ size and sha256, and the manifest's own sha256. It has password hashes, so it is
 after the other while everything runs, those that point at others first, so that what is pointed at is there.
 
 What says only what happens at this moment is not saved: the queue, places, workers. Activations that were in flight
-when the backup was made are not restored, neither as messages nor as records: nobody knows any more whether they ran,
-and none may run twice. Nobody stays logged in over a restore, unless asked for: a logout since would be undone.
-Rows: A3, A4.
+when the backup was made are restored as lost, before functions and users come back: nobody knows any more whether they
+ran, and none may run twice, so whoever repeats a call by its Idempotency-Key has to find a record that has ended.
+Nobody stays logged in over a restore, unless asked for: a logout since would be undone. Rows: A3, A4.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ from pathlib import Path
 from typing import IO, Any, Self, cast
 
 import msgspec
+from msgspec.structs import replace as replace_fields
 
 from mayfly import __version__
 from mayfly.bus import subjects
+from mayfly.bus.clock_reading import keeping_time
 from mayfly.bus.codec import Undecodable
 from mayfly.bus.connection import Bus, translated
 from mayfly.bus.patience import UNANSWERED, patiently
@@ -40,7 +42,9 @@ from mayfly.bus.schema import all_streams
 from mayfly.bus.snapshot import empty, replace, snapshot, stream_state
 from mayfly.bus.store import Conflict
 from mayfly.bus.stores import Stores
-from mayfly.domain.errors import MayflyError, PreconditionFailed
+from mayfly.domain.activation import Activation, State
+from mayfly.domain.errors import MayflyError, PreconditionFailed, WorkerLost
+from mayfly.domain.ids import new_id
 from mayfly.settings import BootstrapSettings, SettingsError, load
 
 FORMAT = "mayfly-backup"
@@ -220,10 +224,8 @@ async def restore(bus: Bus, path: Path, *, replace_all: bool = False, logins: bo
             if logins or part.stream != LOGINS:
                 await _restore_part(bus, found, part)
                 done.append(f"restored {part.stream}: {part.messages} messages")
-        newest = {part.stream: part.last_seq for part in found.manifest.parts}
-    forgotten = await _forget_in_flight(bus, up_to=newest[subjects.kv_stream(subjects.ACTIVATIONS)])
-    if forgotten:
-        done.append(f"left out {forgotten} activations that were in flight when the backup was made")
+            if part.stream == subjects.kv_stream(subjects.ACTIVATIONS):
+                done += await _end_in_flight(bus, up_to=part.last_seq)
     done.append(f"restored the backup of {found.manifest.made_at:%Y-%m-%d %H:%M:%S} UTC")
     return done
 
@@ -288,22 +290,42 @@ async def _restore_part(bus: Bus, found: Opened, part: Part) -> None:
         )
 
 
-async def _forget_in_flight(bus: Bus, *, up_to: int) -> int:
+async def _end_in_flight(bus: Bus, *, up_to: int) -> list[str]:
     """
-    Remove the records of activations that had not ended: what became of them the backup does not know. Those after
-    *up_to* are of calls that came since.
+    End the records of activations that had not ended, as lost: what became of them the backup does not know. Those
+    after *up_to* are of calls that came since.
     """
     records = Stores.on(bus).activations
-    forgotten = 0
-    for key in await records.keys():
-        try:
-            entry = await records.get(key)
-            if entry is not None and entry.revision <= up_to and not entry.value.state.is_final:
-                await records.delete(key, revision=entry.revision)
-                forgotten += 1
-        except (Undecodable, Conflict):  # not ours to judge; somebody else's by now
-            continue
-    return forgotten
+    keep_s = load(BootstrapSettings).record_keep_s
+    ended = 0
+    async with keeping_time(bus):
+        for key in await records.keys():
+            try:
+                entry = await records.get(key)
+                if entry is not None and entry.revision <= up_to and not entry.value.state.is_final:
+                    lost = _as_lost(entry.value, at=records.now())
+                    await records.update(key, lost, revision=entry.revision, ttl_s=keep_s)
+                    ended += 1
+            except (Undecodable, Conflict):  # not ours to judge; somebody else's by now
+                continue
+    lost_ones = f"ended {ended} activations as lost, which were in flight when the backup was made"
+    return [lost_ones] if ended else []
+
+
+def _as_lost(record: Activation, *, at: float) -> Activation:
+    """
+    End a record. Not by `moved`: a restore stands outside of the life of an activation, in which none that is queued
+    gets lost. This one may have run since the backup was made.
+    """
+    return replace_fields(
+        record,
+        state=State.WORKER_LOST,
+        nonce=new_id(),
+        code=WorkerLost.code,
+        detail="It was in flight when the backup was made that was restored since, and nobody knows how it ended.",
+        ran="unknown",
+        ended_at=at,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,8 +60,8 @@ def restore(
     """
     Bring back what a backup holds, into an installation that runs and has nothing yet.
 
-    The file is checked before anything is touched. Calls that were in flight when it was made do not come back. A
-    restore that was cut off is run again, with --replace.
+    The file is checked before anything is touched. Calls that were in flight when it was made come back as lost,
+    and do not run. A restore that was cut off is run again, with --replace.
 
     Example: mayfly restore mayfly-2026-11-24.tar
     """

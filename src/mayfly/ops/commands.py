@@ -174,6 +174,8 @@ def inspect(
     """
     Look into NATS: all streams and buckets, or what lies in one of them. Nothing is changed or claimed.
 
+    Of more than a thousand messages those among the last thousand sequences are shown, as of the moment it begins.
+
     Parameters, results, password hashes and token digests are not shown.
 
     Example: mayfly inspect ACT

@@ -11,6 +11,7 @@ server at which he calls, whenever a chunk is full.
 Guarantees:
 - several keepers do no harm: each removes a user's responses up to a sequence, and what is gone is gone;
 - what was not heard (an outage, a slow consumer) is missing from the sequences, and read;
+- when the sequences begin anew, as after a restore, what was added up of the stream that was is forgotten;
 - what the books of a server that was killed lack is what came in its last moment, less than a chunk of each user, and
   what came while none ran.
 """
@@ -131,9 +132,12 @@ class Keeper:
         Raises: QueueUnavailable; what was not done then is done the next time.
         """
         await self._read_missed()
-        for user_id in list(self._heard):
+        heard = self._heard
+        for user_id in list(heard):
             tally = await self._tally_of(user_id)
-            kept = self._heard.pop(user_id)
+            if heard is not self._heard:  # forgotten meanwhile; what came since sets `_news` again
+                return
+            kept = heard.pop(user_id)
             for each in kept:
                 tally.add(each)
             await self._bound(user_id, tally)
@@ -142,10 +146,20 @@ class Keeper:
                 tally.unwritten = 0
 
     def _on_kept(self, kept: Kept) -> None:
-        if self._last_seq:
+        if kept.seq <= self._last_seq:
+            self._forget()
+        elif self._last_seq:
             self._missed.extend(range(max(self._last_seq + 1, kept.seq - MISSED_AT_MOST), kept.seq))
         self._last_seq = kept.seq
         self._note(kept)
+
+    def _forget(self) -> None:
+        """
+        Forget the stream that was: by its higher sequences, results of the one that is would be removed. In new
+        containers, since `settle` may be waiting in the middle of the old ones.
+        """
+        self._tallies, self._heard, self._missed = OrderedDict(), defaultdict(list), deque(maxlen=MISSED_AT_MOST)
+        log.info("retention.began-anew")
 
     def _note(self, kept: Kept) -> None:
         if kept.is_response:
@@ -153,24 +167,26 @@ class Keeper:
         self._news.set()
 
     async def _read_missed(self) -> None:
-        while self._missed:
-            seq = self._missed.popleft()
+        missed = self._missed
+        while missed:
+            seq = missed.popleft()
             try:
                 kept = await read_kept(self._bus, seq)
             except QueueUnavailable:
-                self._missed.appendleft(seq)
+                missed.appendleft(seq)
                 raise
-            if kept:
+            if kept and missed is self._missed:
                 self._note(kept)
 
     async def _tally_of(self, user_id: str) -> Tally:
-        tally = self._tallies.get(user_id)
+        tallies = self._tallies
+        tally = tallies.get(user_id)
         if tally is None:
             tally = Tally((await read_books(self._bus, user_id)).chunks)
-            if len(self._tallies) >= USERS_AT_MOST:
-                self._tallies.popitem(last=False)
-        self._tallies[user_id] = tally
-        self._tallies.move_to_end(user_id)
+            if len(tallies) >= USERS_AT_MOST:
+                tallies.popitem(last=False)
+        tallies[user_id] = tally
+        tallies.move_to_end(user_id)
         return tally
 
     async def _bound(self, user_id: str, tally: Tally) -> None:

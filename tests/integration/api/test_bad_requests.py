@@ -39,7 +39,7 @@ class Bad:
     status: int
     code: str
     body: bytes | str | dict[str, Any] = b""
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] | dict[bytes, bytes] = field(default_factory=dict)
     says: str = ""  # somewhere in the detail
     field: str | None = None  # the member `field`
 
@@ -290,6 +290,14 @@ TABLE = [
     Bad("timeout-header-nan", "POST", INVOKE, 400, "invalid-request", headers={"Mayfly-Timeout": "nan"}),
     Bad("timeout-header-301", "POST", INVOKE, 400, "invalid-request", headers={"Mayfly-Timeout": "301"}),
     Bad("timeout-underscore", "POST", INVOKE, 400, "invalid-request", headers={"Mayfly-Timeout": "1_0"}),
+    *(
+        Bad(f"timeout-{wrong!r}", "POST", INVOKE, 400, "invalid-request", headers={"Mayfly-Timeout": wrong})
+        for wrong in (".", "1.2.3", "+1", "-1", "1e0", "1 0", "1. 5", "inf", "0x1", f"1.{'0' * 21}", f"{'0' * 4}1")
+    ),
+    *(
+        Bad(f"timeout-digits-{wrong[0]}", "POST", INVOKE, 400, "invalid-request", headers={b"Mayfly-Timeout": wrong})
+        for wrong in ("\u0663".encode(), b"\xb2")  # Arabic and superscript digits
+    ),
     Bad("key-empty", "POST", INVOKE, 400, "invalid-request", headers={KEY_NAME: ""}, field=KEY_NAME),
     Bad("key-256", "POST", INVOKE, 400, "invalid-request", headers={KEY_NAME: "k" * 256}, field=KEY_NAME),
     Bad("key-tab", "POST", INVOKE, 400, "invalid-request", headers={KEY_NAME: "a\tb"}, field=KEY_NAME),

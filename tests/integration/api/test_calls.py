@@ -178,6 +178,16 @@ async def test_timeout_header_shortens_and_never_lengthens(ann: Someone, worker:
         assert at_most - 1 < worker.claimed[-1].budget_s <= at_most
 
 
+@pytest.mark.F12
+@pytest.mark.parametrize("header", [".5", "30.", "2.5000000000", str(0.1 + 0.2), f"0.{'3' * 20}"])
+async def test_timeout_header_takes_what_programs_print(ann: Someone, worker: AnsweringWorker, header: str) -> None:
+    """A dot may lead or trail, and a computed number has 17 decimals: the header means the same number."""
+    await ann.has(limits={"timeout_s": 60})
+    answer = await ann.client.post("/v1/functions/echo/activations", headers={"Mayfly-Timeout": header})
+    assert answer.status_code == 200, answer.text
+    assert 0 < worker.claimed[-1].budget_s <= float(header)
+
+
 async def test_traceparent_reaches_the_worker_if_it_is_one(ann: Someone, worker: AnsweringWorker) -> None:
     """A W3C traceparent is passed on; anything else is dropped rather than handed to the function."""
     await ann.has()

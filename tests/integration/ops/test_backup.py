@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import stat
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,15 @@ from mayfly.bus.queue import in_flight, submit
 from mayfly.bus.responses import read_response
 from mayfly.bus.stores import Stores
 from mayfly.domain.activation import State
-from mayfly.domain.errors import PreconditionFailed, QueueUnavailable
+from mayfly.domain.errors import PreconditionFailed, QueueUnavailable, WorkerLost
 from mayfly.domain.ids import UserName, new_id
 from mayfly.ops.backup import LOGINS, STREAMS, BackupUnusable, backup, restore
+from mayfly.services.call import CallOptions
 from tests.integration.bus.test_queue import _work_of
 from tests.support.backup import Content, a_record, fill, mayfly
 from tests.support.bus import Installation, installation
 from tests.support.cluster import cluster
+from tests.support.world import a_world
 
 pytestmark = [pytest.mark.A3, pytest.mark.A4, pytest.mark.D7]
 
@@ -68,7 +72,7 @@ async def all_messages(bus: Bus) -> dict[str, int]:
 
 
 async def test_what_lasts_comes_back_and_nothing_else(bus: Bus, elsewhere: Bus, file: Path) -> None:
-    """Users, functions, records, results and the trail come back; logins and what was in flight do not."""
+    """Users, functions, records, results and the trail come back, what was in flight as lost; logins do not."""
     content = await fill(bus)
     await backup(bus, file)
 
@@ -76,8 +80,12 @@ async def test_what_lasts_comes_back_and_nothing_else(bus: Bus, elsewhere: Bus, 
 
     await assert_is_there(elsewhere, content)
     assert await Stores.on(elsewhere).sessions.keys() == []
-    assert await Stores.on(elsewhere).activations.get(content.queued.key) is None
-    assert "left out 1 activations that were in flight when the backup was made" in said
+    lost = await Stores.on(elsewhere).activations.get(content.queued.key)
+    assert lost is not None
+    assert (lost.value.state, lost.value.code, lost.value.ran) == (State.WORKER_LOST, "worker-lost", "unknown")
+    assert lost.value.ended_at == pytest.approx(time.time(), abs=60)
+    assert lost.value.nonce != content.queued.nonce
+    assert "ended 1 activations as lost, which were in flight when the backup was made" in said
     assert any(line.startswith("nobody is logged in") for line in said)
 
 
@@ -220,8 +228,58 @@ async def test_a_call_that_came_during_the_restore_keeps_its_record(
     monkeypatch.setattr("mayfly.ops.backup.replace", then_a_call)
     await restore(elsewhere, file)
 
-    assert await Stores.on(elsewhere).activations.get(late.key) is not None
-    assert await Stores.on(elsewhere).activations.get(content.queued.key) is None
+    entries = [await Stores.on(elsewhere).activations.get(key) for key in (late.key, content.queued.key)]
+    assert [entry and entry.value.state for entry in entries] == [State.QUEUED, State.WORKER_LOST]
+
+
+async def test_those_in_flight_have_ended_before_anybody_can_call(
+    bus: Bus, elsewhere: Bus, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Functions and users come back last, so nobody repeats a call while its record still says that it is queued."""
+    content = await fill(bus)
+    await backup(bus, file)
+    states: list[State] = []
+    original = snapshot.replace
+
+    async def looking(bus: Bus, stream: str, **given: Any) -> None:
+        if stream in {"KV_functions", "KV_users"}:
+            entry = await Stores.on(bus).activations.get(content.queued.key)
+            states.append(entry.value.state if entry else State.QUEUED)
+        await original(bus, stream, **given)
+
+    monkeypatch.setattr("mayfly.ops.backup.replace", looking)
+    await restore(elsewhere, file)
+
+    assert states == [State.WORKER_LOST] * 2
+
+
+@pytest.mark.F12
+@pytest.mark.parametrize("state", [State.QUEUED, State.RUNNING])
+async def test_a_call_with_a_key_does_not_run_again_after_a_restore(
+    nats: Installation, bus: Bus, file: Path, state: State
+) -> None:
+    """Backed up while it was under way, repeated after the restore: it is told to be lost, and nothing runs."""
+    key = CallOptions(idempotency_key="invoice 4711")
+    async with a_world(nats) as world:
+        function = await world.function()
+        world.runtime.gate.clear()
+        async with world.worker() if state is State.RUNNING else contextlib.nullcontext():
+            calling = asyncio.create_task(world.invoke(function, b"x", key))
+            await (world.until_started(1) if state is State.RUNNING else world.until(1))
+            assert (await world.record(function)).state is state
+            await backup(bus, file)
+            world.runtime.gate.set()
+            calling.cancel()
+            await asyncio.gather(calling, return_exceptions=True)
+
+    async with installation() as made, made.connect("admin") as there, a_world(made) as elsewhere:
+        await restore(there, file)
+        async with elsewhere.worker():
+            with pytest.raises(WorkerLost, match="in flight when the backup was made") as caught:
+                await elsewhere.invoke(function, b"x", key)
+
+        assert caught.value.ran == "unknown"
+        assert elsewhere.runtime.calls == []
 
 
 async def test_what_an_earlier_restore_left_out_is_made_again(bus: Bus, elsewhere: Bus, file: Path) -> None:

@@ -13,8 +13,9 @@ from nats.js.errors import NotFoundError
 from mayfly.bus import subjects
 from mayfly.bus.connection import Bus
 from mayfly.bus.responses import publish_response, read_response
-from mayfly.bus.retention import read_books
+from mayfly.bus.retention import Books, Kept, read_books
 from mayfly.bus.schema import bootstrap
+from mayfly.bus.snapshot import StreamState, replace, snapshot
 from mayfly.domain.activation import Response
 from mayfly.domain.ids import new_id, new_ulid
 from mayfly.domain.limits import MIB
@@ -144,6 +145,63 @@ async def test_what_was_not_heard_is_read(nats: Installation, bus: Bus) -> None:
             await keeper.settle()
 
         assert await has(bus, ann) == hers[3:]
+
+
+@pytest.mark.A4
+async def test_a_restore_under_a_running_keeper_takes_no_new_result(nats: Installation, bus: Bus) -> None:
+    """`restore --replace` brings an older stream back: what was counted of the one that was removes nothing of it."""
+    ann, bob, instance = new_id(), new_id(), new_id()
+    async with nats.connect("api") as api, nats.connect("worker") as worker, keeping(api, instance) as keeper:
+        his = await respond(worker, bob, instance, 1)
+        stood, chunks = await saved(bus)
+        for _ in range(3):
+            await respond(worker, ann, instance)
+        await until_settled(bus, keeper, ann)
+        await replace(bus, subjects.RESPONSES, state=stood.state, chunks=chunks)
+
+        hers = [await respond(worker, ann, instance) for _ in range(3)]
+        await until_settled(bus, keeper, ann)
+        assert await has(bus, bob) == [his]
+        assert await has(bus, ann) == hers
+
+        hers += [await respond(worker, ann, instance) for _ in range(3)]
+        await until_gone(api, hers[2])
+        assert await has(bus, ann) == hers[3:]
+
+
+async def saved(bus: Bus) -> tuple[StreamState, list[bytes]]:
+    """The stream as a backup has it."""
+    async with snapshot(bus, subjects.RESPONSES) as made:
+        return made.stood, [chunk async for chunk in made.chunks()]
+
+
+async def until_settled(bus: Bus, keeper: Keeper, user: str) -> None:
+    """Wait until a keeper has counted what there is of a user."""
+    async with asyncio.timeout(SOON_S):
+        while not await has_settled(bus, keeper, user):
+            await asyncio.sleep(0.01)
+
+
+async def test_what_is_being_settled_when_the_stream_begins_anew_is_let_go(
+    nats: Installation, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A keeper that waits for a user's books while the sequences begin anew goes on with the new ones only."""
+    ann, bob, instance = new_id(), new_id(), new_id()
+    async with nats.connect("api") as api:
+        keeper = Keeper(api, instance, max_bytes=MAX, keep_s=3600)
+        keeper._on_kept(Kept(ann, instance, 1000, MIB))
+
+        async def then_a_restore(bus: Bus, user_id: str) -> Books:
+            keeper._on_kept(Kept(bob, instance, 2, MIB))
+            return Books(chunks=[])
+
+        with monkeypatch.context() as patch:
+            patch.setattr("mayfly.services.retention.read_books", then_a_restore)
+            await keeper.settle()
+        assert not keeper._tallies
+        await keeper.settle()
+
+        assert (list(keeper._tallies), keeper._last_seq) == ([bob], 2)
 
 
 async def test_books_go_with_what_they_describe(nats: Installation, bus: Bus) -> None:

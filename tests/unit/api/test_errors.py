@@ -40,6 +40,18 @@ def test_every_error_has_a_meaning_of_its_own(kind: type[MayflyError]) -> None:
     assert meaning.remedy.endswith(".")
 
 
+@pytest.mark.parametrize("kind", [domain.Gone, domain.ImageUnavailable])
+def test_what_a_queued_call_is_refused_with_is_explained_for_calls(kind: type[MayflyError]) -> None:
+    """Both codes come of other requests as well; who reads the page after a call finds that nothing was run."""
+    assert "nothing was run" in MEANINGS[kind].cause
+
+
+def test_a_call_of_a_deregistered_function_is_told_to_register_it() -> None:
+    """To invoke it again alone would be 404."""
+    assert "deregistered" in MEANINGS[domain.Gone].cause
+    assert "register it again first" in MEANINGS[domain.Gone].remedy
+
+
 def test_codes_are_kebab_case_and_unique() -> None:
     """A program can tell any two errors apart by `code` alone."""
     codes = [kind.code for kind in CODED]

@@ -62,7 +62,7 @@ ACCEPTED: dict[int | str, dict[str, Any]] = {
     }
 }
 
-_SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{1,9})?")
+_SECONDS = re.compile(r"[0-9]{1,4}(\.[0-9]{0,20})?|\.[0-9]{1,20}")  # str(0.1 + 0.2) has 17 decimals
 _KEY = re.compile(rf"[\x20-\x7e]{{1,{KEY_MAX_CHARACTERS}}}")
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
