@@ -8,6 +8,7 @@ MAYFLY_E2E_URL and MAYFLY_E2E_CA are left alone: they are not settings, but say 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import signal
 import threading
@@ -49,6 +50,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
+@pytest.fixture(autouse=True)
+def _long_ones_take_long(request: pytest.FixtureRequest) -> None:
+    """Only of another test `faulthandler_timeout` would say that it hangs."""
+    if request.node.get_closest_marker("long"):
+        faulthandler.cancel_dump_traceback_later()
 
 
 class Budget:
