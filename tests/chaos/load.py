@@ -29,6 +29,7 @@ FOLLOW_S: Final = 60.0
 AGAIN: Final = 4  # requests with one key
 UNWITNESSED: Final = 99
 TRACK_EVERY_S: Final = 0.5
+LOOKS_AT_ONCE: Final = 8  # a second load looks at every run of the first, and is not to be what the servers swell with
 
 
 OK: Final = frozenset({"200"})
@@ -156,6 +157,7 @@ class Load:
         self.refused_connections = 0
         self.pending: set[str] = set()  # activations not seen final yet
         self.pending_at: dict[str, float] = {}
+        self._looks = asyncio.Semaphore(LOOKS_AT_ONCE)
         self._made = made
         self._seed = seed
         self._plan = plan
@@ -291,6 +293,10 @@ class Load:
             await asyncio.sleep(TRACK_EVERY_S)
 
     async def _look(self, activation: str, api: str) -> None:
+        async with self._looks:
+            await self._ask_for(activation, api)
+
+    async def _ask_for(self, activation: str, api: str) -> None:
         for user in self._made.users:  # whose it is, is not known for what the witness alone has seen
             asked_at = time.monotonic()
             try:
