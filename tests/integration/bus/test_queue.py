@@ -12,7 +12,7 @@ from unittest.mock import ANY
 import pytest
 from msgspec.structs import replace
 
-from mayfly.bus import messages
+from mayfly.bus import messages, queue
 from mayfly.bus.connection import Bus
 from mayfly.bus.queue import (
     Claim,
@@ -137,8 +137,18 @@ async def test_a_delivered_message_still_counts(bus: Bus) -> None:
     await puller.stop()
 
 
-async def test_a_full_stream_is_asked_again_for_a_while(bus: Bus) -> None:
+async def test_a_full_stream_is_asked_again_for_a_while(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slot that frees within the admission wait is taken instead of a refusal."""
+    publish, refused = queue._publish, asyncio.Event()
+
+    async def publishing(*given: Any) -> int:
+        try:
+            return await publish(*given)
+        except Refused:
+            refused.set()
+            raise
+
+    monkeypatch.setattr(queue, "_publish", publishing)
     user = new_id()
     puller = Puller(bus, slots=8)
     for _ in range(4):
@@ -146,6 +156,7 @@ async def test_a_full_stream_is_asked_again_for_a_while(bus: Bus) -> None:
     claim = await puller.next()
 
     waiting = asyncio.create_task(submit(bus, _work_of(user), wait_s=5))
+    await asyncio.wait_for(refused.wait(), 5)
     await puller.finish(claim)
 
     assert await waiting > 0
