@@ -20,7 +20,7 @@ from typing import Any, Final
 import httpx
 
 from mayfly.domain.ids import new_ulid
-from tests.chaos.history import FINAL, Call, Record
+from tests.chaos.history import FINAL, FINAL_WITHIN_S, Call, Record
 from tests.chaos.installation import APIS, Installation, User
 from tests.chaos.witness import expected
 
@@ -345,16 +345,12 @@ def on_our_clock(instant: str) -> float:
 
 
 async def records(made: Installation, load: Load) -> list[Record]:
-    """Read every record that the API shows: in the list, and those that are not final there once more by themselves."""
+    """Read every record that the API shows: in the list, and those that are not final there until they must be."""
     found: list[Record] = []
     async with made.client(APIS[0]) as client:
         for user in made.users:
             async for shown in _listed(client, user):
-                state = shown
-                if shown["state"] not in FINAL:
-                    answer = await client.get(f"/v1/activations/{shown['id']}", headers=user.headers)
-                    answer.raise_for_status()
-                    state = answer.json()
+                state = await _when_due(client, user, shown)
                 found.append(
                     Record(
                         activation=state["id"],
@@ -368,6 +364,20 @@ async def records(made: Installation, load: Load) -> list[Record]:
                     )
                 )
     return found
+
+
+async def _when_due(client: httpx.AsyncClient, user: User, shown: dict[str, Any]) -> dict[str, Any]:
+    """Read a record once more, until it is final or too late to be: the API server of one may have died just now."""
+    must_be_final_at = on_our_clock(shown["deadline_at"]) + FINAL_WITHIN_S
+    while shown["state"] not in FINAL:
+        asked_at = time.monotonic()
+        answer = await client.get(f"/v1/activations/{shown['id']}", headers=user.headers)
+        answer.raise_for_status()
+        shown = dict(answer.json())
+        if asked_at > must_be_final_at:
+            break
+        await asyncio.sleep(TRACK_EVERY_S)
+    return shown
 
 
 async def _listed(client: httpx.AsyncClient, user: User) -> AsyncIterator[dict[str, Any]]:

@@ -29,11 +29,11 @@ ANOTHER_EACH_RUN = "cat /proc/sys/kernel/random/uuid"
 TIMES = ("created", "admitted", "claimed", "ready", "started", "first_byte", "exited", "ended", "removed")
 
 
-async def record_of(shell: Shell, location: str, *, until: str) -> dict[str, Any]:
+async def record_of(client: httpx.AsyncClient, location: str, *, until: str) -> dict[str, Any]:
     """The record of an activation, as soon as its field *until* says something, or says it is in that state."""
     async with asyncio.timeout(20):
         while True:
-            record: dict[str, Any] = (await shell.client.get(location)).json()
+            record: dict[str, Any] = (await client.get(location)).json()
             if record["state"] == until or record.get(until):
                 return record
             await asyncio.sleep(0.02)
@@ -51,7 +51,7 @@ async def test_a_call_that_nobody_waits_for(shell: Shell) -> None:
     location = accepted.headers["location"]
     early = await shell.client.get(f"{location}/result")
     result = await shell.client.get(f"{location}/result", params={"wait": 30})
-    record = await record_of(shell, location, until="removed_at")
+    record = await record_of(shell.client, location, until="removed_at")
 
     assert (accepted.status_code, accepted.headers["preference-applied"]) == (202, "respond-async")
     assert location == f"/v1/activations/{accepted.headers['mayfly-activation-id']}"
@@ -164,7 +164,7 @@ async def test_a_function_has_its_own_limit(shell: Shell) -> None:
     """
     name, other = await shell.make("sleep 60", limits={"max_concurrency": 1}), await shell.make("cat")
     location = (await shell.call(name, headers=ASYNC)).headers["location"]
-    await record_of(shell, location, until="running")
+    await record_of(shell.client, location, until="running")
 
     refused = await shell.call(name)
     meanwhile = await shell.call(other, "free")

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.e2e.test_asynchronous import record_of
 from tests.e2e.test_readme import blocks
 from tests.e2e.test_up_killed import an_up
 from tests.support.nats import free_port
@@ -42,7 +43,7 @@ async def test_what_users_had_is_there_after_a_restore(registry: str, image: str
             called = await ann.post("/v1/functions/upper/activations", content=b"before")
             assert called.text == "BEFORE"
             activation = called.headers["Mayfly-Activation-Id"]
-            record = (await ann.get(f"/v1/activations/{activation}")).json()
+            record = await record_of(ann, f"/v1/activations/{activation}", until="removed_at")
             token = ann.headers["Authorization"].removeprefix("Bearer ")
         authority = up.ca_file.read_bytes()
         await typed(save, tmp_path)
