@@ -34,7 +34,7 @@ from mayfly.domain.limits import Limits
 from mayfly.domain.worker import WorkerBeat
 from mayfly.services.activations import Activations
 from mayfly.services.invoke import Invoker
-from mayfly.services.janitor import Janitor
+from mayfly.services.janitor import YOUNG_S, Janitor
 from mayfly.services.settle import settle_lost
 from mayfly.services.status import status
 from mayfly.worker.incarnation import last_words
@@ -384,11 +384,10 @@ async def test_the_janitor_forgets_what_has_left_when_it_sees_the_end(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behind one long call there may be thousands of short ones: none is looked at again once it is over and gone."""
-    monkeypatch.setattr("mayfly.services.janitor.YOUNG_S", 0.2)
+    monkeypatch.setattr(Janitor, "_age_s", lambda *_: YOUNG_S + 1)
     janitor = Janitor(world.bus, world.stores, keep_s=3600)
     function = await world.function()
     long, short, left = [await world.queued(function) for _ in range(3)]
-    await asyncio.sleep(0.3)
     queued = {each.key: each for each in await janitor._inventory.take()}
     await janitor.sweep()
     for ended in (short, left):
