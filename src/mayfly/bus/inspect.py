@@ -16,7 +16,7 @@ import msgspec
 
 from mayfly.bus import subjects
 from mayfly.bus.connection import Bus, translated
-from mayfly.bus.messages import read
+from mayfly.bus.messages import read_through
 from mayfly.domain.errors import NotFound
 
 STREAMS = (subjects.ACT, subjects.RESPONSES, subjects.AUDIT)
@@ -70,13 +70,9 @@ async def messages(bus: Bus, name: str) -> AsyncIterator[Message]:
     with translated("inspect"):
         state = (await bus.js.stream_info(_stream(name))).state
     seq = 1 if state.messages <= MOST else max(1, state.last_seq - MOST + 1)
-    while seq <= state.last_seq:
-        with translated("inspect"):
-            stored = await read(bus, _stream(name), seq=seq, next_by_subj=">")
-        if stored is None or stored.seq > state.last_seq:
-            return
-        seq = stored.seq + 1
-        yield Message(stored.subject, stored.seq, stored.time, len(stored.data), _content(stored.data))
+    with translated("inspect"):
+        async for stored in read_through(bus, _stream(name), subject=">", first_seq=seq, last_seq=state.last_seq):
+            yield Message(stored.subject, stored.seq, stored.time, len(stored.data), _content(stored.data))
 
 
 def _stream(name: str) -> str:

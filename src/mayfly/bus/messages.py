@@ -8,6 +8,7 @@ there is no such message. Rows: A3, A4.
 from __future__ import annotations
 
 import datetime
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -63,6 +64,22 @@ async def read(bus: Bus, stream: str, *, timeout_s: float = REQUEST_TIMEOUT_S, *
     answer = _ANSWER.decode(reply.data)
     _check(answer)
     return answer.message
+
+
+async def read_through(bus: Bus, stream: str, *, subject: str, first_seq: int, last_seq: int) -> AsyncIterator[Stored]:
+    """
+    Read what lies there from one sequence to another, the oldest first. Without the end one that is written to faster
+    than it is read would never be through.
+
+    Raises: what nats-py raises.
+    """
+    seq = first_seq
+    while seq <= last_seq:
+        stored = await read(bus, stream, seq=seq, next_by_subj=subject)
+        if stored is None or stored.seq > last_seq:
+            return
+        seq = stored.seq + 1
+        yield stored
 
 
 async def delete(bus: Bus, stream: str, seq: int) -> bool:

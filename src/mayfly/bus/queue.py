@@ -144,17 +144,14 @@ async def walk(bus: Bus, *, of: str = "*", seq: int = 1, last_seq: int | None = 
     Raises: QueueUnavailable.
     """
     last_seq = (await _state(bus)).last_seq if last_seq is None else last_seq
-    while seq <= last_seq:
-        with translated("walk the queue"):
-            stored = await messages.read(bus, subjects.ACT, seq=seq, next_by_subj=subjects.act(of))
-        if stored is None or stored.seq > last_seq:
-            return
-        seq = stored.seq + 1
-        try:
-            work = WORK.decode(stored.data)
-        except Undecodable:
-            continue
-        yield Queued(work.key, stored.seq, stored.time.timestamp())
+    lying = messages.read_through(bus, subjects.ACT, subject=subjects.act(of), first_seq=seq, last_seq=last_seq)
+    with translated("walk the queue"):
+        async for stored in lying:
+            try:
+                work = WORK.decode(stored.data)
+            except Undecodable:
+                continue
+            yield Queued(work.key, stored.seq, stored.time.timestamp())
 
 
 async def find_queued(bus: Bus, user_id: str, key: str) -> Queued | None:
@@ -195,9 +192,7 @@ class Inventory:
         Raises: QueueUnavailable.
         """
         state = await _state(self._bus)
-        is_another = (
-            state.last_seq < self._next_seq - 1
-        )  # made anew, or without its last messages: it counts from there
+        is_another = state.last_seq < self._next_seq - 1  # made anew, or without its last messages
         if is_another or time.monotonic() >= self._read_at + READ_ANEW_S:
             self._known, self._next_seq, self._read_at = {}, 1, time.monotonic()
         self._known = {seq: queued for seq, queued in self._known.items() if seq >= state.first_seq}

@@ -32,8 +32,6 @@ from mayfly.services.room import Guard
 from mayfly.services.settle import REFUSED_KEEP_S, settle
 
 PLACE_MARGIN_S = 3600.0  # a place that nobody frees is free so long after its activation's deadline
-
-
 NOT_QUEUED_YET = (
     "The first call with this Idempotency-Key is not in the queue, and could not be put there now. Ask again with the "
     "same key."
