@@ -170,7 +170,8 @@ class Admission:
             with in_doubt():
                 queued = await find_queued(self._bus, entry.value.user_id, entry.key)
             if queued is None:
-                await self._free(holding.places)
+                if not isinstance(error, SubmitUnknown):  # which may yet arrive, and run: then it needs its places
+                    await self._free(holding.places)
                 raise QueueUnavailable(
                     NOT_QUEUED_YET,
                     ran="unknown",
@@ -204,9 +205,7 @@ class Admission:
             revision = await self._records.create(record.key, record, ttl_s=call.budget_s + RECORD_MARGIN_S)
         except Conflict:
             entry = await self._records.get(record.key)
-            if (
-                entry is None
-            ):  # it was there a moment ago, and has been refused a while before, or its account is deleted
+            if entry is None:  # it was there a moment ago: a refused one that expired, or its account is being deleted
                 raise QueueUnavailable(retry_after_s=1, ran="unknown", activation_id=record.id) from None
             return entry, False
         return Entry(record.key, record, revision), True

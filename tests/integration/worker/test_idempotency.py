@@ -11,7 +11,7 @@ import pytest
 from msgspec import structs
 
 from mayfly.bus.places import Places
-from mayfly.bus.queue import in_flight
+from mayfly.bus.queue import SubmitUnknown, in_flight
 from mayfly.bus.subjects import ACTIVATIONS, kv_stream, kv_subject, places_of
 from mayfly.containers.fake import ending
 from mayfly.domain.activation import Activation, State
@@ -231,6 +231,22 @@ async def test_a_first_call_that_cannot_be_carried_on_yet_is_left_open(world: Wo
         await world.until(0)
         assert await world.invoke(function, b"x", KEY) == b"x"
     assert len(world.runtime.calls) == 9
+
+
+async def test_a_call_that_may_yet_be_queued_keeps_its_place(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can say whether its message was stored. If it comes late it runs, so its place is not another's."""
+
+    async def unanswered(*_: object, **__: object) -> int:
+        raise SubmitUnknown
+
+    monkeypatch.setattr("mayfly.services.admission.submit", unanswered)
+    function = await world.function(limits=Limits(max_concurrency=1))
+    record = await _queued_without_message(world, function)
+    with pytest.raises(QueueUnavailable) as caught:
+        await world.invoke(function, b"x", KEY)
+
+    assert caught.value.ran == "unknown"
+    assert [taken.holder async for taken in Places(world.bus).all_taken()] == [record.key]
 
 
 async def test_the_place_of_a_first_call_that_died_is_not_given_to_another(world: World) -> None:
