@@ -12,8 +12,10 @@ from pathlib import Path
 from nats.js.errors import NoKeysError
 
 from mayfly.bus.connection import Bus
+from mayfly.bus.places import Places
 from mayfly.bus.queue import in_flight
-from mayfly.bus.subjects import IDEMPOTENCY, PLACES
+from mayfly.bus.stores import Stores
+from mayfly.bus.subjects import IDEMPOTENCY
 from mayfly.containers import mounts
 from mayfly.containers.choose import group_name
 from tests.chaos.installation import Installation
@@ -63,10 +65,11 @@ async def in_nats(bus: Bus, *, keys_used: int) -> list[str]:
     found: list[str] = []
     if count := await in_flight(bus):
         found.append(f"{count} messages in the work stream")
-    for bucket, allowed in ((PLACES, 0), (IDEMPOTENCY, keys_used)):
-        count = len(await _keys(bus, bucket))
-        if count > allowed:
-            found.append(f"{count} entries in the bucket {bucket}, {allowed} may be")
+    async for taken in Places(bus).all_taken():
+        holder = await Stores.on(bus).activations.get(taken.holder)
+        found.append(f"place {taken.key} of an activation that is {holder.value.state if holder else 'not recorded'}")
+    if (count := len(await _keys(bus, IDEMPOTENCY))) > keys_used:
+        found.append(f"{count} entries in the bucket {IDEMPOTENCY}, {keys_used} may be")
     return found
 
 

@@ -13,11 +13,18 @@ from pathlib import Path
 
 import pytest
 
+from mayfly.bus.places import Places
+from mayfly.ops.nats_config import ADMIN
+from mayfly.settings import NatsSettings
+from tests.chaos import leftovers
 from tests.chaos.history import Call, Run
+from tests.chaos.installation import Operator
 from tests.chaos.load import unexpected
 from tests.chaos.processes import Kept, is_dead, until
 from tests.chaos.proxy import Cut, Proxy
+from tests.chaos.run import until_quiet
 from tests.chaos.witness import Witness, expected
+from tests.support.bus import installation as bus_installation
 
 pytestmark = [pytest.mark.F9]
 
@@ -189,3 +196,26 @@ def test_what_else_may_be_told() -> None:
     assert unexpected([refused], also=("503 queue-unavailable",)) == []
     assert unexpected([replace(refused, ran="unknown")], also=("503 queue-unavailable",)) != []
     assert unexpected([replace(CALL, status=None, key="k"), replace(CALL, key="k")]) == []
+
+
+# --- all at rest --------------------------------------------------------------------------------------------------
+
+
+async def test_a_place_that_is_taken_is_awaited_and_named() -> None:
+    """Nothing is in flight, but a call that ended holds its place until the janitor has looked: all is not at rest."""
+    async with bus_installation() as nats:
+        operator = Operator()
+        operator.settings = NatsSettings(**nats.access(ADMIN))
+        places = Places(await operator.bus())
+        taken = await places.take("u1.f1", 1, holder="u1.i1.a1", ttl_s=60)
+
+        at_rest = asyncio.create_task(until_quiet(operator))
+        done, _ = await asyncio.wait({at_rest}, timeout=1.0)
+        left = await leftovers.in_nats(await operator.bus(), keys_used=0)
+        await places.free(taken)
+
+        assert not done
+        assert left == [f"place {taken.key} of an activation that is not recorded"]
+        assert await at_rest == 0
+        assert await leftovers.in_nats(await operator.bus(), keys_used=0) == []
+        await operator.close()
