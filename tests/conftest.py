@@ -7,8 +7,11 @@ MAYFLY_E2E_URL and MAYFLY_E2E_CA are left alone: they are not settings, but say 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import faulthandler
+import functools
+import inspect
 import os
 import signal
 import threading
@@ -50,6 +53,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """
+    End an asynchronous test that hangs, so that it fails by its name, and says at which line it waited.
+
+    Of what hangs besides, `faulthandler_timeout` says what the threads do, a little later.
+    """
+    test = getattr(item, "obj", None)
+    hangs_after_s = 0.9 * float(item.config.getini("faulthandler_timeout"))
+    if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(test) and not item.get_closest_marker("long"):
+
+        @functools.wraps(test)
+        async def in_its_time(*args: object, **named: object) -> object:
+            async with asyncio.timeout(hangs_after_s):
+                return await test(*args, **named)
+
+        item.obj = in_its_time
 
 
 @pytest.fixture(autouse=True)

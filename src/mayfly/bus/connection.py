@@ -132,8 +132,9 @@ async def connect(settings: NatsSettings, *, role: str, buffer_while_disconnecte
 class _Client(Client):
     """
     A client that refuses by itself what its server would close the connection for, since nats-py counts no headers; and
-    that hears a cancellation which comes together with an answer. `asyncio.wait_for`, on which nats-py's requests wait,
-    swallows it before Python 3.12, and a loop that was told to end would go on for ever, with somebody waiting for it.
+    that hears each cancellation. `asyncio.wait_for`, on which nats-py's questions wait, swallows one that comes with
+    the answer (before Python 3.12), and nats-py itself any that comes while it waits for its socket. A loop that was
+    told to end would then go on for ever, with somebody waiting for it.
     """
 
     async def publish(
@@ -151,12 +152,28 @@ class _Client(Client):
         old_style: bool = False,
         headers: dict[str, Any] | None = None,
     ) -> Msg:
-        task = asyncio.current_task()
-        before = task.cancelling() if task else 0
-        message = await super().request(subject, payload, timeout, old_style, headers)
+        with hearing_cancellation():
+            return await super().request(subject, payload, timeout, old_style, headers)
+
+    async def flush(self, timeout: int = 10) -> None:
+        with hearing_cancellation():
+            await super().flush(timeout)
+
+    async def _flush_pending(self, force_flush: bool = False) -> Any:  # what waits for the socket
+        with hearing_cancellation():
+            return await super()._flush_pending(force_flush)
+
+
+@contextmanager
+def hearing_cancellation() -> Iterator[None]:
+    """Raise CancelledError at the end of what is done inside, whatever came of it, if the task was cancelled in it."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    try:
+        yield
+    finally:
         if task and task.cancelling() > before:
             raise asyncio.CancelledError
-        return message
 
 
 class Unguessable(NUID):

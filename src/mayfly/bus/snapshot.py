@@ -8,7 +8,6 @@ moment; several are saved one after the other. Rows: A3, A4.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -20,7 +19,7 @@ import nats.errors
 import structlog
 from nats.aio.subscription import Subscription
 
-from mayfly.bus.connection import Bus, translated
+from mayfly.bus.connection import Bus, hearing_cancellation, translated
 from mayfly.bus.patience import NOT_YET, UNANSWERED, patiently
 from mayfly.domain.errors import PreconditionFailed, QueueUnavailable
 
@@ -76,9 +75,9 @@ class Snapshot:
         Raises: QueueUnavailable when it breaks off.
         """
         while True:
-            _end_if_cancelled()
             try:
-                message = await self._subscription.next_msg(timeout=CHUNK_S)
+                with hearing_cancellation():
+                    message = await self._subscription.next_msg(timeout=CHUNK_S)
             except nats.errors.Error as error:
                 raise QueueUnavailable(f"The snapshot of a stream broke off: {error}.") from error
             status = (message.headers or {}).get("Status", COMPLETE)
@@ -125,7 +124,6 @@ async def replace(bus: Bus, stream: str, *, state: dict[str, Any], chunks: Itera
         await _ask(bus, f"$JS.API.STREAM.DELETE.{stream}", None)
         answer = await _ask(bus, f"$JS.API.STREAM.RESTORE.{stream}", {"config": config, "state": state})
         for chunk in chunks:
-            _end_if_cancelled()
             await _send(bus, answer["deliver_subject"], chunk)
         await _send(bus, answer["deliver_subject"], b"")
     except BaseException:
@@ -150,13 +148,6 @@ async def empty(bus: Bus, stream: str) -> None:
     """
     with translated("empty a stream"):
         await patiently(partial(bus.js.purge_stream, stream), also=UNANSWERED)
-
-
-def _end_if_cancelled() -> None:
-    """`asyncio.wait_for` of Python 3.11, in nats-py, loses a cancellation that comes together with the answer."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 async def _send(bus: Bus, subject: str, chunk: bytes) -> None:

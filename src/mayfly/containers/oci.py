@@ -310,7 +310,8 @@ class OciContainer:
     async def _fail_to_start(self) -> None:
         assert self._stderr is not None  # noqa: S101 - opened by the caller
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._runtime_exit), RUNTIME_EXIT_S)
+            async with asyncio.timeout(RUNTIME_EXIT_S):
+                await asyncio.shield(self._runtime_exit)
         self._stderr.drain()
         words = self._tail.content().decode(errors="replace").strip()
         raise RuntimeFailed(f"{self._runtime.name} could not start the container: {words or 'it gave no reason'}")
@@ -440,7 +441,8 @@ class OciContainer:
 
     async def _exit_of_runtime(self) -> int:
         try:
-            return await asyncio.wait_for(asyncio.shield(self._runtime_exit), DEATH_TIMEOUT_S)
+            async with asyncio.timeout(DEATH_TIMEOUT_S):
+                return await asyncio.shield(self._runtime_exit)
         except TimeoutError:
             raise RuntimeFailed(f"{self._runtime.name} goes on without its container.", ran="yes") from None
 
@@ -490,7 +492,8 @@ class OciContainer:
         if not self._runtime_pid:
             return
         try:
-            await asyncio.wait_for(asyncio.shield(self._runtime_exit), RUNTIME_EXIT_S)
+            async with asyncio.timeout(RUNTIME_EXIT_S):
+                await asyncio.shield(self._runtime_exit)
         except TimeoutError:
             os.kill(self._runtime_pid, signal.SIGKILL)
             await asyncio.wait({self._runtime_exit}, timeout=RUNTIME_EXIT_S)

@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 from nats.aio.client import Client
-from nats.errors import MaxPayloadError, SlowConsumerError
+from nats.errors import MaxPayloadError, NoRespondersError, SlowConsumerError
 
 from mayfly.bus.connection import HEADERS_MAX_BYTES, Bus
 from mayfly.bus.queue import in_flight
@@ -292,12 +292,14 @@ async def test_slow_consumer(nats: Installation, monkeypatch: pytest.MonkeyPatch
             assert bus.watch.dropped == len(dropped)
 
 
+@pytest.mark.parametrize("asking_by", ["request", "flush"])
+@pytest.mark.parametrize("error", [None, NoRespondersError], ids=["answer", "nobody-there"])
 async def test_a_cancellation_that_comes_with_an_answer_is_heard(
-    nats: Installation, monkeypatch: pytest.MonkeyPatch
+    nats: Installation, monkeypatch: pytest.MonkeyPatch, asking_by: str, error: type[Exception] | None
 ) -> None:
     """A task that is told to end in the very moment its answer comes in ends: nobody waits for it in vain."""
 
-    async def answered(*_: object, **__: object) -> str:
+    async def answered(*_: object, **__: object) -> None:
         loop = asyncio.get_running_loop()
         future = loop.create_future()
 
@@ -306,15 +308,43 @@ async def test_a_cancellation_that_comes_with_an_answer_is_heard(
             asking.cancel()
 
         loop.call_soon(answer_and_cancel)
-        return str(await asyncio.wait_for(future, 5))
+        await asyncio.wait_for(future, 5)
+        if error:
+            raise error
 
     async with nats.connect("api") as bus:
         with monkeypatch.context() as patched:
-            patched.setattr(Client, "request", answered)
-            asking = asyncio.create_task(bus.client.request("subject"))
+            patched.setattr(Client, asking_by, answered)
+            asking = asyncio.create_task(getattr(bus.client, asking_by)(*(["subject"] * (asking_by == "request"))))
             with pytest.raises(asyncio.CancelledError):
                 await asking
         assert (await bus.js.account_info()).storage >= 0, "other requests go on"
+
+
+async def test_a_cancellation_while_the_socket_is_full_is_heard(nats: Installation) -> None:
+    """A worker that cannot get rid of what it publishes still ends when it is told to."""
+    published = 0
+
+    async def publish_for_ever() -> None:
+        nonlocal published
+        while True:
+            await bus.client.publish("nobody.listens", bytes(1 << 20))
+            published += 1
+
+    async with nats.connect("worker") as bus:
+        nats.server.freeze()
+        try:
+            publishing = asyncio.create_task(publish_for_ever())
+            seen = -1
+            while seen != published:
+                seen = published
+                await asyncio.sleep(0.1)
+            publishing.cancel()
+            await asyncio.wait({publishing}, timeout=5)
+            assert publishing.cancelled()
+            assert published > 0
+        finally:
+            nats.server.thaw()
 
 
 async def test_an_error_that_closes_the_client_ends_the_api_server_and_it_is_restarted(
