@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from tests.chaos import leftovers
-from tests.chaos.history import Aftermath, Call, History, Violation, check
+from tests.chaos.history import Aftermath, Call, Fault, History, Violation, check
 from tests.chaos.installation import APIS, LIMITS, WORKERS, Installation, installation
 from tests.chaos.load import BRIEF, KINDS, Load, Plan, records, unexpected
 from tests.chaos.processes import Kept, tree
@@ -39,31 +41,43 @@ async def roll(roles: tuple[str, ...], *, replicas: int, seed: int, also: tuple[
         load, stop = Load(made, seed, Plan(keyed=True, kinds=BRIEF)), asyncio.Event()
         calling = asyncio.create_task(load.run(stop), name="load")
         try:
-            statuses = await _roll_all(made, roles, calling)
+            statuses, restarts = await _roll_all(made, roles, calling)
         finally:
             stop.set()
             await asyncio.gather(calling, return_exceptions=True)
         await calling
-        history = await _history(made, load)
+        history = await _history(made, load, restarts)
     return Rolled(load.calls, unexpected(load.calls, also=also), check(history), statuses)
 
 
-async def _roll_all(made: Installation, roles: tuple[str, ...], calling: asyncio.Task[None]) -> dict[str, int | None]:
+async def _roll_all(
+    made: Installation, roles: tuple[str, ...], calling: asyncio.Task[None]
+) -> tuple[dict[str, int | None], list[Fault]]:
+    """
+    Return with which statuses they ended, and when API servers were away.
+
+    Those excuse a connection that breaks, no more: HTTP/1.1 cannot close an idle one without crossing a request that is
+    on its way. That such a call is answered when it is repeated by its key is `unexpected`'s to see.
+    """
     names = {"API server": APIS, "worker": WORKERS, "nats-server": tuple(made.nats)}
     statuses: dict[str, int | None] = {}
+    restarts: list[Fault] = []
     await asyncio.sleep(CALM_S)
     for name in (name for role in roles for name in names[role]):
-        kept = made.kept[name]
+        kept, began_at = made.kept[name], time.monotonic()
         statuses[name] = await kept.stop()
         await kept.start()
         await kept.until_ready()
+        if name in APIS:
+            away = Fault(kind="restart", targets=frozenset({name}), began_at=began_at, ended_at=time.monotonic())
+            restarts.append(away)
         await asyncio.sleep(CALM_S)
         if calling.done():
             await calling
-    return statuses
+    return statuses, restarts
 
 
-async def _history(made: Installation, load: Load) -> History:
+async def _history(made: Installation, load: Load, restarts: Sequence[Fault] = ()) -> History:
     in_flight = await until_quiet(made.operator)
     found = await records(made, load)
     keys = len({call.key for call in load.calls if call.key})
@@ -72,7 +86,13 @@ async def _history(made: Installation, load: Load) -> History:
     after = Aftermath(in_flight=in_flight, admitted_again=LIMITS.platform, left=left)
     runs = made.witness.runs()
     return History(
-        limits=LIMITS, calls=load.calls, runs=runs, records=found, aftermath=after, nats=frozenset(made.nats)
+        limits=LIMITS,
+        calls=load.calls,
+        runs=runs,
+        records=found,
+        faults=restarts,
+        aftermath=after,
+        nats=frozenset(made.nats),
     )
 
 

@@ -156,8 +156,14 @@ class _Client(Client):
             return await super().request(subject, payload, timeout, old_style, headers)
 
     async def flush(self, timeout: int = 10) -> None:
-        with hearing_cancellation():
-            await super().flush(timeout)
+        """Wait until the server has all: nats-py's PING alone overtakes a SUB that waits to be sent."""
+        try:
+            with hearing_cancellation():
+                async with asyncio.timeout(timeout):
+                    await self._flush_pending(force_flush=True)
+                    await super().flush(timeout)
+        except TimeoutError as error:
+            raise nats.errors.FlushTimeoutError from error
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:  # what waits for the socket
         with hearing_cancellation():

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from mayfly.bus.requests import answering_images, ask_for_image
+from mayfly.bus.requests import Ownership, answering_images, answering_owner, ask_for_image, ask_owner
 from mayfly.domain.errors import NoWorkers
 from mayfly.domain.ids import UserId, new_id
 from mayfly.domain.image import ImageAnswer, PrepareImage
@@ -43,6 +43,14 @@ async def test_one_users_slow_registry_keeps_nobody_else_waiting() -> None:
 
         release.set()
         assert {answer.problem for answer in await asyncio.gather(*hanging)} == {each.reference for each in asked}
+
+
+async def test_who_says_that_it_listens_is_heard_by_others() -> None:
+    """The first question, which another connection sends as soon as the worker listens, finds it: every time."""
+    async with installation() as nats, nats.connect("worker") as worker, nats.connect("api") as api:
+        for number in range(200):
+            async with answering_owner(worker, f"w{number}", lambda _: True):
+                assert await ask_owner(api, f"w{number}", "any") is Ownership.OWNED
 
 
 async def test_without_a_worker_the_answer_comes_at_once() -> None:
