@@ -3,7 +3,8 @@ Runs the end-to-end suite through a gateway: `mayfly up` behind the stand-in, wh
 
     python -m tests.support.through_gateway [pytest's arguments]
 
-The suite is told a URL and a CA and nothing else, as it would be of any deployment.
+The suite is told a URL and a CA and nothing else, as it would be of any deployment. Left out are the tests that call an
+installation of their own, whatever they are told: through the gateway they would be the same again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from tests.e2e.conftest import OUR_REGISTRY_PORT
@@ -70,12 +72,22 @@ def _wait(url: str, up: Up, process: subprocess.Popen[bytes]) -> None:
     raise RuntimeError("the stand-in gateway does not answer")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what would not go through the gateway. This module is a plugin of the run that it starts."""
+    goes_through = {
+        item: "up" in (names := getattr(item, "fixturenames", ())) and "own_up" not in names for item in items
+    }
+    config.hook.pytest_deselected(items=[item for item in items if not goes_through[item]])
+    items[:] = [item for item in items if goes_through[item]]
+
+
 def main() -> None:
     """Bring both up, run the suite, take both down."""
     with running_up(REGISTRY, slots=8) as up, stand_in_before(up) as url:
         environment = os.environ | {"MAYFLY_E2E_URL": url, "MAYFLY_E2E_CA": str(up.ca_file)}
         arguments = sys.argv[1:] or ["tests/e2e"]
-        ended = subprocess.run([sys.executable, "-m", "pytest", *arguments], env=environment, check=False)
+        command = [sys.executable, "-m", "pytest", "-p", "tests.support.through_gateway", *arguments]
+        ended = subprocess.run(command, env=environment, check=False)
     sys.exit(ended.returncode)
 
 
