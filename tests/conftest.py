@@ -63,7 +63,7 @@ def pytest_runtest_call(item: pytest.Item) -> None:
     Of what hangs besides, `faulthandler_timeout` says what the threads do, a little later.
     """
     test = getattr(item, "obj", None)
-    hangs_after_s = 0.9 * float(item.config.getini("faulthandler_timeout"))
+    hangs_after_s = 0.9 * float(item.config.getini("faulthandler_timeout")) or None
     if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(test) and not item.get_closest_marker("long"):
 
         @functools.wraps(test)

@@ -24,6 +24,8 @@ FINAL_WITHIN_S: Final = 10.0
 TOLD_WITHIN_S: Final = 5.0
 AFTERMATH_S: Final = 20.0
 """How long after a fault its consequences are still its own: a lost worker's fence, an ack that timed out."""
+CROSSED_S: Final = 0.5
+"""How soon a connection breaks whose end a request has crossed. A call that was under way takes longer, mostly."""
 KILLED: Final = frozenset({"cancelled", "timed-out", "out-of-memory", "runtime-failed", "worker-lost"})
 """Ends by force: the witness has seen nothing of a command that was killed before its first system calls."""
 EARLY: Final = 0.9
@@ -124,6 +126,7 @@ class Fault:
     began_at: float
     ended_at: float  # when what it struck was ready again
     disables: bool = True  # whether the targets cannot do their part meanwhile
+    leaves: bool = False  # an API server that ended in good order: that excuses a crossed request, and nothing else
     loses: bool = False  # whether a target is a worker whose running calls are lost by it
     proof: str = ""
     struck: bool = True  # the proof holds
@@ -272,8 +275,9 @@ def _records_disagree(history: History) -> Iterator[Violation]:
 
 def _without_cause(history: History) -> Iterator[Violation]:
     """`unknown`, and a connection that just breaks, need a fault to excuse them."""
+    struck = [fault for fault in history.faults if not fault.leaves]
     for call in history.calls:
-        near = [fault for fault in history.faults if _overlaps(fault, call.sent_at - AFTERMATH_S, call.over_at)]
+        near = [fault for fault in struck if _overlaps(fault, call.sent_at - AFTERMATH_S, call.over_at)]
         if call.status is not None and call.ran == "unknown" and not near:
             yield Violation(
                 "unknown-without-cause",
@@ -283,6 +287,7 @@ def _without_cause(history: History) -> Iterator[Violation]:
             call.status is None
             and not call.gave_up
             and not any(fault.disables and call.api in fault.targets for fault in near)
+            and not _has_crossed(history, call)
         ):
             yield Violation("dropped-without-cause", f"call {call.token}: {call.api} broke the connection by itself")
 
@@ -475,13 +480,22 @@ def most_at_once(runs: Sequence[Run]) -> tuple[int, float]:
 Window = tuple[float, float]
 
 
+def _has_crossed(history: History, call: Call) -> bool:
+    """HTTP/1.1 cannot close an idle connection without crossing a request on its way: that one breaks at once."""
+    return call.over_at - call.sent_at < CROSSED_S and any(
+        fault.leaves and call.api in fault.targets and _overlaps(fault, call.sent_at, call.over_at)
+        for fault in history.faults
+    )
+
+
 def _overlaps(fault: Fault, since: float, until: float) -> bool:
     return fault.began_at <= until and fault.ended_at >= since
 
 
 def _windows(history: History, names: Iterable[str]) -> list[Window]:
     wanted = frozenset(names)
-    return [(each.began_at, each.ended_at) for each in history.faults if each.disables and each.targets & wanted]
+    struck = (fault for fault in history.faults if fault.disables and not fault.leaves and fault.targets & wanted)
+    return [(fault.began_at, fault.ended_at) for fault in struck]
 
 
 def _nats_troubles(history: History) -> list[Window]:

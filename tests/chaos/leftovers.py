@@ -15,7 +15,7 @@ from mayfly.bus.connection import Bus
 from mayfly.bus.places import Places
 from mayfly.bus.queue import in_flight
 from mayfly.bus.stores import Stores
-from mayfly.bus.subjects import IDEMPOTENCY
+from mayfly.bus.subjects import IDEMPOTENCY, PLACES
 from mayfly.containers import mounts
 from mayfly.containers.choose import group_name
 from tests.chaos.installation import Installation
@@ -65,9 +65,11 @@ async def in_nats(bus: Bus, *, keys_used: int) -> list[str]:
     found: list[str] = []
     if count := await in_flight(bus):
         found.append(f"{count} messages in the work stream")
-    async for taken in Places(bus).all_taken():
-        holder = await Stores.on(bus).activations.get(taken.holder)
-        found.append(f"place {taken.key} of an activation that is {holder.value.state if holder else 'not recorded'}")
+    records = Stores.on(bus).activations
+    held = {taken.key: await records.get(taken.holder) async for taken in Places(bus).all_taken()}
+    for key in await _keys(bus, PLACES):
+        holder = held.get(key)
+        found.append(f"place {key} of an activation that is {holder.value.state if holder else 'not recorded'}")
     if (count := len(await _keys(bus, IDEMPOTENCY))) > keys_used:
         found.append(f"{count} entries in the bucket {IDEMPOTENCY}, {keys_used} may be")
     return found

@@ -140,7 +140,7 @@ class Plan:
     clients: int = 12
     think_s: float = 0.5  # on average, between two calls of a client
     kinds: tuple[Kind, ...] = KINDS
-    keyed: bool = False  # give each call that waits a key, and repeat it when its connection breaks
+    keyed: bool = False  # give each call a key, and repeat it when its connection breaks
     at_most: float = math.inf  # calls
 
 
@@ -191,6 +191,9 @@ class Load:
     # --- the ways to call ---------------------------------------------------------------------------------------
 
     async def _wait(self, shot: Shot, chance: random.Random) -> None:
+        await self._call(shot, chance)
+
+    async def _call(self, shot: Shot, chance: random.Random) -> Call | None:
         """Call once; with a key, again where the connection broke."""
         if self._plan.keyed:
             shot.key = shot.token
@@ -198,7 +201,8 @@ class Load:
         for number in range(AGAIN):
             call = await self._send(shot, apis[number % 2])
             if shot.key is None or (call is not None and call.status is not None):
-                return
+                break
+        return call
 
     async def _repeat(self, shot: Shot, chance: random.Random) -> None:
         """Send one key again until it has an outcome; sometimes twice at once, and once more in the end."""
@@ -213,12 +217,12 @@ class Load:
             await asyncio.sleep(chance.uniform(0.05, 1.0))
 
     async def _submit(self, shot: Shot, chance: random.Random) -> None:
-        call = await self._send(shot, chance.choice(APIS))
+        call = await self._call(shot, chance)
         if call is not None and call.status == 202 and call.activation:
             await self._follow(shot, call.activation, chance)
 
     async def _cancel(self, shot: Shot, chance: random.Random) -> None:
-        call = await self._send(shot, chance.choice(APIS))
+        call = await self._call(shot, chance)
         if call is None or call.status != 202 or not call.activation:
             return
         await asyncio.sleep(chance.uniform(0, 1.5))

@@ -22,6 +22,7 @@ from tests.chaos.processes import Kept, tree
 from tests.chaos.run import end_workers, until_quiet
 
 CALM_S: Final = 1.5  # of calls before, between and after
+PLACES_S: Final = 1.0  # less than a janitor waits: who ends a call in good order gives its place back by itself
 WARM_UP: Final = 0.1  # of a soak's calls; what grows then is caches
 
 
@@ -54,10 +55,8 @@ async def _roll_all(
     made: Installation, roles: tuple[str, ...], calling: asyncio.Task[None]
 ) -> tuple[dict[str, int | None], list[Fault]]:
     """
-    Return with which statuses they ended, and when API servers were away.
-
-    Those excuse a connection that breaks, no more: HTTP/1.1 cannot close an idle one without crossing a request that is
-    on its way. That such a call is answered when it is repeated by its key is `unexpected`'s to see.
+    Return with which statuses they ended, and when API servers were away: a request may cross the end of its idle
+    connection. That such a call is answered when it is repeated by its key is `unexpected`'s to see.
     """
     names = {"API server": APIS, "worker": WORKERS, "nats-server": tuple(made.nats)}
     statuses: dict[str, int | None] = {}
@@ -69,8 +68,8 @@ async def _roll_all(
         await kept.start()
         await kept.until_ready()
         if name in APIS:
-            away = Fault(kind="restart", targets=frozenset({name}), began_at=began_at, ended_at=time.monotonic())
-            restarts.append(away)
+            targets, ended_at = frozenset({name}), time.monotonic()
+            restarts.append(Fault(kind="restart", targets=targets, began_at=began_at, ended_at=ended_at, leaves=True))
         await asyncio.sleep(CALM_S)
         if calling.done():
             await calling
@@ -78,7 +77,7 @@ async def _roll_all(
 
 
 async def _history(made: Installation, load: Load, restarts: Sequence[Fault] = ()) -> History:
-    in_flight = await until_quiet(made.operator)
+    in_flight = await until_quiet(made.operator, places_s=PLACES_S)
     found = await records(made, load)
     keys = len({call.key for call in load.calls if call.key})
     left = await leftovers.in_nats(await made.operator.bus(), keys_used=keys)
@@ -141,7 +140,7 @@ async def soak(calls: int, *, seed: int) -> Soaked:
         warm = _measured(made)
         rest = Load(made, seed + 1, Plan(clients=10, think_s=0, kinds=quick, at_most=calls * (1 - WARM_UP)))
         await rest.run(asyncio.Event())
-        await until_quiet(made.operator)
+        await until_quiet(made.operator, places_s=PLACES_S)
         afterwards = _measured(made)
         rest.calls[:0] = load.calls
         history = await _history(made, rest)

@@ -129,16 +129,22 @@ async def _sample(operator: Operator, samples: list[Sample]) -> None:
         samples.append(Sample(began_at=began_at, ended_at=time.monotonic(), activations=held))
 
 
-async def until_quiet(operator: Operator) -> int | None:
-    """Wait until nothing is in flight and no place is taken, or for `QUIET_S`; return what is in flight in the end."""
+async def until_quiet(operator: Operator, *, places_s: float = QUIET_S) -> int | None:
+    """
+    Wait until nothing is in flight, for `QUIET_S` at the most, and *places_s* longer until no place is taken; return
+    what is in flight in the end. Where nothing was struck, places do not wait for the janitor.
+    """
     give_up_at = time.monotonic() + QUIET_S
+    places_by = give_up_at
     count: int | None = None
-    while time.monotonic() < give_up_at:
+    while time.monotonic() < min(give_up_at, places_by):
         try:
             bus = await operator.bus()
             count = await in_flight(bus)
-            if count == 0 and not [taken async for taken in Places(bus).all_taken()]:
-                break
+            if count == 0:
+                places_by = min(places_by, time.monotonic() + places_s)
+                if not [taken async for taken in Places(bus).all_taken()]:
+                    break
         except QueueUnavailable:
             count = None
         await asyncio.sleep(0.2)

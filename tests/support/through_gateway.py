@@ -79,6 +79,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     }
     config.hook.pytest_deselected(items=[item for item in items if not goes_through[item]])
     items[:] = [item for item in items if goes_through[item]]
+    if not items:
+        raise pytest.UsageError("No test is left that would go through the gateway.")
 
 
 def main() -> None:

@@ -133,10 +133,10 @@ faulthandler.cancel_dump_traceback_later = lambda: (timers.clear(), cancel())
 @pytest.mark.parametrize(("mark", "outcome"), [("", "1 failed"), ("@pytest.mark.long\n", "1 passed")])
 def test_a_test_that_hangs_fails_and_says_where(tmp_path: Path, mark: str, outcome: str) -> None:
     """Of a coroutine the threads' stacks show nothing. One that is known to take long has its time."""
-    code = f"import asyncio, pytest\nasync def wait(): await asyncio.sleep(1)\n{mark}async def test_it(): await wait()"
-    ended = pytest_run(code, tmp_path, "--long", "--asyncio-mode=auto", "--override-ini=faulthandler_timeout=0.1")
+    code = f"import asyncio, pytest\nasync def wait(): await asyncio.sleep(2)\n{mark}async def test_it(): await wait()"
+    ended = pytest_run(code, tmp_path, "--long", "--asyncio-mode=auto", "--override-ini=faulthandler_timeout=1")
     assert outcome in ended.stdout
-    assert ("async def wait(): await asyncio.sleep(1)" in ended.stdout) is ("failed" in outcome)
+    assert ("async def wait(): await asyncio.sleep(2)" in ended.stdout) is ("failed" in outcome)
 
 
 def test_no_setting_of_the_machine_reaches_a_test(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import secrets
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,14 +156,20 @@ class _Client(Client):
             return await super().request(subject, payload, timeout, old_style, headers)
 
     async def flush(self, timeout: int = 10) -> None:
-        """Wait until the server has all: nats-py's PING alone overtakes a SUB that waits to be sent."""
-        try:
-            with hearing_cancellation():
-                async with asyncio.timeout(timeout):
-                    await self._flush_pending(force_flush=True)
-                    await super().flush(timeout)
-        except TimeoutError as error:
-            raise nats.errors.FlushTimeoutError from error
+        """
+        Wait until the server that is connected has everything: nats-py's PING alone overtakes a SUB that waits to be
+        sent. Without a connection nothing is waited for.
+        """
+        with hearing_cancellation():
+            sent = asyncio.ensure_future(self._flush_pending(force_flush=True))
+            try:
+                done, _ = await asyncio.wait({sent}, timeout=timeout)
+            finally:
+                sent.cancel()
+            if not done:
+                raise nats.errors.FlushTimeoutError
+            sent.result()
+            await super().flush(timeout)
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:  # what waits for the socket
         with hearing_cancellation():
@@ -322,11 +328,14 @@ def _check_server(client: Client) -> None:
 
 
 async def _close(client: Client) -> None:
+    """Close, drained if that can be; at once also when the task is cancelled, as nothing else would end its tasks."""
     try:
-        async with asyncio.timeout(5):
-            await client.drain()
-    except (nats.errors.Error, TimeoutError, OSError):
-        await _close_at_once(client)
+        with suppress(nats.errors.Error, TimeoutError, OSError):
+            async with asyncio.timeout(5):
+                await client.drain()
+    finally:
+        if not client.is_closed:
+            await _close_at_once(client)
 
 
 async def _close_at_once(client: Client) -> None:

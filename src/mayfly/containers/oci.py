@@ -309,9 +309,7 @@ class OciContainer:
 
     async def _fail_to_start(self) -> None:
         assert self._stderr is not None  # noqa: S101 - opened by the caller
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(RUNTIME_EXIT_S):
-                await asyncio.shield(self._runtime_exit)
+        await asyncio.wait({self._runtime_exit}, timeout=RUNTIME_EXIT_S)
         self._stderr.drain()
         words = self._tail.content().decode(errors="replace").strip()
         raise RuntimeFailed(f"{self._runtime.name} could not start the container: {words or 'it gave no reason'}")
@@ -440,11 +438,10 @@ class OciContainer:
         return any(end is not None and end.first_byte_at is not None for end in (self._stdout, self._stderr))
 
     async def _exit_of_runtime(self) -> int:
-        try:
-            async with asyncio.timeout(DEATH_TIMEOUT_S):
-                return await asyncio.shield(self._runtime_exit)
-        except TimeoutError:
-            raise RuntimeFailed(f"{self._runtime.name} goes on without its container.", ran="yes") from None
+        await asyncio.wait({self._runtime_exit}, timeout=DEATH_TIMEOUT_S)
+        if not self._runtime_exit.done():
+            raise RuntimeFailed(f"{self._runtime.name} goes on without its container.", ran="yes")
+        return self._runtime_exit.result()
 
     def _report(self) -> frame.Report | None:
         assert self._control is not None  # noqa: S101 - open since creation
@@ -491,10 +488,8 @@ class OciContainer:
     async def _see_the_runtime_off(self) -> None:
         if not self._runtime_pid:
             return
-        try:
-            async with asyncio.timeout(RUNTIME_EXIT_S):
-                await asyncio.shield(self._runtime_exit)
-        except TimeoutError:
+        await asyncio.wait({self._runtime_exit}, timeout=RUNTIME_EXIT_S)
+        if not self._runtime_exit.done():
             os.kill(self._runtime_pid, signal.SIGKILL)
             await asyncio.wait({self._runtime_exit}, timeout=RUNTIME_EXIT_S)
 

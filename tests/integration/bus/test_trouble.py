@@ -347,6 +347,28 @@ async def test_a_cancellation_while_the_socket_is_full_is_heard(nats: Installati
             nats.server.thaw()
 
 
+async def test_a_cancelled_user_of_a_frozen_server_leaves_no_open_client(nats: Installation) -> None:
+    """Its reading, pinging and reconnecting would go on for ever, and nobody has the client any more."""
+    opened: asyncio.Future[Bus] = asyncio.get_running_loop().create_future()
+
+    async def use() -> None:
+        async with nats.connect("api") as bus:
+            await bus.client.subscribe("anything")
+            opened.set_result(bus)
+            await asyncio.Event().wait()
+
+    using = asyncio.create_task(use())
+    bus = await opened
+    nats.server.freeze()
+    try:
+        using.cancel()
+        await asyncio.wait({using}, timeout=30)
+        assert using.cancelled()
+        assert bus.client.is_closed
+    finally:
+        nats.server.thaw()
+
+
 async def test_an_error_that_closes_the_client_ends_the_api_server_and_it_is_restarted(
     nats: Installation, tmp_path: Path
 ) -> None:

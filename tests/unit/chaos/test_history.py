@@ -31,6 +31,7 @@ FIRST = "a"
 LIMITS = Limits(platform=4, per_user=2, per_function={"narrow": 1})
 WELL = Aftermath(in_flight=0, admitted_again=4)
 KILL = Fault(kind="kill worker", targets=frozenset({"worker-1"}), began_at=11.0, ended_at=13.0, loses=True)
+RESTART = Fault(kind="restart", targets=frozenset({"api-1"}), began_at=9.9, ended_at=11.0, leaves=True)
 NATS_DOWN = Fault(kind="kill nats", targets=frozenset({"nats-1"}), began_at=11.5, ended_at=31.5)
 
 
@@ -188,6 +189,17 @@ BAD_AS_WELL: dict[str, tuple[str, History]] = {
             faults=[replace(KILL, targets=frozenset({"api-2"}), loses=False)],
         ),
     ),
+    "an API server that leaves in good order excuses no call that it had taken": (
+        "dropped-without-cause",
+        history(calls=[call(status=None, activation=None, is_complete=None)], faults=[RESTART]),
+    ),
+    "nor one that crossed the end of another's connection": (
+        "dropped-without-cause",
+        history(
+            calls=[call(api="api-2", status=None, activation=None, is_complete=None, over_at=10.1)], faults=[RESTART]
+        ),
+    ),
+    "nor an outcome that is not known": ("unknown-without-cause", history(calls=[failed()], faults=[RESTART])),
     "late in all, though NATS was away for some of it": (
         "final-too-late",
         history(records=[record(due_at=18.0, pending_at=42.0)], faults=[NATS_DOWN]),
@@ -240,6 +252,12 @@ GOOD: dict[str, History] = {
     ),
     "a client that gave up while NATS was away": history(
         calls=[call(status=None, activation=None, is_complete=None, gave_up=True, over_at=45.0)], faults=[NATS_DOWN]
+    ),
+    "a request that crossed the end of its idle connection": history(
+        calls=[call(status=None, activation=None, is_complete=None, over_at=10.1)],
+        runs=[],
+        records=[],
+        faults=[RESTART],
     ),
     "a refusal": history(calls=[failed(status=429, code="concurrency-limit", ran="no")], runs=[], records=[]),
     "a lost worker, told in time": history(
