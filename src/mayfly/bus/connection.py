@@ -17,7 +17,7 @@ import math
 import secrets
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +40,7 @@ log = structlog.get_logger()
 
 REQUEST_TIMEOUT_S = 5.0
 CONNECT_S = 10.0
+TOLD_AGAIN_S = 0.1
 DROPPED_TOLD_EVERY_S = 1.0
 MIN_VERSION = (2, 15, 1)
 WORKER_USER = "worker"
@@ -254,32 +255,54 @@ async def _open(settings: NatsSettings, watch: Watch, *, pending_bytes: int) -> 
     password = _password_reader(settings.nats_password_file) if settings.nats_password_file else None
     try:
         with translated("connect"):
-            async with asyncio.timeout(CONNECT_S):  # so as well
-                client = _Client()
-                client._nuid = Unguessable()
-                await client.connect(
-                    urls,
-                    name=f"mayfly-{watch.role}",
-                    user=settings.nats_user or None,
-                    password=password,  # called at each attempt
-                    tls=tls,
-                    tls_handshake_first=tls is not None,
-                    inbox_prefix=inbox_prefix(watch.role),
-                    max_reconnect_attempts=-1,
-                    reconnect_time_wait=0.25,  # type: ignore[arg-type]  # it sleeps that long, whole or not
-                    connect_timeout=5,
-                    ping_interval=5,
-                    pending_size=pending_bytes,
-                    error_cb=watch.on_error,
-                    disconnected_cb=watch.on_disconnected,
-                    reconnected_cb=watch.on_reconnected,
-                    closed_cb=watch.on_closed,
-                )
-                return client
+            client = _Client()
+            client._nuid = Unguessable()
+            connecting = client.connect(
+                urls,
+                name=f"mayfly-{watch.role}",
+                user=settings.nats_user or None,
+                password=password,  # called at each attempt
+                tls=tls,
+                tls_handshake_first=tls is not None,
+                inbox_prefix=inbox_prefix(watch.role),
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.25,  # type: ignore[arg-type]  # it sleeps that long, whole or not
+                connect_timeout=5,
+                ping_interval=5,
+                pending_size=pending_bytes,
+                error_cb=watch.on_error,
+                disconnected_cb=watch.on_disconnected,
+                reconnected_cb=watch.on_reconnected,
+                closed_cb=watch.on_closed,
+            )
+            try:
+                await _in_time(connecting, CONNECT_S)
+            except BaseException:
+                if client.is_connected:  # it was cancelled in that moment, and nobody gets to have it
+                    await _close_at_once(client)
+                raise
+            return client
     except QueueUnavailable as error:
         where = "No nats-server of MAYFLY_NATS_URL could be reached"
         why = f" The last attempt, as {settings.nats_user or 'nobody'}: {watch.last_error}." if watch.last_error else ""
         raise QueueUnavailable(f"{where} within {CONNECT_S:g} s.{why}") from error
+
+
+async def _in_time(doing: Coroutine[Any, Any, None], seconds: float) -> None:
+    """
+    Do it, or raise TimeoutError. nats-py tries to connect for ever, and takes a cancellation that comes as a server
+    speaks for one more attempt that failed: it is told again until it has heard.
+    """
+    task = asyncio.create_task(doing)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+    finally:
+        while not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=TOLD_AGAIN_S)
+    if task.cancelled():
+        raise TimeoutError
+    task.result()
 
 
 def _password_reader(path: Path) -> Callable[[], str]:

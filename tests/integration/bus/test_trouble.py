@@ -27,6 +27,7 @@ from mayfly.bus.queue import in_flight
 from mayfly.bus.stores import Stores
 from mayfly.bus.subjects import ACT, ACTIVATIONS, RESPONSES, kv_stream
 from mayfly.containers.fake import ending
+from mayfly.domain.errors import QueueUnavailable
 from mayfly.domain.function import COMMAND_MAX_BYTES, ENV_MAX_BYTES
 from mayfly.domain.limits import MIB, STDERR_MAX_BYTES
 from mayfly.ops.supervisor import Child, ChildSpec
@@ -345,6 +346,24 @@ async def test_a_cancellation_while_the_socket_is_full_is_heard(nats: Installati
             assert published > 0
         finally:
             nats.server.thaw()
+
+
+async def test_a_client_that_is_deaf_for_a_moment_gives_up_connecting(
+    nats: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When its time is over just as a server speaks, nats-py takes that for one more attempt that failed."""
+
+    async def deaf(_: Client) -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise OSError("as if the server had refused") from None
+
+    monkeypatch.setattr(Client, "_process_connect_init", deaf)
+    monkeypatch.setattr("mayfly.bus.connection.CONNECT_S", 0.2)
+    with pytest.raises(QueueUnavailable, match="as if the server had refused"):
+        async with asyncio.timeout(10), nats.connect("api"):
+            pass
 
 
 async def test_a_cancelled_user_of_a_frozen_server_leaves_no_open_client(nats: Installation) -> None:
