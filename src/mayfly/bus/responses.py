@@ -11,15 +11,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import nats.errors
 import structlog
 from nats.aio.msg import Msg
-from nats.js.errors import NotFoundError
 
-from mayfly.bus import subjects
+from mayfly.bus import messages, subjects
 from mayfly.bus.codec import Codec, Undecodable
 from mayfly.bus.connection import Bus, translated
+from mayfly.bus.messages import READ_TIMEOUT_S
+from mayfly.bus.patience import UNANSWERED, patiently
 from mayfly.domain.activation import Activation, Response
 
 log = structlog.get_logger()
@@ -44,16 +46,18 @@ async def publish_response(bus: Bus, key: str, response: Response, *, keep_s: fl
 
 async def read_response(bus: Bus, key: str, *, attempt: str) -> Response | None:
     """
-    Read the valid response of an activation; None when it has left the stream.
+    Read the valid response of an activation at the stream's leader, which is waited for; None when it has left the
+    stream.
 
     Raises: QueueUnavailable.
     """
+    subject = subjects.response(key)
+    ask = partial(messages.read, bus, subjects.RESPONSES, timeout_s=READ_TIMEOUT_S, last_by_subj=subject)
     with translated("read a response"):
-        try:
-            message = await bus.js.get_last_msg(subjects.RESPONSES, subjects.response(key))
-        except NotFoundError:
-            return None
-    response = RESPONSE.decode(message.data or b"")
+        stored = await patiently(ask, also=UNANSWERED)
+    if stored is None:
+        return None
+    response = RESPONSE.decode(stored.data)
     return response if response.attempt == attempt else None
 
 

@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -136,8 +135,7 @@ class Admission:
         Raises: as `admit`; of one that has its record, QueueUnavailable with `ran="unknown"` where it is not in the
         stream and cannot be put there: that server may yet do so, if it has only been slow.
         """
-        with in_doubt():
-            entry = await self._records.get(record.key)
+        entry = await self._records.get(record.key)
         return await (self._queue_again(call, entry) if entry else self.admit(call, record))
 
     async def _queue(self, call: Call, entry: Entry[Activation]) -> Holding:
@@ -167,8 +165,7 @@ class Admission:
             await self._take_missing_places(call, entry, holding)
             holding.seq = await submit(self._bus, self._work(entry, call), wait_s=self._wait_s)
         except (Refused, SubmitUnknown, QueueUnavailable) as error:
-            with in_doubt():
-                queued = await find_queued(self._bus, entry.value.user_id, entry.key)
+            queued = await find_queued(self._bus, entry.value.user_id, entry.key)
             if queued is None:
                 if not isinstance(error, SubmitUnknown):  # which may yet arrive, and run: then it needs its places
                     await self._free(holding.places)
@@ -279,15 +276,6 @@ class Admission:
             budget_s=record.deadline_at - self._bus.clock.now(),
             traceparent=call.options.traceparent,
         )
-
-
-@contextlib.contextmanager
-def in_doubt() -> Iterator[None]:
-    """Say of what NATS did not tell about another call's activation that it may have run."""
-    try:
-        yield
-    except QueueUnavailable as error:
-        raise QueueUnavailable(error.detail, ran="unknown", retry_after_s=error.retry_after_s) from error
 
 
 def _whose(scope: str, function: FunctionName) -> str:

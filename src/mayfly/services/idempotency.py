@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -60,7 +60,8 @@ class Keys:
         Have the call's key while it is carried out: for *record*, or for the activation that has the key already.
         Should the call turn out not to have run, the key is free afterwards.
 
-        Raises: IdempotencyConflict when it was used for another call; QueueUnavailable.
+        Raises: IdempotencyConflict when it was used for another call; QueueUnavailable, with `ran="unknown"` if it was
+        used before.
         """
         claim = await self._claim(call, record)
         try:
@@ -106,7 +107,8 @@ class Keys:
                 revision = await self._entries.create(key, mine, ttl_s=self._keep_s)
                 return Claim(Entry(key, mine, revision), is_first=True)
             except Conflict:
-                entry = await self._entries.get(key)
+                with in_doubt():
+                    entry = await self._entries.get(key)
             if entry is None:
                 continue
             if entry.value.request_sha256 != mine.request_sha256:
@@ -115,7 +117,9 @@ class Keys:
                     "call; nothing was run.",
                     field="Idempotency-Key",
                 )
-            if not await self._free_if_not_run(entry):
+            with in_doubt():
+                is_free = await self._free_if_not_run(entry)
+            if not is_free:
                 return Claim(entry, is_first=False)
         raise QueueUnavailable(
             "Calls with this Idempotency-Key are refused again and again; try again.", retry_after_s=1, ran="no"
@@ -129,3 +133,17 @@ class Keys:
         with suppress(Conflict):  # somebody else has freed it
             await self._entries.delete(entry.key, revision=entry.revision)
         return True
+
+
+@contextmanager
+def in_doubt() -> Iterator[None]:
+    """
+    Say of what NATS did not tell about the activation of an earlier call that it may have run. An error that names its
+    activation says itself what is known.
+    """
+    try:
+        yield
+    except QueueUnavailable as error:
+        if "activation_id" in error.members:
+            raise
+        raise QueueUnavailable(error.detail, ran="unknown", retry_after_s=error.retry_after_s) from error

@@ -21,10 +21,10 @@ from mayfly.domain.activation import Activation
 from mayfly.domain.errors import MayflyError, QueueUnavailable
 from mayfly.domain.function import Function
 from mayfly.domain.ids import UserId
-from mayfly.services.admission import Admission, Holding, in_doubt
+from mayfly.services.admission import Admission, Holding
 from mayfly.services.call import PLAIN, Call, CallOptions
 from mayfly.services.following import UNTOLD, Follower
-from mayfly.services.idempotency import Claim, Keys
+from mayfly.services.idempotency import Claim, Keys, in_doubt
 from mayfly.services.outcome import Succeeded, outcome_of
 from mayfly.services.room import Guard
 
@@ -102,7 +102,8 @@ class Invoker:
         async with self._keys.claimed(call, record) as claim:
             if claim.is_first:
                 return await self._run(call, record, admitted)
-            return await self._join(call, claim, record, admitted)
+            with in_doubt():
+                return await self._join(call, claim, record, admitted)
 
     async def _run(self, call: Call, record: Activation, admitted: Admitted | None) -> Succeeded:
         """Admit an activation and follow it to its end."""
@@ -121,8 +122,7 @@ class Invoker:
         """
         record = claim.same_as(record)
         async with self._listener.waiting_for(self._bus, record.instance, record.ulid) as waiter:
-            with in_doubt():
-                found = await self._keys.under_way(claim)
+            found = await self._keys.under_way(claim)
             holding = Holding(found) if found else await self._admission.carry_on(call, record)
             if admitted is not None and holding.is_admitted:
                 _tell(admitted, holding.record)

@@ -10,8 +10,10 @@ from nats.js.errors import APIError, NoStreamResponseError
 
 from mayfly.bus.patience import NOT_YET, patiently
 from mayfly.bus.queue import in_flight, submit
+from mayfly.bus.responses import publish_response, read_response
 from mayfly.bus.store import Conflict, Store
 from mayfly.bus.subjects import FUNCTIONS
+from mayfly.domain.activation import Response
 from mayfly.domain.function import Function
 from mayfly.domain.ids import FunctionName
 from tests.integration.bus.test_store import a_function
@@ -22,23 +24,32 @@ pytestmark = [pytest.mark.A3, pytest.mark.A4]
 
 
 async def test_what_is_asked_during_an_outage_waits_for_its_end() -> None:
-    """A read, a compare-and-set and an admission that begin while nats-server is dead succeed once it is back."""
+    """
+    Reads of a record and of a result, a compare-and-set and an admission that begin while nats-server is dead succeed
+    once it is back.
+    """
     async with installation() as nats, nats.connect("api") as bus:
         store = Store(bus, FUNCTIONS, Function)
         function = a_function()
         revision = await store.create(function.key, function)
         changed = replace(function, name=FunctionName("changed"))
         work = some_work()
+        response = Response(attempt="a", result=b"result")
+        async with nats.connect("worker") as worker:
+            await publish_response(worker, work.key, response, keep_s=60)
 
         await nats.server.kill()
         reading = asyncio.create_task(store.get(function.key))
+        fetching = asyncio.create_task(read_response(bus, work.key, attempt="a"))
         writing = asyncio.create_task(store.update(function.key, changed, revision=revision))
         submitting = asyncio.create_task(submit(bus, work, wait_s=0))
-        await asyncio.wait((reading, writing, submitting), timeout=1.0)
-        assert not any(task.done() for task in (reading, writing, submitting))
+        begun = (reading, fetching, writing, submitting)
+        await asyncio.wait(begun, timeout=1.0)
+        assert not any(task.done() for task in begun)
         await nats.server.restart()
 
         assert await reading is not None
+        assert await fetching == response
         assert await writing > revision
         await submitting
         assert await in_flight(bus) == 1

@@ -6,12 +6,15 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from msgspec import structs
+from nats.errors import FlushTimeoutError
 
 from mayfly.bus.places import Places
 from mayfly.bus.queue import SubmitUnknown, in_flight
+from mayfly.bus.store import Entry, Store
 from mayfly.bus.subjects import ACTIVATIONS, kv_stream, kv_subject, places_of
 from mayfly.containers.fake import ending
 from mayfly.domain.activation import Activation, State
@@ -306,6 +309,39 @@ async def test_a_retry_after_the_api_server_died_gets_the_first_outcome(world: W
         assert await retry == b"x"
 
     assert len(world.runtime.calls) == 1
+
+
+async def test_who_asks_again_is_never_told_that_it_did_not_run(
+    world: World, other: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of its questions NATS leaves unanswered: `unknown`. When all are answered, it is the first result."""
+    function = await world.function()
+    async with world.worker():
+        assert await world.invoke(function, b"x", KEY) == b"x"
+    read, asked, unanswered = Store.get, 0, 0
+
+    async def get(store: Store[Any], key: str) -> Entry[Any] | None:
+        nonlocal asked
+        asked += 1
+        if asked == unanswered:
+            raise QueueUnavailable
+        return await read(store, key)
+
+    async def flush(*_: object, **__: object) -> None:
+        raise FlushTimeoutError
+
+    monkeypatch.setattr(Store, "get", get)
+    for unanswered in (1, 2, 3):  # the key, whether its call ran, how it stands
+        asked = 0
+        with pytest.raises(QueueUnavailable) as caught:
+            await other.invoke(function, b"x", KEY)
+        assert (caught.value.ran, asked) == ("unknown", unanswered)
+    with monkeypatch.context() as patch:
+        patch.setattr(other.bus.client, "flush", flush)
+        with pytest.raises(QueueUnavailable) as caught:
+            await other.invoke(function, b"x", KEY)
+    assert caught.value.ran == "unknown"
+    assert await other.invoke(function, b"x", KEY) == b"x"
 
 
 async def test_an_outcome_that_is_gone_is_not_made_again(world: World) -> None:
