@@ -17,7 +17,6 @@ from nats.js.errors import APIError
 from mayfly.bus.connection import REQUEST_TIMEOUT_S, Bus
 from mayfly.bus.subjects import message_delete, message_get
 
-READ_TIMEOUT_S = 2.0  # one attempt to read; a node that has just died answers none, and another may by then
 NOT_FOUND = frozenset({10037, 10043})  # to read; to delete, at a sequence between the first and the last message
 NOT_DELETED = 10057
 NOTHING_THERE = frozenset({"no message found", "stream store EOF"})

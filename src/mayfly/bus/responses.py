@@ -20,7 +20,6 @@ from nats.aio.msg import Msg
 from mayfly.bus import messages, subjects
 from mayfly.bus.codec import Codec, Undecodable
 from mayfly.bus.connection import Bus, translated
-from mayfly.bus.messages import READ_TIMEOUT_S
 from mayfly.bus.patience import UNANSWERED, patiently
 from mayfly.domain.activation import Activation, Response
 
@@ -28,6 +27,8 @@ log = structlog.get_logger()
 
 RESPONSE = Codec(Response)
 RECORD = Codec(Activation)
+
+FLUSH_S = 2  # one attempt: what was asked before the connection changed over is not answered
 
 
 async def publish_response(bus: Bus, key: str, response: Response, *, keep_s: float) -> int:
@@ -52,7 +53,7 @@ async def read_response(bus: Bus, key: str, *, attempt: str) -> Response | None:
     Raises: QueueUnavailable.
     """
     subject = subjects.response(key)
-    ask = partial(messages.read, bus, subjects.RESPONSES, timeout_s=READ_TIMEOUT_S, last_by_subj=subject)
+    ask = partial(messages.read, bus, subjects.RESPONSES, last_by_subj=subject)
     with translated("read a response"):
         stored = await patiently(ask, also=UNANSWERED)
     if stored is None:
@@ -135,7 +136,7 @@ class Listener:
                 records = await bus.client.subscribe(subjects.done(instance, ulid), cb=self._on_record)
             try:
                 with translated("listen"):
-                    await bus.client.flush()
+                    await patiently(partial(bus.client.flush, timeout=FLUSH_S), also=UNANSWERED)
                 yield waiter
             finally:
                 with suppress(nats.errors.Error):  # without a connection, or at its end: here it is gone all the same

@@ -26,13 +26,14 @@ from nats.js.errors import APIError, KeyWrongLastSequenceError
 from mayfly.bus import messages
 from mayfly.bus.codec import Codec, Versioned
 from mayfly.bus.connection import REQUEST_TIMEOUT_S, Bus, translated
-from mayfly.bus.messages import READ_TIMEOUT_S, Failure, Stored
+from mayfly.bus.messages import Failure, Stored
 from mayfly.bus.patience import UNANSWERED, patiently
 from mayfly.bus.subjects import kv_stream, kv_subject, stream_info
 
 T = TypeVar("T", bound=Versioned)
 
 WRONG_LAST_SEQUENCE = (10071, 10164)
+READ_TIMEOUT_S = 2.0  # one attempt; a node that has just died answers none, and another may by then
 
 
 class Conflict(Exception):
@@ -141,7 +142,7 @@ class Store(Generic[T]):
         offset = 0
         with translated("list keys"):
             while True:
-                page = await self._subjects(pattern, offset=offset)
+                page = await patiently(partial(self._subjects, pattern, offset=offset), also=UNANSWERED)
                 found.update(page.state.subjects)
                 offset += len(page.state.subjects)
                 if not page.state.subjects or offset >= page.total:

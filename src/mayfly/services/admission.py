@@ -24,7 +24,7 @@ from mayfly.bus.schema import limits_in_force
 from mayfly.bus.store import Conflict, Entry
 from mayfly.bus.stores import Stores
 from mayfly.domain.activation import RECORD_MARGIN_S, Activation, State, Steps, Work
-from mayfly.domain.errors import LimitReached, QueueUnavailable, TimedOut
+from mayfly.domain.errors import LimitReached, MayflyError, QueueUnavailable, TimedOut
 from mayfly.domain.ids import FunctionName, new_id, new_ulid
 from mayfly.services.call import Call
 from mayfly.services.room import Guard
@@ -87,19 +87,9 @@ class Admission:
         self.run_times = RunTimes()
 
     def new_record(self, call: Call) -> Activation:
-        """
-        Write down a call that is to be admitted.
-
-        Raises: TimedOut when its time ran out while it arrived.
-        """
+        """Write down a call that is to be admitted."""
         now = self._bus.clock.now()
         spent_s = time.monotonic() - call.began
-        if spent_s >= call.budget_s:
-            raise TimedOut(
-                f"The call's {call.budget_s:g} s were over before all of its parameter had arrived. Nothing was run.",
-                clock="queue",
-                ran="no",
-            )
         return Activation(
             state=State.QUEUED,
             nonce=new_id(),
@@ -117,13 +107,27 @@ class Admission:
             deadline_at=now - spent_s + call.budget_s,
         )
 
+    async def check(self, call: Call) -> None:
+        """
+        Let a call pass that can be begun.
+
+        Raises: TimedOut when its time ran out while it arrived; QueueUnavailable when there is no room for its outcome.
+        """
+        if time.monotonic() >= call.deadline:
+            raise TimedOut(
+                f"The call's {call.budget_s:g} s were over before all of its parameter had arrived. Nothing was run.",
+                clock="queue",
+                ran="no",
+            )
+        await self._guard.check()
+
     async def admit(self, call: Call, record: Activation) -> Holding:
         """
         Queue an activation; return also when it was queued although we were told otherwise.
 
-        Raises: LimitReached; QueueUnavailable, with `ran` as far as it is known.
+        Raises: as `check`; LimitReached; QueueUnavailable, with `ran` as far as it is known.
         """
-        await self._guard.check()
+        await self.check(call)
         entry, is_new = await self._create(record, call)
         return await (self._queue(call, entry) if is_new else self._queue_again(call, entry))
 
@@ -132,11 +136,16 @@ class Admission:
         Queue an activation that another API server may have been admitting when it died. Its message has the same id,
         so it cannot be in the stream twice.
 
-        Raises: as `admit`; of one that has its record, QueueUnavailable with `ran="unknown"` where it is not in the
-        stream and cannot be put there: that server may yet do so, if it has only been slow.
+        Raises: as `admit`; QueueUnavailable with `ran="unknown"` where it cannot be begun now, or has its record, is
+        not in the stream and cannot be put there: that server may yet do so, if it has only been slow.
         """
-        entry = await self._records.get(record.key)
-        return await (self._queue_again(call, entry) if entry else self.admit(call, record))
+        if entry := await self._records.get(record.key):
+            return await self._queue_again(call, entry)
+        try:
+            await self.check(call)
+        except MayflyError as error:
+            raise self._not_queued_yet(record) from error
+        return await self.admit(call, record)
 
     async def _queue(self, call: Call, entry: Entry[Activation]) -> Holding:
         holding = Holding(entry.value)
@@ -169,14 +178,14 @@ class Admission:
             if queued is None:
                 if not isinstance(error, SubmitUnknown):  # which may yet arrive, and run: then it needs its places
                     await self._free(holding.places)
-                raise QueueUnavailable(
-                    NOT_QUEUED_YET,
-                    ran="unknown",
-                    retry_after_s=self.run_times.retry_after_s,
-                    activation_id=entry.value.id,
-                ) from error
+                raise self._not_queued_yet(entry.value) from error
             holding.seq = queued.seq
         return holding
+
+    def _not_queued_yet(self, record: Activation) -> QueueUnavailable:
+        return QueueUnavailable(
+            NOT_QUEUED_YET, ran="unknown", retry_after_s=self.run_times.retry_after_s, activation_id=record.id
+        )
 
     async def give_back(self, holding: Holding, final: Activation) -> None:
         """
@@ -244,8 +253,15 @@ class Admission:
         return refused is not None
 
     async def _limit_reached(self, scope: str, call: Call, record: Activation) -> LimitReached:
-        """Word a refusal. It is made only while exactly the limit is in flight, so `in_use` is that number."""
-        limit = await self._limit(scope, call)
+        """
+        Word a refusal. It is made only while exactly the limit is in flight, so `in_use` is that number.
+
+        Raises: QueueUnavailable when the limit cannot be read.
+        """
+        try:
+            limit = await self._limit(scope, call)
+        except QueueUnavailable as error:
+            raise QueueUnavailable(retry_after_s=1, ran="no", activation_id=record.id) from error
         return LimitReached(
             f"{_whose(scope, call.function.name)} {limit} activations in flight, which is the limit. "
             "Nothing was queued; try again later.",

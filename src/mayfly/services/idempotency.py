@@ -54,6 +54,15 @@ class Keys:
         self._records = stores.activations
         self._keep_s = keep_s
 
+    async def are_used(self, call: Call) -> bool:
+        """
+        Say whether a call has a key that an earlier one has claimed.
+
+        Raises: QueueUnavailable.
+        """
+        key = call.options.idempotency_key
+        return key is not None and await self._entries.get(entry_key(call.owner, key)) is not None
+
     @asynccontextmanager
     async def claimed(self, call: Call, record: Activation) -> AsyncIterator[Claim]:
         """
@@ -117,9 +126,7 @@ class Keys:
                     "call; nothing was run.",
                     field="Idempotency-Key",
                 )
-            with in_doubt():
-                is_free = await self._free_if_not_run(entry)
-            if not is_free:
+            if not await self._free_if_not_run(entry):
                 return Claim(entry, is_first=False)
         raise QueueUnavailable(
             "Calls with this Idempotency-Key are refused again and again; try again.", retry_after_s=1, ran="no"
@@ -127,7 +134,8 @@ class Keys:
 
     async def _free_if_not_run(self, entry: Entry[IdempotencyEntry]) -> bool:
         """Free a key whose activation has ended without having run; say whether it has."""
-        record = await self._records.get(entry.value.activation_key)
+        with in_doubt():
+            record = await self._records.get(entry.value.activation_key)
         if record is None or not record.value.state.is_final or record.value.ran != "no":
             return False
         with suppress(Conflict):  # somebody else has freed it

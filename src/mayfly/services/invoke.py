@@ -99,11 +99,20 @@ class Invoker:
         record = self._admission.new_record(call)
         if call.options.idempotency_key is None:
             return await self._run(call, record, admitted)
+        await self._check(call)
         async with self._keys.claimed(call, record) as claim:
             if claim.is_first:
                 return await self._run(call, record, admitted)
             with in_doubt():
                 return await self._join(call, claim, record, admitted)
+
+    async def _check(self, call: Call) -> None:
+        """Refuse what cannot begin before it claims a key, which nobody could free; not who asks for an earlier one."""
+        try:
+            await self._admission.check(call)
+        except MayflyError:
+            if not await self._keys.are_used(call):
+                raise
 
     async def _run(self, call: Call, record: Activation, admitted: Admitted | None) -> Succeeded:
         """Admit an activation and follow it to its end."""

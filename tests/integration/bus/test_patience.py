@@ -25,8 +25,8 @@ pytestmark = [pytest.mark.A3, pytest.mark.A4]
 
 async def test_what_is_asked_during_an_outage_waits_for_its_end() -> None:
     """
-    Reads of a record and of a result, a compare-and-set and an admission that begin while nats-server is dead succeed
-    once it is back.
+    Reads of a record, of a result and of keys, a compare-and-set and an admission that begin while nats-server is dead
+    succeed once it is back.
     """
     async with installation() as nats, nats.connect("api") as bus:
         store = Store(bus, FUNCTIONS, Function)
@@ -41,15 +41,17 @@ async def test_what_is_asked_during_an_outage_waits_for_its_end() -> None:
         await nats.server.kill()
         reading = asyncio.create_task(store.get(function.key))
         fetching = asyncio.create_task(read_response(bus, work.key, attempt="a"))
+        listing = asyncio.create_task(store.keys())
         writing = asyncio.create_task(store.update(function.key, changed, revision=revision))
         submitting = asyncio.create_task(submit(bus, work, wait_s=0))
-        begun = (reading, fetching, writing, submitting)
+        begun = (reading, fetching, listing, writing, submitting)
         await asyncio.wait(begun, timeout=1.0)
         assert not any(task.done() for task in begun)
         await nats.server.restart()
 
         assert await reading is not None
         assert await fetching == response
+        assert await listing == [function.key]
         assert await writing > revision
         await submitting
         assert await in_flight(bus) == 1

@@ -327,21 +327,72 @@ async def test_who_asks_again_is_never_told_that_it_did_not_run(
             raise QueueUnavailable
         return await read(store, key)
 
-    async def flush(*_: object, **__: object) -> None:
-        raise FlushTimeoutError
-
     monkeypatch.setattr(Store, "get", get)
     for unanswered in (1, 2, 3):  # the key, whether its call ran, how it stands
         asked = 0
         with pytest.raises(QueueUnavailable) as caught:
             await other.invoke(function, b"x", KEY)
         assert (caught.value.ran, asked) == ("unknown", unanswered)
-    with monkeypatch.context() as patch:
-        patch.setattr(other.bus.client, "flush", flush)
-        with pytest.raises(QueueUnavailable) as caught:
-            await other.invoke(function, b"x", KEY)
-    assert caught.value.ran == "unknown"
     assert await other.invoke(function, b"x", KEY) == b"x"
+
+
+async def test_who_asks_again_while_the_connection_changes_over_gets_the_outcome(
+    world: World, other: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server that was to say that it listens is gone; the next one says it."""
+    function = await world.function()
+    async with world.worker():
+        assert await world.invoke(function, b"x", KEY) == b"x"
+    flush, asked = other.bus.client.flush, 0
+
+    async def unanswered_once(timeout: int = 10) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise FlushTimeoutError
+        await flush(timeout)
+
+    monkeypatch.setattr(other.bus.client, "flush", unanswered_once)
+    assert await other.invoke(function, b"x", KEY) == b"x"
+    assert asked == 2
+
+
+async def test_what_cannot_begin_claims_no_key(world: World) -> None:
+    """Nobody could free it again. Refused are a call without room for its outcome, and one that arrived too late."""
+    function = await world.function()
+    guard = world.invoker._admission._guard
+    late = replace(KEY, received_at=time.monotonic() - 3600)
+    with pytest.raises(TimedOut):
+        await world.invoker.invoke(function.user_id, function, b"x", late)
+    guard._trouble, guard._looked_at = "full", time.monotonic()
+    with pytest.raises(QueueUnavailable, match="full") as caught:
+        await world.invoke(function, b"x", KEY)
+
+    assert caught.value.ran == "no"
+    assert await world.stores.idempotency.keys() == []
+
+
+async def test_who_asks_again_too_late_gets_the_outcome(world: World) -> None:
+    """His own time was over when his request had arrived. The first call's was not, and it has ended well."""
+    function = await world.function()
+    async with world.worker():
+        assert await world.invoke(function, b"x", KEY) == b"x"
+    late = replace(KEY, received_at=time.monotonic() - 3600)
+
+    assert (await world.invoker.invoke(function.user_id, function, b"x", late)).result == b"x"
+
+
+async def test_a_first_call_for_which_there_is_no_room_is_left_open(world: World) -> None:
+    """Its API server died before its record, and now the store is full: nobody says that it did not run."""
+    function = await world.function()
+    entry = await _claim(world, function, ulid=new_ulid(), instance=new_id())
+    guard = world.invoker._admission._guard
+    guard._trouble, guard._looked_at = "full", time.monotonic()
+    with pytest.raises(QueueUnavailable) as caught:
+        await world.invoke(function, b"x", KEY)
+
+    record = _record(world, function, entry)
+    assert (caught.value.ran, caught.value.members["activation_id"]) == ("unknown", record.id)
 
 
 async def test_an_outcome_that_is_gone_is_not_made_again(world: World) -> None:
