@@ -19,10 +19,10 @@ from tests.chaos.history import Aftermath, Call, Fault, History, Violation, chec
 from tests.chaos.installation import APIS, LIMITS, WORKERS, Installation, installation
 from tests.chaos.load import BRIEF, KINDS, Load, Plan, records, unexpected
 from tests.chaos.processes import Kept, tree
-from tests.chaos.run import end_workers, until_quiet
+from tests.chaos.run import QUIET_S, end_workers, until_quiet
 
 CALM_S: Final = 1.5  # of calls before, between and after
-PLACES_S: Final = 1.0  # less than a janitor waits: who ends a call gives its place back by itself
+PLACES_S: Final = 1.0  # less than a janitor waits: who ends a call gives its place back by itself, if NATS answers
 WARM_UP: Final = 0.1  # of a soak's calls; what grows then is caches
 
 
@@ -47,7 +47,7 @@ async def roll(roles: tuple[str, ...], *, replicas: int, seed: int, also: tuple[
             stop.set()
             await asyncio.gather(calling, return_exceptions=True)
         await calling
-        history = await _history(made, load, restarts)
+        history = await _history(made, load, restarts, places_s=QUIET_S if "nats-server" in roles else PLACES_S)
     return Rolled(load.calls, unexpected(load.calls, also=also), check(history), statuses)
 
 
@@ -76,8 +76,10 @@ async def _roll_all(
     return statuses, restarts
 
 
-async def _history(made: Installation, load: Load, restarts: Sequence[Fault] = ()) -> History:
-    in_flight = await until_quiet(made.operator, places_s=PLACES_S)
+async def _history(
+    made: Installation, load: Load, restarts: Sequence[Fault] = (), *, places_s: float = PLACES_S
+) -> History:
+    in_flight = await until_quiet(made.operator, places_s=places_s)
     found = await records(made, load)
     keys = len({call.key for call in load.calls if call.key})
     left = await leftovers.in_nats(await made.operator.bus(), keys_used=keys)

@@ -172,6 +172,11 @@ class _Client(Client):
             sent.result()
             await super().flush(timeout)
 
+    async def _process_pong(self) -> None:  # nats-py ends its reading at one that is late: nobody waits for it any more
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
+
     async def _flush_pending(self, force_flush: bool = False) -> Any:  # what waits for the socket
         with hearing_cancellation():
             return await super()._flush_pending(force_flush)

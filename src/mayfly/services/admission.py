@@ -24,9 +24,10 @@ from mayfly.bus.schema import limits_in_force
 from mayfly.bus.store import Conflict, Entry
 from mayfly.bus.stores import Stores
 from mayfly.domain.activation import RECORD_MARGIN_S, Activation, State, Steps, Work
-from mayfly.domain.errors import LimitReached, MayflyError, QueueUnavailable, TimedOut
+from mayfly.domain.errors import LimitReached, QueueUnavailable, TimedOut
 from mayfly.domain.ids import FunctionName, new_id, new_ulid
 from mayfly.services.call import Call
+from mayfly.services.idempotency import in_doubt
 from mayfly.services.room import Guard
 from mayfly.services.settle import REFUSED_KEEP_S, settle
 
@@ -107,27 +108,26 @@ class Admission:
             deadline_at=now - spent_s + call.budget_s,
         )
 
-    async def check(self, call: Call) -> None:
-        """
-        Let a call pass that can be begun.
-
-        Raises: TimedOut when its time ran out while it arrived; QueueUnavailable when there is no room for its outcome.
-        """
+    async def refusal(self, call: Call) -> TimedOut | QueueUnavailable | None:
+        """Say why a call cannot be begun: its time was over when it arrived, or there is no room for its outcome."""
         if time.monotonic() >= call.deadline:
-            raise TimedOut(
+            return TimedOut(
                 f"The call's {call.budget_s:g} s were over before all of its parameter had arrived. Nothing was run.",
                 clock="queue",
                 ran="no",
             )
-        await self._guard.check()
+        try:
+            await self._guard.check()
+        except QueueUnavailable as error:
+            return error
+        return None
 
     async def admit(self, call: Call, record: Activation) -> Holding:
         """
         Queue an activation; return also when it was queued although we were told otherwise.
 
-        Raises: as `check`; LimitReached; QueueUnavailable, with `ran` as far as it is known.
+        Raises: LimitReached; QueueUnavailable, with `ran` as far as it is known.
         """
-        await self.check(call)
         entry, is_new = await self._create(record, call)
         return await (self._queue(call, entry) if is_new else self._queue_again(call, entry))
 
@@ -141,10 +141,8 @@ class Admission:
         """
         if entry := await self._records.get(record.key):
             return await self._queue_again(call, entry)
-        try:
-            await self.check(call)
-        except MayflyError as error:
-            raise self._not_queued_yet(record) from error
+        if refusal := await self.refusal(call):
+            raise self._not_queued_yet(record) from refusal
         return await self.admit(call, record)
 
     async def _queue(self, call: Call, entry: Entry[Activation]) -> Holding:
@@ -174,7 +172,8 @@ class Admission:
             await self._take_missing_places(call, entry, holding)
             holding.seq = await submit(self._bus, self._work(entry, call), wait_s=self._wait_s)
         except (Refused, SubmitUnknown, QueueUnavailable) as error:
-            queued = await find_queued(self._bus, entry.value.user_id, entry.key)
+            with in_doubt():
+                queued = await find_queued(self._bus, entry.value.user_id, entry.key)
             if queued is None:
                 if not isinstance(error, SubmitUnknown):  # which may yet arrive, and run: then it needs its places
                     await self._free(holding.places)
@@ -210,7 +209,8 @@ class Admission:
         try:
             revision = await self._records.create(record.key, record, ttl_s=call.budget_s + RECORD_MARGIN_S)
         except Conflict:
-            entry = await self._records.get(record.key)
+            with in_doubt():
+                entry = await self._records.get(record.key)
             if entry is None:  # it was there a moment ago: a refused one that expired, or its account is being deleted
                 raise QueueUnavailable(retry_after_s=1, ran="unknown", activation_id=record.id) from None
             return entry, False

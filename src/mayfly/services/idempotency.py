@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -54,25 +54,17 @@ class Keys:
         self._records = stores.activations
         self._keep_s = keep_s
 
-    async def are_used(self, call: Call) -> bool:
-        """
-        Say whether a call has a key that an earlier one has claimed.
-
-        Raises: QueueUnavailable.
-        """
-        key = call.options.idempotency_key
-        return key is not None and await self._entries.get(entry_key(call.owner, key)) is not None
-
     @asynccontextmanager
-    async def claimed(self, call: Call, record: Activation) -> AsyncIterator[Claim]:
+    async def claimed(self, call: Call, record: Activation, refusal: MayflyError | None = None) -> AsyncIterator[Claim]:
         """
-        Have the call's key while it is carried out: for *record*, or for the activation that has the key already.
+        Have the call's key while it is carried out: for *record*, or for the activation that has the key already. With
+        a *refusal* there is only the latter: what cannot be begun claims no key, for nobody could free it.
         Should the call turn out not to have run, the key is free afterwards.
 
-        Raises: IdempotencyConflict when it was used for another call; QueueUnavailable, with `ran="unknown"` if it was
-        used before.
+        Raises: *refusal*; IdempotencyConflict when it was used for another call; QueueUnavailable, with `ran="unknown"`
+        where it is known that it was used before.
         """
-        claim = await self._claim(call, record)
+        claim = await self._claim(call, record, refusal)
         try:
             yield claim
         except MayflyError as error:
@@ -103,7 +95,7 @@ class Keys:
                 return None
             await asyncio.sleep(LOOK_EVERY_S)
 
-    async def _claim(self, call: Call, record: Activation) -> Claim:
+    async def _claim(self, call: Call, record: Activation, refusal: MayflyError | None) -> Claim:
         key = entry_key(call.owner, call.options.idempotency_key or "")
         mine = IdempotencyEntry(
             user_id=record.user_id,
@@ -112,13 +104,15 @@ class Keys:
             request_sha256=request_sha256(call.function.name, call.parameter),
         )
         for _ in range(CLAIM_ATTEMPTS):
-            try:
-                revision = await self._entries.create(key, mine, ttl_s=self._keep_s)
-                return Claim(Entry(key, mine, revision), is_first=True)
-            except Conflict:
-                with in_doubt():
-                    entry = await self._entries.get(key)
+            if refusal is None:
+                with suppress(Conflict):
+                    revision = await self._entries.create(key, mine, ttl_s=self._keep_s)
+                    return Claim(Entry(key, mine, revision), is_first=True)
+            with in_doubt() if refusal is None else nullcontext():  # where it is not even known that it was used
+                entry = await self._entries.get(key)
             if entry is None:
+                if refusal:
+                    raise refusal
                 continue
             if entry.value.request_sha256 != mine.request_sha256:
                 raise IdempotencyConflict(

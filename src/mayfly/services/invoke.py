@@ -96,23 +96,16 @@ class Invoker:
             log.error("invoke.crashed", exc_info=error)
 
     async def _carry(self, call: Call, admitted: Admitted | None = None) -> Succeeded | None:
-        record = self._admission.new_record(call)
+        record, refusal = self._admission.new_record(call), await self._admission.refusal(call)
         if call.options.idempotency_key is None:
+            if refusal:
+                raise refusal
             return await self._run(call, record, admitted)
-        await self._check(call)
-        async with self._keys.claimed(call, record) as claim:
+        async with self._keys.claimed(call, record, refusal) as claim:
             if claim.is_first:
                 return await self._run(call, record, admitted)
             with in_doubt():
                 return await self._join(call, claim, record, admitted)
-
-    async def _check(self, call: Call) -> None:
-        """Refuse what cannot begin before it claims a key, which nobody could free; not who asks for an earlier one."""
-        try:
-            await self._admission.check(call)
-        except MayflyError:
-            if not await self._keys.are_used(call):
-                raise
 
     async def _run(self, call: Call, record: Activation, admitted: Admitted | None) -> Succeeded:
         """Admit an activation and follow it to its end."""

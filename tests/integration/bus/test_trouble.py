@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import pytest
 from nats.aio.client import Client
-from nats.errors import MaxPayloadError, NoRespondersError, SlowConsumerError
+from nats.errors import FlushTimeoutError, MaxPayloadError, NoRespondersError, SlowConsumerError
 
 from mayfly.bus.connection import HEADERS_MAX_BYTES, Bus
 from mayfly.bus.queue import in_flight
@@ -320,6 +320,25 @@ async def test_a_cancellation_that_comes_with_an_answer_is_heard(
             with pytest.raises(asyncio.CancelledError):
                 await asking
         assert (await bus.js.account_info()).storage >= 0, "other requests go on"
+
+
+@pytest.mark.parametrize("given_up_by", ["time-out", "cancellation"])
+async def test_an_answer_that_comes_too_late_ends_nothing(nats: Installation, given_up_by: str) -> None:
+    """A nats-server that was frozen answers a flush that was given up long ago; the connection goes on."""
+    async with nats.connect("api") as bus:
+        nats.server.freeze()
+        try:
+            flushing = asyncio.create_task(bus.client.flush(1 if given_up_by == "time-out" else 60))
+            await asyncio.wait({flushing}, timeout=2)
+            flushing.cancel()
+            await asyncio.wait({flushing})
+            assert flushing.cancelled() is (given_up_by == "cancellation")
+            assert flushing.cancelled() or isinstance(flushing.exception(), FlushTimeoutError)
+        finally:
+            nats.server.thaw()
+        await bus.client.flush(2)
+        assert (await bus.js.account_info()).storage >= 0
+        assert bus.reconnects == 0
 
 
 async def test_a_cancellation_while_the_socket_is_full_is_heard(nats: Installation) -> None:

@@ -23,7 +23,7 @@ from mayfly.domain.function import Function
 from mayfly.domain.idempotency import IdempotencyEntry, entry_key, request_sha256
 from mayfly.domain.ids import FunctionName, UserId, new_id, new_ulid
 from mayfly.domain.limits import Limits
-from mayfly.services.call import CallOptions
+from mayfly.services.call import Call, CallOptions
 from mayfly.services.idempotency import ADOPT_AFTER_S, ADOPT_UNTIL_S
 from tests.support.world import KEEP_S, World, a_world
 
@@ -188,6 +188,21 @@ async def test_a_key_that_nobody_freed_is_freed_by_the_next_call(world: World) -
         assert await world.invoke(function, b"x", KEY) == b"x"
 
 
+async def test_a_key_that_nobody_freed_is_not_claimed_by_a_call_that_cannot_begin(world: World) -> None:
+    """It is freed, and the call is refused as one without a key: nobody is to find a key that no call stands behind."""
+    function = await world.function(limits=Limits(timeout_s=0.3))
+    with pytest.raises(TimedOut):
+        await world.invoke(function, b"x", KEY)
+    record = await world.record(function)
+    await _claim(world, function, ulid=record.ulid, instance=record.instance)
+    _close(world)
+    with pytest.raises(QueueUnavailable, match="full") as caught:
+        await world.invoke(function, b"x", KEY)
+
+    assert caught.value.ran == "no"
+    assert await world.stores.idempotency.get(entry_key(function.user_id, KEY.idempotency_key or "")) is None
+
+
 async def test_a_first_call_that_died_before_its_record_is_carried_on(world: World) -> None:
     """A key without a record, as a killed API server leaves it: the next call runs, as that very activation."""
     function = await world.function()
@@ -252,6 +267,26 @@ async def test_a_call_that_may_yet_be_queued_keeps_its_place(world: World, monke
     assert [taken.holder async for taken in Places(world.bus).all_taken()] == [record.key]
 
 
+async def test_a_slow_first_call_that_was_carried_on_is_in_doubt(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one has made its record meanwhile. Whether that queued it, nobody says: it may run."""
+
+    async def unanswered(*_: object, **__: object) -> int:
+        raise SubmitUnknown
+
+    async def silent(*_: object, **__: object) -> None:
+        raise QueueUnavailable
+
+    monkeypatch.setattr("mayfly.services.admission.submit", unanswered)
+    monkeypatch.setattr("mayfly.services.admission.find_queued", silent)
+    function = await world.function()
+    record = await _queued_without_message(world, function)
+    call = Call.of(function.user_id, function, b"x", KEY)
+    with pytest.raises(QueueUnavailable) as caught:
+        await world.invoker._admission.admit(call, record)
+
+    assert caught.value.ran == "unknown"
+
+
 async def test_the_place_of_a_first_call_that_died_is_not_given_to_another(world: World) -> None:
     """It may have been slow only. So who fails to carry it on frees no place but what he took himself."""
     function = await world.function(limits=Limits(max_concurrency=1))
@@ -283,8 +318,7 @@ async def test_a_full_store_does_not_keep_out_who_joins_a_call(world: World, oth
     function = await world.function()
     first = asyncio.create_task(world.invoke(function, b"x", KEY))
     await world.until(1)
-    guard = other.invoker._admission._guard
-    guard._trouble, guard._looked_at = "full", time.monotonic()
+    _close(other)
     with pytest.raises(QueueUnavailable, match="full"):
         await other.invoke(function, b"x")
     second = asyncio.create_task(other.invoke(function, b"x", KEY))
@@ -360,11 +394,10 @@ async def test_who_asks_again_while_the_connection_changes_over_gets_the_outcome
 async def test_what_cannot_begin_claims_no_key(world: World) -> None:
     """Nobody could free it again. Refused are a call without room for its outcome, and one that arrived too late."""
     function = await world.function()
-    guard = world.invoker._admission._guard
     late = replace(KEY, received_at=time.monotonic() - 3600)
     with pytest.raises(TimedOut):
         await world.invoker.invoke(function.user_id, function, b"x", late)
-    guard._trouble, guard._looked_at = "full", time.monotonic()
+    _close(world)
     with pytest.raises(QueueUnavailable, match="full") as caught:
         await world.invoke(function, b"x", KEY)
 
@@ -386,8 +419,7 @@ async def test_a_first_call_for_which_there_is_no_room_is_left_open(world: World
     """Its API server died before its record, and now the store is full: nobody says that it did not run."""
     function = await world.function()
     entry = await _claim(world, function, ulid=new_ulid(), instance=new_id())
-    guard = world.invoker._admission._guard
-    guard._trouble, guard._looked_at = "full", time.monotonic()
+    _close(world)
     with pytest.raises(QueueUnavailable) as caught:
         await world.invoke(function, b"x", KEY)
 
@@ -469,6 +501,12 @@ async def _claim(world: World, function: Function, *, ulid: str, instance: str) 
     )
     await world.stores.idempotency.create(entry_key(function.user_id, "invoice 4711"), entry, ttl_s=KEEP_S)
     return entry
+
+
+def _close(world: World) -> None:
+    """Let its API server find the store full."""
+    guard = world.invoker._admission._guard
+    guard._trouble, guard._looked_at = "full", time.monotonic()
 
 
 async def _queued_without_message(world: World, function: Function, *, seconds: float = 30) -> Activation:
