@@ -135,7 +135,7 @@ class _Client(Client):
     A client that refuses by itself what its server would close the connection for, since nats-py counts no headers; and
     that hears each cancellation. `asyncio.wait_for`, on which nats-py's questions wait, swallows one that comes with
     the answer (before Python 3.12), and nats-py itself any that comes while it waits for its socket. A loop that was
-    told to end would then go on for ever, with somebody waiting for it.
+    told to end would then go on for ever, with somebody waiting for it. And one that a late answer leaves reading.
     """
 
     async def publish(

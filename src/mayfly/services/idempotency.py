@@ -62,14 +62,14 @@ class Keys:
         Should the call turn out not to have run, the key is free afterwards.
 
         Raises: *refusal*; IdempotencyConflict when it was used for another call; QueueUnavailable, with `ran="unknown"`
-        where it is known that it was used before.
+        where an earlier call with it may have run.
         """
         claim = await self._claim(call, record, refusal)
         try:
             yield claim
         except MayflyError as error:
             if error.ran == "no":
-                with suppress(QueueUnavailable):  # whoever has the key next finds that it did not run
+                with suppress(QueueUnavailable):  # who has the key next, within a minute, finds that it did not run
                     await self._free_if_not_run(claim.entry)
             raise
 

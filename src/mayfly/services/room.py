@@ -6,7 +6,8 @@ how much is free, and takes no new call while that is less than what all admitte
 the rest for themselves. On a disk that is full before JetStream's limit nobody can say how much is free; there the
 server tries to write a response, and takes no new call once that has failed.
 
-What is refused has not begun: it has no record, and `ran` is `no`. See docs/howto/when-the-store-is-full.md.
+What is refused has not begun: it has no record, and `ran` is `no`, unless an earlier call with its key may run.
+See docs/howto/when-the-store-is-full.md.
 """
 
 from __future__ import annotations

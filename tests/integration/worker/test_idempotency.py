@@ -282,7 +282,7 @@ async def test_a_slow_first_call_that_was_carried_on_is_in_doubt(world: World, m
     record = await _queued_without_message(world, function)
     call = Call.of(function.user_id, function, b"x", KEY)
     with pytest.raises(QueueUnavailable) as caught:
-        await world.invoker._admission.admit(call, record)
+        await world.invoker._admission.admit(call, structs.replace(record, nonce=new_id()))
 
     assert caught.value.ran == "unknown"
 
@@ -348,7 +348,10 @@ async def test_a_retry_after_the_api_server_died_gets_the_first_outcome(world: W
 async def test_who_asks_again_is_never_told_that_it_did_not_run(
     world: World, other: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever of its questions NATS leaves unanswered: `unknown`. When all are answered, it is the first result."""
+    """
+    Whichever of its questions about the first call NATS leaves unanswered: `unknown`. When all are answered, it is the
+    first result.
+    """
     function = await world.function()
     async with world.worker():
         assert await world.invoke(function, b"x", KEY) == b"x"
