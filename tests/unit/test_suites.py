@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,12 @@ def script(path: Path, line: str) -> None:
 
 def run(project: Path, *arguments: str, **tests: str) -> tuple[int, str]:
     """Run scripts/test where the suites hold these tests; return its status and its last line."""
+    status, said = whole(project, *arguments, **tests)
+    return status, said.splitlines()[-1]
+
+
+def whole(project: Path, *arguments: str, **tests: str) -> tuple[int, str]:
+    """The same, with all that it says."""
     for suite, code in tests.items():
         (project / "tests" / suite / f"test_{suite}.py").write_text(code)
     ended = subprocess.run(
@@ -62,7 +69,7 @@ def run(project: Path, *arguments: str, **tests: str) -> tuple[int, str]:
         check=False,
         timeout=120,
     )
-    return ended.returncode, ended.stdout.splitlines()[-1]
+    return ended.returncode, ended.stdout
 
 
 def test_all_suites_are_added_up(project: Path) -> None:
@@ -108,9 +115,24 @@ def test_no_test_at_all_is_a_failure(project: Path) -> None:
 def test_a_suite_out_of_time_is_a_failure(project: Path) -> None:
     """A suite that takes longer than its budget is ended and counts as failed."""
     path = project / "scripts/test"
-    path.write_text(path.read_text().replace("$(($2 * 60))", "$([ $1 = contract ] && echo 1 || echo 240)"))
+    path.write_text(path.read_text().replace('give "$2"', "budget_s=$([ $1 = contract ] && echo 1 || echo 240)"))
     endless = "import time\ndef test_endless():\n    while True: time.sleep(0.01)\n"
     assert run(project, contract=endless) == (1, "0 passed, 1 failed, 0 skipped")
+
+
+def test_what_a_suite_leaves_of_its_time_is_the_next_ones(project: Path) -> None:
+    """So a slow machine does not fail one suite where the whole has time enough; and the whole takes no longer."""
+    path = project / "scripts/test"
+    path.write_text(re.sub(r"^SUITES=\(.*?\)", "SUITES=(unit:1 contract:2)", path.read_text(), flags=re.MULTILINE))
+    script(project / "scripts/check", "sleep 2")
+    status, said = whole(project, unit=OK, contract=OK)
+    budgets = [int(seconds) for seconds in re.findall(r" s of +(\d+) s ", said)]
+    took = [int(seconds) for seconds in re.findall(r" (\d+) s of ", said)]
+    assert status == 0
+    assert len(budgets) == len(took) == 3
+    assert budgets[0] == 60
+    assert 60 + 60 - took[0] - 1 <= budgets[1] <= 60 + 60 - took[0] + 1
+    assert 240 - took[0] - took[1] - 2 <= budgets[2] <= 240 - took[0] - took[1] + 2
 
 
 def test_arguments_go_to_pytest(project: Path) -> None:
