@@ -135,7 +135,8 @@ class _Client(Client):
     A client that refuses by itself what its server would close the connection for, since nats-py counts no headers; and
     that hears each cancellation. `asyncio.wait_for`, on which nats-py's questions wait, swallows one that comes with
     the answer (before Python 3.12), and nats-py itself any that comes while it waits for its socket. A loop that was
-    told to end would then go on for ever, with somebody waiting for it. And one that a late answer leaves reading.
+    told to end would then go on for ever, with somebody waiting for it. And it goes on reading after an answer that
+    comes when nobody waits for it any more.
     """
 
     async def publish(
@@ -172,7 +173,7 @@ class _Client(Client):
             sent.result()
             await super().flush(timeout)
 
-    async def _process_pong(self) -> None:  # nats-py ends its reading at one that is late: nobody waits for it any more
+    async def _process_pong(self) -> None:  # nats-py would end its reading at one that is late
         if self._pongs and self._pongs[0].done():
             self._pongs[0] = asyncio.get_running_loop().create_future()
         await super()._process_pong()

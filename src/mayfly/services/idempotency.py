@@ -108,7 +108,7 @@ class Keys:
                 with suppress(Conflict):
                     revision = await self._entries.create(key, mine, ttl_s=self._keep_s)
                     return Claim(Entry(key, mine, revision), is_first=True)
-            with in_doubt() if refusal is None else nullcontext():  # where it is not even known that it was used
+            with in_doubt() if refusal is None else nullcontext():  # who lost the claim knows that the key was used
                 entry = await self._entries.get(key)
             if entry is None:
                 if refusal:

@@ -96,10 +96,11 @@ class Invoker:
             log.error("invoke.crashed", exc_info=error)
 
     async def _carry(self, call: Call, admitted: Admitted | None = None) -> Succeeded | None:
-        record, refusal = self._admission.new_record(call), await self._admission.refusal(call)
+        refusal = await self._admission.refusal(call)
+        if refusal and call.options.idempotency_key is None:
+            raise refusal
+        record = self._admission.new_record(call)
         if call.options.idempotency_key is None:
-            if refusal:
-                raise refusal
             return await self._run(call, record, admitted)
         async with self._keys.claimed(call, record, refusal) as claim:
             if claim.is_first:

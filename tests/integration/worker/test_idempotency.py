@@ -178,11 +178,7 @@ async def test_what_did_not_run_frees_its_key(world: World) -> None:
 
 async def test_a_key_that_nobody_freed_is_freed_by_the_next_call(world: World) -> None:
     """Where the API server died between a call's end without a run and the freeing of its key, the next call runs."""
-    function = await world.function(limits=Limits(timeout_s=0.3))
-    with pytest.raises(TimedOut):
-        await world.invoke(function, b"x", KEY)
-    record = await world.record(function)
-    await _claim(world, function, ulid=record.ulid, instance=record.instance)
+    function = await _function_with_a_leftover_key(world)
 
     async with world.worker():
         assert await world.invoke(function, b"x", KEY) == b"x"
@@ -190,11 +186,7 @@ async def test_a_key_that_nobody_freed_is_freed_by_the_next_call(world: World) -
 
 async def test_a_key_that_nobody_freed_is_not_claimed_by_a_call_that_cannot_begin(world: World) -> None:
     """It is freed, and the call is refused as one without a key: nobody is to find a key that no call stands behind."""
-    function = await world.function(limits=Limits(timeout_s=0.3))
-    with pytest.raises(TimedOut):
-        await world.invoke(function, b"x", KEY)
-    record = await world.record(function)
-    await _claim(world, function, ulid=record.ulid, instance=record.instance)
+    function = await _function_with_a_leftover_key(world)
     _close(world)
     with pytest.raises(QueueUnavailable, match="full") as caught:
         await world.invoke(function, b"x", KEY)
@@ -253,11 +245,7 @@ async def test_a_first_call_that_cannot_be_carried_on_yet_is_left_open(world: Wo
 
 async def test_a_call_that_may_yet_be_queued_keeps_its_place(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody can say whether its message was stored. If it comes late it runs, so its place is not another's."""
-
-    async def unanswered(*_: object, **__: object) -> int:
-        raise SubmitUnknown
-
-    monkeypatch.setattr("mayfly.services.admission.submit", unanswered)
+    monkeypatch.setattr("mayfly.services.admission.submit", _submit_unanswered)
     function = await world.function(limits=Limits(max_concurrency=1))
     record = await _queued_without_message(world, function)
     with pytest.raises(QueueUnavailable) as caught:
@@ -270,13 +258,10 @@ async def test_a_call_that_may_yet_be_queued_keeps_its_place(world: World, monke
 async def test_a_slow_first_call_that_was_carried_on_is_in_doubt(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another one has made its record meanwhile. Whether that queued it, nobody says: it may run."""
 
-    async def unanswered(*_: object, **__: object) -> int:
-        raise SubmitUnknown
-
     async def silent(*_: object, **__: object) -> None:
         raise QueueUnavailable
 
-    monkeypatch.setattr("mayfly.services.admission.submit", unanswered)
+    monkeypatch.setattr("mayfly.services.admission.submit", _submit_unanswered)
     monkeypatch.setattr("mayfly.services.admission.find_queued", silent)
     function = await world.function()
     record = await _queued_without_message(world, function)
@@ -504,6 +489,20 @@ async def _claim(world: World, function: Function, *, ulid: str, instance: str) 
     )
     await world.stores.idempotency.create(entry_key(function.user_id, "invoice 4711"), entry, ttl_s=KEEP_S)
     return entry
+
+
+async def _function_with_a_leftover_key(world: World) -> Function:
+    """Its call has ended without a run, and the API server died before it freed the key."""
+    function = await world.function(limits=Limits(timeout_s=0.3))
+    with pytest.raises(TimedOut):
+        await world.invoke(function, b"x", KEY)
+    record = await world.record(function)
+    await _claim(world, function, ulid=record.ulid, instance=record.instance)
+    return function
+
+
+async def _submit_unanswered(*_: object, **__: object) -> int:
+    raise SubmitUnknown
 
 
 def _close(world: World) -> None:
