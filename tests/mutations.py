@@ -98,10 +98,13 @@ MUTATIONS = (
     ),
     Mutation(
         safeguard="the 10077 retry",
-        file="src/mayfly/bus/queue.py",
-        old="if time.monotonic() + pause > give_up_at:",
+        file="src/mayfly/bus/patience.py",
+        old="if left_s <= 0:",
         new="if True:",
-        tests=("tests/integration/bus/test_queue.py::test_a_full_stream_is_asked_again_for_a_while",),
+        tests=(
+            "tests/integration/bus/test_queue.py::test_a_full_stream_is_asked_again_for_a_while",
+            "tests/unit/bus/test_patience.py::test_a_refusal_is_asked_again_until_the_time_is_over",
+        ),
     ),
     Mutation(
         safeguard="the reaper",

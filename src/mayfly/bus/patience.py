@@ -1,5 +1,5 @@
 """
-Sitting out a change of leader.
+Sitting out a change of leader, and asking again where a limit has just refused.
 
 When a node of a cluster dies, the streams that it led have no leader until another is elected: 5 to 8 seconds after a
 kill -9, as measured. Whoever may repeat what it asks waits that long before it gives up, so that the loss of a node
@@ -9,6 +9,7 @@ costs callers time and not errors.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -36,6 +37,9 @@ NOT_YET = frozenset({10005, 10008})
 """nats-server's error codes of a cluster that is not all there, and has done nothing: no peers for a stream's copies,
 since it has just started or lost its leader and takes servers for offline that it has not heard from; and JetStream
 without a leader of its own."""
+
+ASKED_AGAIN_S = 0.005
+"""The pause before a question that was refused is asked again; each further one is twice as long."""
 
 UNANSWERED = (nats.errors.TimeoutError, asyncio.TimeoutError)
 """Errors after which nobody knows."""
@@ -69,3 +73,21 @@ async def patiently(
         with attempt:
             return await action()
     raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+async def insistently(action: Callable[[], Awaitable[R]], *, refusal: type[Exception], for_s: float) -> R:
+    """
+    Do *action*, again and again for *for_s* while it raises *refusal*, the last time when all of that is over.
+
+    Raises: what the last attempt raised.
+    """
+    give_up_at, pause_s = time.monotonic() + for_s, ASKED_AGAIN_S
+    while True:
+        try:
+            return await action()
+        except refusal:
+            left_s = give_up_at - time.monotonic()
+            if left_s <= 0:
+                raise
+        await asyncio.sleep(min(pause_s, left_s))
+        pause_s *= 2

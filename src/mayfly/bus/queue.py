@@ -26,7 +26,7 @@ from nats.js.errors import APIError
 from mayfly.bus import messages, subjects
 from mayfly.bus.codec import Codec, Undecodable
 from mayfly.bus.connection import REQUEST_TIMEOUT_S, UNREACHABLE, Bus, translated
-from mayfly.bus.patience import FAILOVER_S, NOT_STORED, patiently
+from mayfly.bus.patience import ASKED_AGAIN_S, FAILOVER_S, NOT_STORED, insistently, patiently
 from mayfly.bus.schema import ACK_WAIT_S, message_ttl_s
 from mayfly.domain.activation import Work
 from mayfly.domain.errors import QueueUnavailable
@@ -35,7 +35,6 @@ log = structlog.get_logger()
 
 LIMIT_REACHED = 10077  # err_code of "maximum messages (per subject) exceeded", and of other full stores
 DUPLICATE_IN_PROCESS = 10158
-ADMISSION_RETRY_S = 0.005
 PULL_EXPIRES_S = 1.0
 """A server does not see a worker go that was connected to another one of the cluster: its last pull outlives it by up
 to this, and what it takes is delivered to nobody, and again after `ACK_WAIT_S`."""
@@ -67,17 +66,8 @@ async def submit(bus: Bus, work: Work, *, wait_s: float) -> int:
 
     Raises: Refused; SubmitUnknown; QueueUnavailable when it is certain that nothing was stored.
     """
-    payload = WORK.encode(work)
-    give_up_at = time.monotonic() + wait_s
-    pause = ADMISSION_RETRY_S
-    while True:
-        try:
-            return await _publish(bus, work, payload)
-        except Refused:
-            if time.monotonic() + pause > give_up_at:
-                raise
-        await asyncio.sleep(pause)
-        pause *= 2
+    publish = partial(_publish, bus, work, WORK.encode(work))
+    return await insistently(publish, refusal=Refused, for_s=wait_s)
 
 
 async def _publish(bus: Bus, work: Work, payload: bytes) -> int:
@@ -90,7 +80,7 @@ async def _publish(bus: Bus, work: Work, payload: bytes) -> int:
             ack = await patiently(publish, for_s=min(FAILOVER_S, work.budget_s))
         except APIError as error:
             if error.err_code == DUPLICATE_IN_PROCESS and attempt == 1:
-                await asyncio.sleep(ADMISSION_RETRY_S)
+                await asyncio.sleep(ASKED_AGAIN_S)
                 continue
             _raise_refusal(error, ambiguous=attempt > 1)
         except NOT_STORED as error:

@@ -8,18 +8,19 @@ away: whoever loses it learns that the activation was admitted after all. Rows: 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import math
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 from msgspec.structs import replace
 
 from mayfly.bus.connection import Bus
+from mayfly.bus.patience import insistently
 from mayfly.bus.places import NoPlace, Places, Taken
-from mayfly.bus.queue import ADMISSION_RETRY_S, Refused, SubmitUnknown, delete_queued, find_queued, submit
+from mayfly.bus.queue import Refused, SubmitUnknown, delete_queued, find_queued, submit
 from mayfly.bus.schema import limits_in_force
 from mayfly.bus.store import Conflict, Entry
 from mayfly.bus.stores import Stores
@@ -234,15 +235,11 @@ class Admission:
 
         Raises: Refused; QueueUnavailable.
         """
-        give_up_at, pause = time.monotonic() + self._wait_s, ADMISSION_RETRY_S
-        while True:
-            try:
-                return await self._places.take(of, limit, holder=holder, ttl_s=call.budget_s + PLACE_MARGIN_S)
-            except NoPlace:
-                if time.monotonic() + pause > give_up_at:
-                    raise Refused(scope) from None
-            await asyncio.sleep(pause)
-            pause *= 2
+        take = partial(self._places.take, of, limit, holder=holder, ttl_s=call.budget_s + PLACE_MARGIN_S)
+        try:
+            return await insistently(take, refusal=NoPlace, for_s=self._wait_s)
+        except NoPlace:
+            raise Refused(scope) from None
 
     async def _withdraw(self, entry: Entry[Activation], code: str) -> bool:
         """Make sure that nobody runs it; False when somebody does already, so it was admitted after all."""
