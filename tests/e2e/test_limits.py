@@ -39,7 +39,7 @@ async def test_two_hundred_racing_callers(small: Up, image: str) -> None:
     clients = [await small.user() for _ in range(10)]
     shells = [Shell(client, image) for client in clients]
     names = [await shell.make(SCRIPT) for shell in shells]
-    until = int(time.time()) + 8
+    until = int(time.time()) + 11
     limits = httpx.Limits(max_connections=50)
     wires = [httpx.AsyncClient(base_url=small.url, verify=small.tls, timeout=60, limits=limits) for _ in range(4)]
 
@@ -74,7 +74,7 @@ async def a_full_house_is_admitted_again(up: Up, shells: list[Shell]) -> None:
     """Afterwards nothing is in flight, and two users with four calls each fill the platform once more."""
     await nothing_in_flight(shells[0].client)
     names = [await shell.make(SCRIPT) for shell in shells]
-    until = int(time.time()) + 3
+    until = int(time.time()) + 5
 
     calls = [shell.call(name, f"{until}\n") for shell, name in zip(shells, names, strict=True) for _ in range(4)]
     answers = await asyncio.gather(*calls)
@@ -89,7 +89,7 @@ async def test_one_user_who_offers_twenty(small: Up, image: str) -> None:
         shell = Shell(client, image)
         name = await shell.make(SCRIPT)
         await nothing_in_flight(client)
-        until = int(time.time()) + 4
+        until = int(time.time()) + 6
 
         answers = await asyncio.gather(*(shell.call(name, f"{until}\n") for _ in range(20)))
 

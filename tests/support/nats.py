@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import random
 import signal
 import socket
 import subprocess
@@ -19,18 +21,27 @@ READY_S = 10.0
 FREEZE_S = 5.0
 
 
+PORTS = range(20_000, 32_000)
+"""Below those that the kernel gives to connections, from 32,768 on: one could get a server's while that is down."""
+PROCESSES = 8  # of one run of pytest, each with ports of its own
+
 _given: set[int] = set()
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody uses, nor the one after it, and that was not given to anybody before."""
+    """
+    A port of the loopback that nobody uses, nor the one after it, and that was not given to anybody before: by this
+    process, or another of the same run.
+    """
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % PROCESSES
+    share = PORTS[len(PORTS) // PROCESSES * number :][: len(PORTS) // PROCESSES]
     while True:
+        port = random.choice(share[::2])  # noqa: S311 - no secret
         with socket.socket() as probe, socket.socket() as following:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
             try:
+                probe.bind(("127.0.0.1", port))
                 following.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):  # taken, or there is none
+            except OSError:  # taken
                 continue
         if port not in _given:
             _given.add(port)

@@ -7,7 +7,6 @@ import base64
 import hashlib
 import hmac
 import json
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -260,7 +259,7 @@ async def test_unknown_user_and_wrong_password_look_and_time_alike(ann: Someone,
             answer = await log_in(anybody, name, "not the password")
             taken.append(time.perf_counter() - began)
             bodies.append({**answer.json(), "request_id": ""})
-    known, unknown = (statistics.median(taken) for taken in times.values())
+    known, unknown = map(min, times.values())  # other load can only add to it
     assert all(body == bodies[0] for body in bodies)
     assert abs(known - unknown) < 0.5 * max(known, unknown)
 
@@ -359,11 +358,10 @@ async def test_flood_of_logins_is_bounded_and_calls_go_on(ann: Someone, anybody:
     """Beyond the line logins are 429 with Retry-After; a call that needs no hash is answered meanwhile."""
     flood = [asyncio.create_task(log_in(anybody, ann.username, "not the password")) for _ in range(60)]
     await asyncio.sleep(0.1)
-    began = time.perf_counter()
     assert (await ann.client.get(ME)).status_code == 200
-    assert time.perf_counter() - began < 1
-    assert not all(login.done() for login in flood), "it was answered after the last login, not meanwhile"
+    meanwhile = [login for login in flood if not login.done()]
     answers = await asyncio.gather(*flood)
+    assert any(login.result().status_code == 401 for login in meanwhile), "it waited for the last hash"
     refused = [answer for answer in answers if answer.status_code == 429]
     assert refused
     assert {answer.status_code for answer in answers} == {401, 429}

@@ -285,7 +285,7 @@ async def test_status_shows_limits_and_usage(resident: Someone) -> None:
 @pytest.mark.A2
 async def test_sigterm_drains_and_finishes_open_calls(nats_url: str, tmp_path: Path, worker: AnsweringWorker) -> None:
     """Told to stop, the server says 503 on /readyz, answers the open call, closes connections, and ends with 0."""
-    async with ApiServer(nats_url, tmp_path, drain_s=1) as api:
+    async with ApiServer(nats_url, tmp_path, drain_s=3) as api:
         tokens = await api.registered()
         async with api.client(tokens["access_token"]) as client:
             assert (await client.get("/readyz")).status_code == 200

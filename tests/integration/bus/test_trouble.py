@@ -156,6 +156,12 @@ async def test_restart(nats: Installation, tmp_path: Path) -> None:
             await until_empty(bus)
 
 
+async def in_bounded_time(system: Whole, parameter: bytes) -> httpx.Response:
+    """Make a call that is answered within what a refusal may take."""
+    async with asyncio.timeout(REFUSED_WITHIN_S):
+        return await system.call(parameter)
+
+
 async def test_frozen_server(nats: Installation, tmp_path: Path) -> None:
     """nats-server stops answering, though connections stay: a call under way is answered when it goes on, one that
     comes is refused in bounded time, and soon at once; each runs at most once."""
@@ -164,14 +170,12 @@ async def test_frozen_server(nats: Installation, tmp_path: Path) -> None:
         running = asyncio.create_task(system.call(b"under way"))
         await system.until_running(1)
         nats.server.freeze()
-        began = time.monotonic()
-        coming = asyncio.create_task(system.call(b"coming"))
+        coming = asyncio.create_task(in_bounded_time(system, b"coming"))
         system.runtime.gate.set()
         await system.until_running(0)
         await system.api.event("room.closed")
-        assert_refused(await system.call(b"at once"))
+        assert_refused(await in_bounded_time(system, b"at once"))
         assert (await coming).status_code == 503
-        assert time.monotonic() - began < REFUSED_WITHIN_S
         nats.server.thaw()
 
         assert (await running).content == b"under way"

@@ -89,7 +89,7 @@ async def use(system: Whole, admin: Bus) -> asyncio.Task[object]:
     system.runtime.gate.clear()
     running = asyncio.create_task(system.call(b"runs"))
     await system.until_running(1)
-    late = await client.post("/v1/functions/f/activations", content=b"late", headers={"Mayfly-Timeout": "0.3"})
+    late = await client.post("/v1/functions/f/activations", content=b"late", headers={"Mayfly-Timeout": "2"})
     assert (late.status_code, late.json()["clock"]) == (504, "queue")
     await until_in_flight(admin, 1)
     waiting = asyncio.create_task(system.call(b"waits"))

@@ -139,6 +139,9 @@ async def test_ctrl_c_during_a_call_says_what_becomes_of_it(with_echo: Mayfly, w
 
     async with with_echo.at_terminal("invoke", "echo") as screen:
         await screen.until("Waiting for echo")
+        async with asyncio.timeout(20):
+            while len(worker.claimed) == before:
+                await asyncio.sleep(0.02)
         screen.process.send_signal(signal.SIGINT)
         status = await screen.ended()
     worker.hold.set()

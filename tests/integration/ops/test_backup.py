@@ -305,19 +305,26 @@ async def test_a_server_without_our_streams_is_told_apart(bus: Bus, elsewhere: B
         await restore(elsewhere, file)
 
 
+@contextlib.asynccontextmanager
+async def refused_soon(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """Wait no longer than needed for the answer that a refused question does not get; real ones have their time."""
+    with monkeypatch.context() as patched:
+        patched.setattr(snapshot, "ANSWER_S", 0.5)
+        yield
+
+
 @pytest.mark.parametrize("role", ["api", "worker"])
 async def test_only_an_admin_saves_or_restores(
     nats: Installation, bus: Bus, file: Path, monkeypatch: pytest.MonkeyPatch, role: str
 ) -> None:
     """With another role's credentials nothing is saved and nothing removed; the command says whose it takes."""
     content = await fill(bus)
-    monkeypatch.setattr(snapshot, "ANSWER_S", 0.5)
-    async with nats.connect(role) as other:
+    async with nats.connect(role) as other, refused_soon(monkeypatch):
         with pytest.raises(QueueUnavailable):
             await backup(other, file)
         assert not file.exists()
     await backup(bus, file)
-    async with nats.connect(role) as other:
+    async with nats.connect(role) as other, refused_soon(monkeypatch):
         with pytest.raises(QueueUnavailable):
             await restore(other, file, replace_all=True)
     await assert_is_there(bus, content)

@@ -493,9 +493,9 @@ async def _claim(world: World, function: Function, *, ulid: str, instance: str) 
 
 async def _function_with_a_leftover_key(world: World) -> Function:
     """Its call has ended without a run, and the API server died before it freed the key."""
-    function = await world.function(limits=Limits(timeout_s=0.3))
+    function = await world.function()
     with pytest.raises(TimedOut):
-        await world.invoke(function, b"x", KEY)
+        await world.invoke(function, b"x", replace(KEY, timeout_s=0.3))
     record = await world.record(function)
     await _claim(world, function, ulid=record.ulid, instance=record.instance)
     return function
