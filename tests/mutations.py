@@ -99,7 +99,7 @@ MUTATIONS = (
     Mutation(
         safeguard="the 10077 retry",
         file="src/mayfly/bus/patience.py",
-        old="if left_s <= 0:",
+        old="if is_last:",
         new="if True:",
         tests=(
             "tests/integration/bus/test_queue.py::test_a_full_stream_is_asked_again_for_a_while",

@@ -132,7 +132,8 @@ class AdmissionSettings(Settings):
     """U, for each user. It can be raised at any time, and lowered only while nothing is in flight."""
 
     admission_wait_ms: Annotated[int, Field(ge=0, le=5000)] = 150
-    """How long a call waits for a slot that is just being given back before it is refused; 0 refuses at once."""
+    """How long a call waits, at each limit that it meets, for a slot that is just being given back, before it is
+    refused; 0 refuses at once."""
 
 
 class ApiSettings(LogSettings, NatsSettings, AdmissionSettings, MetricsSettings):

@@ -23,7 +23,6 @@ FREEZE_S = 5.0
 
 PORTS = range(20_000, 32_000)
 """Below those that the kernel gives to connections, from 32,768 on: one could get a server's while that is down."""
-PROCESSES = 8  # of one run of pytest, each with ports of its own
 
 _given: set[int] = set()
 
@@ -31,12 +30,13 @@ _given: set[int] = set()
 def free_port() -> int:
     """
     A port of the loopback that nobody uses, nor the one after it, and that was not given to anybody before: by this
-    process, or another of the same run.
+    process, or another of the same run of pytest, each of which has its share.
     """
-    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % PROCESSES
-    share = PORTS[len(PORTS) // PROCESSES * number :][: len(PORTS) // PROCESSES]
-    while True:
-        port = random.choice(share[::2])  # noqa: S311 - no secret
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    pairs = PORTS[::2][number::processes]
+    while len(_given) < len(pairs):
+        port = random.choice(pairs)  # noqa: S311 - no secret
         with socket.socket() as probe, socket.socket() as following:
             try:
                 probe.bind(("127.0.0.1", port))
@@ -46,6 +46,7 @@ def free_port() -> int:
         if port not in _given:
             _given.add(port)
             return port
+    raise RuntimeError("All ports have been given to somebody.")
 
 
 class NatsServer:

@@ -83,11 +83,11 @@ async def insistently(action: Callable[[], Awaitable[R]], *, refusal: type[Excep
     """
     give_up_at, pause_s = time.monotonic() + for_s, ASKED_AGAIN_S
     while True:
+        is_last = time.monotonic() >= give_up_at
         try:
             return await action()
         except refusal:
-            left_s = give_up_at - time.monotonic()
-            if left_s <= 0:
+            if is_last:
                 raise
-        await asyncio.sleep(min(pause_s, left_s))
+        await asyncio.sleep(max(0.0, min(pause_s, give_up_at - time.monotonic())))
         pause_s *= 2

@@ -19,8 +19,9 @@ from functools import partial
 import msgspec
 import nats.errors
 import structlog
+from msgspec.structs import replace
 from nats.aio.msg import Msg
-from nats.js.api import StreamState
+from nats.js.api import PubAck, StreamState
 from nats.js.errors import APIError
 
 from mayfly.bus import messages, subjects
@@ -66,17 +67,26 @@ async def submit(bus: Bus, work: Work, *, wait_s: float) -> int:
 
     Raises: Refused; SubmitUnknown; QueueUnavailable when it is certain that nothing was stored.
     """
-    publish = partial(_publish, bus, work, WORK.encode(work))
-    return await insistently(publish, refusal=Refused, for_s=wait_s)
+    began = time.monotonic()
+
+    def payload() -> bytes:
+        return WORK.encode(replace(work, budget_s=work.budget_s - (time.monotonic() - began)))
+
+    return await insistently(partial(_publish, bus, work, payload), refusal=Refused, for_s=wait_s)
 
 
-async def _publish(bus: Bus, work: Work, payload: bytes) -> int:
-    """Publish once, and once more under the same message id if the answer was lost."""
+async def _publish(bus: Bus, work: Work, payload: Callable[[], bytes]) -> int:
+    """
+    Publish once, and once more under the same message id if the answer was lost. *payload* is asked for each time, as
+    it says how much time is left.
+    """
+
+    async def publish() -> PubAck:
+        headers, ttl = {"Nats-Msg-Id": work.ulid}, message_ttl_s(work.budget_s)
+        return await bus.js.publish(subjects.act(work.user_id), payload(), headers=headers, msg_ttl=ttl)
+
     for attempt in (1, 2):
         try:
-            headers = {"Nats-Msg-Id": work.ulid}
-            ttl = message_ttl_s(work.budget_s)
-            publish = partial(bus.js.publish, subjects.act(work.user_id), payload, headers=headers, msg_ttl=ttl)
             ack = await patiently(publish, for_s=min(FAILOVER_S, work.budget_s))
         except APIError as error:
             if error.err_code == DUPLICATE_IN_PROCESS and attempt == 1:

@@ -151,7 +151,7 @@ class Admission:
         try:
             for scope, of, limit in call.counted_limits():
                 holding.places.append(await self._take(scope, of, limit, holder=entry.key, call=call))
-            holding.seq = await submit(self._bus, self._work(entry, call), wait_s=self._wait_s)
+            holding.seq = await submit(self._bus, self._work(entry, call), wait_s=self._wait_of(call))
         except Refused as refused:
             if await self._withdraw(entry, LimitReached.code):
                 await self._free(holding.places)
@@ -171,7 +171,7 @@ class Admission:
         holding = Holding(entry.value)
         try:
             await self._take_missing_places(call, entry, holding)
-            holding.seq = await submit(self._bus, self._work(entry, call), wait_s=self._wait_s)
+            holding.seq = await submit(self._bus, self._work(entry, call), wait_s=self._wait_of(call))
         except (Refused, SubmitUnknown, QueueUnavailable) as error:
             with in_doubt():
                 queued = await find_queued(self._bus, entry.value.user_id, entry.key)
@@ -237,9 +237,13 @@ class Admission:
         """
         take = partial(self._places.take, of, limit, holder=holder, ttl_s=call.budget_s + PLACE_MARGIN_S)
         try:
-            return await insistently(take, refusal=NoPlace, for_s=self._wait_s)
+            return await insistently(take, refusal=NoPlace, for_s=self._wait_of(call))
         except NoPlace:
             raise Refused(scope) from None
+
+    def _wait_of(self, call: Call) -> float:
+        """How long a limit that is reached is asked again: not beyond the time that the call has."""
+        return min(self._wait_s, call.deadline - time.monotonic())
 
     async def _withdraw(self, entry: Entry[Activation], code: str) -> bool:
         """Make sure that nobody runs it; False when somebody does already, so it was admitted after all."""

@@ -181,7 +181,7 @@ async def test_timeout_header_shortens_and_never_lengthens(ann: Someone, worker:
 @pytest.mark.F12
 @pytest.mark.parametrize("header", [".9999", "30.", "2.5000000000", str(1.1 + 2.2), f"3.{'3' * 20}"])
 async def test_timeout_header_takes_what_programs_print(ann: Someone, worker: AnsweringWorker, header: str) -> None:
-    """A dot may lead or trail, and a computed number has 17 decimals: the header means the same number."""
+    """A dot may lead or trail, and a computed number has 16 decimals: the header means the same number."""
     await ann.has(limits={"timeout_s": 60})
     answer = await ann.client.post("/v1/functions/echo/activations", headers={"Mayfly-Timeout": header})
     assert answer.status_code == 200, answer.text

@@ -361,7 +361,8 @@ async def test_flood_of_logins_is_bounded_and_calls_go_on(ann: Someone, anybody:
     assert (await ann.client.get(ME)).status_code == 200
     meanwhile = [login for login in flood if not login.done()]
     answers = await asyncio.gather(*flood)
-    assert any(login.result().status_code == 401 for login in meanwhile), "it waited for the last hash"
+    hashed_later = sum(login.result().status_code == 401 for login in meanwhile)
+    assert hashed_later > 5, "it waited for the hashes"  # 17 have a place in the line for each thread
     refused = [answer for answer in answers if answer.status_code == 429]
     assert refused
     assert {answer.status_code for answer in answers} == {401, 429}

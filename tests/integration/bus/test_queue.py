@@ -163,6 +163,25 @@ async def test_a_full_stream_is_asked_again_for_a_while(bus: Bus, monkeypatch: p
     await puller.stop()
 
 
+async def test_waiting_for_a_slot_counts_for_the_time_limit(bus: Bus) -> None:
+    """The worker is told what is left of a call's time when its message is taken, not when it was first offered."""
+    user, puller = new_id(), Puller(bus, slots=8)
+    for _ in range(4):
+        await submit(bus, _work_of(user), wait_s=0)
+    claims = [await puller.next() for _ in range(4)]
+    late = _work_of(user)
+
+    waiting = asyncio.create_task(submit(bus, late, wait_s=5))
+    await asyncio.sleep(0.5)
+    await puller.finish(claims[0])
+    await waiting
+    claim = await puller.next()
+
+    assert claim.work.ulid == late.ulid
+    assert 0 < claim.work.budget_s <= late.budget_s - 0.5
+    await puller.stop()
+
+
 async def test_a_submission_repeated_is_admitted_once(bus: Bus) -> None:
     """An activation submitted again, as after a lost answer, takes no second slot, even when the stream is full."""
     works = [_work_of(user) for user in (new_id(), new_id()) for _ in range(4)]

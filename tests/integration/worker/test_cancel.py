@@ -96,13 +96,14 @@ async def test_two_racing_cancels_and_a_completion_settle_on_one_outcome(world: 
             calling = asyncio.create_task(world.invoke(function))
             await world.until_started(number + 1)
             record = await world.record(function)
-            asyncio.get_running_loop().call_later(completes_in_s, world.runtime.gate.set)
+            completing = asyncio.get_running_loop().call_later(completes_in_s, world.runtime.gate.set)
             one, two, answer = await asyncio.gather(
                 world.canceller.cancel(record),
                 other.canceller.cancel(record),
                 calling,
                 return_exceptions=True,
             )
+            completing.cancel()
             final = await world.record(function)
             assert not isinstance(one, BaseException)
             assert not isinstance(two, BaseException)
