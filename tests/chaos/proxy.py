@@ -102,6 +102,8 @@ class Proxy:
                 if not self._through.is_set():
                     self.withheld_bytes += len(data)
                     await self._through.wait()
+                if writer.is_closing():  # that side has broken: uvloop raises what is no OSError
+                    break
                 writer.write(data)
                 await writer.drain()
         if not writer.is_closing():
