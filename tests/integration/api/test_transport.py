@@ -69,7 +69,7 @@ async def test_clear_text_on_the_https_port_gets_no_answer_from_the_api(api: Api
 
 @pytest.mark.F1
 async def test_a_preface_of_http2_gets_no_answer_in_clear_text(api: ApiServer) -> None:
-    """Neither does HTTP/2; with TLS it is told that it is none of ours."""
+    """Whoever begins HTTP/2 without TLS gets no HTTP back either; with TLS it is told that it is none of ours."""
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
     assert b"HTTP/" not in await exchange(api, preface, tls=False)
     assert head_of(await exchange(api, preface)).startswith(b"HTTP/1.1 400")

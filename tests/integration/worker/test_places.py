@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from msgspec.structs import replace
@@ -37,6 +38,27 @@ async def test_as_many_places_as_the_limit_are_taken(world: World) -> None:
     assert await places.held(of, holder="again") == again
     with pytest.raises(NoPlace):
         await take("one too many")
+
+
+@pytest.mark.parametrize("scope", ["function", "user"])
+async def test_no_limit_is_waited_for_longer_than_a_call_may_take(
+    world: World, monkeypatch: pytest.MonkeyPatch, scope: str
+) -> None:
+    """Where calls wait 5 s for a slot, one that may take 0.5 s is refused then; of a place and of the stream alike."""
+    monkeypatch.setattr(world.invoker._admission, "_wait_s", 5.0)
+    world.runtime.gate.clear()
+    function = await world.function(limits=Limits(max_concurrency=1 if scope == "function" else None))
+    async with world.worker(slots=8):
+        calls = [asyncio.create_task(world.invoke(function)) for _ in range(1 if scope == "function" else 8)]
+        await world.until_started(len(calls))
+        began = time.monotonic()
+        with pytest.raises(LimitReached) as refused:
+            await world.invoke(function, b"x", CallOptions(timeout_s=0.5))
+        assert 0.5 <= time.monotonic() - began < 4
+        world.runtime.gate.set()
+        await asyncio.gather(*calls)
+
+    assert refused.value.members["scope"] == scope
 
 
 async def test_a_function_never_has_more_in_flight_than_it_allows(world: World) -> None:
