@@ -176,9 +176,10 @@ async def _exit_of(process: subprocess.Popen[bytes]) -> int:
 def children(pid: int) -> list[int]:
     """The children of a process, of all its threads."""
     found: list[int] = []
-    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found += [int(child) for child in tasks.read_text().split()]
+    with contextlib.suppress(OSError):  # it ends while its threads are listed
+        for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += [int(child) for child in tasks.read_text().split()]
     return found
 
 

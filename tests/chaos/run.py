@@ -31,7 +31,7 @@ from tests.chaos.faults import Injector
 from tests.chaos.history import Aftermath, History, Run, Sample, Violation, check
 from tests.chaos.installation import APIS, LIMITS, Installation, Operator, User, installation
 from tests.chaos.load import EVERYTHING, Load, Plan, records, seeded
-from tests.chaos.processes import until
+from tests.chaos.processes import until, until_true
 from tests.chaos.report import LONG_MIN, report, too_rare
 
 SAMPLE_EVERY_S: Final = 0.25
@@ -40,7 +40,7 @@ QUIET_S: Final = 60.0
 How long all may take to come to rest when all is well again: `ack_wait` and a lost worker's fence, or the deadline of a
 call whose API server died between its place and its message; and some.
 """
-HOLD_MS: Final = 2500
+HOLD_MS: Final = 5000
 
 
 @dataclass
@@ -173,11 +173,14 @@ async def _fill_up(made: Installation) -> int:
         )
         return answer.status_code
 
+    async def full() -> bool:
+        return await in_flight(await made.operator.bus()) == len(callers)
+
     async with made.client(APIS[0]) as first, made.client(APIS[1]) as second:
         tasks = [
             asyncio.create_task(call((first, second)[number % 2], user, number)) for number, user in enumerate(callers)
         ]
-        await asyncio.sleep(HOLD_MS / 2000)
+        await until_true(full, within_s=HOLD_MS / 2000)  # if it never is, the count tells
         one_more = await call(first, made.users[-1], len(callers))
         statuses = await asyncio.gather(*tasks)
     return sum(status != 429 for status in [*statuses, one_more])

@@ -73,7 +73,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> Hurry:
     def now() -> None:
         monkeypatch.setattr(engine, "AWAY_S", 0.5)
         monkeypatch.setattr(engine, "REQUEST_TIMEOUT_S", 1.0)
-        monkeypatch.setattr(driver_of, "DEATH_TIMEOUT_S", 1.0)
+        monkeypatch.setattr(driver_of, "DEATH_TIMEOUT_S", 5.0)
         monkeypatch.setattr(driver_of, "RETRY_S", 0.2)
 
     monkeypatch.setattr(driver_of, "ALONE_S", 0.2)

@@ -30,6 +30,7 @@ from tests.support.containers import (
     processes_of,
     spoken,
 )
+from tests.support.rounds import in_one_round
 
 pytestmark = [pytest.mark.root, pytest.mark.F11]
 
@@ -57,22 +58,27 @@ FATES = {
 async def test_nothing_lives_when_run_returns_and_nothing_is_left_a_second_later(world: World, fate: str) -> None:
     """Whatever becomes of a call: dead at its end, gone within a second of `remove`."""
     argv, reason = FATES[fate]
-    before = open_descriptors()
-    container = await world.create(world.spec(memory_mib=96, pids=32))
     timeout_s = 20.0 if reason is not EndReason.TIMED_OUT else 1.0
-    try:
-        ending = await container.run(Call(argv=argv), timeout_s=timeout_s * SCALE)
-        alive = world.living(container)
-    finally:
-        removed_at = time.monotonic()
+
+    async def removed_s() -> float:
+        before = open_descriptors()
+        container = await world.create(world.spec(memory_mib=96, pids=32))
+        try:
+            ending = await container.run(Call(argv=argv), timeout_s=timeout_s * SCALE)
+            alive = world.living(container)
+        finally:
+            began = time.monotonic()
+            await container.remove()
+            took_s = time.monotonic() - began
+        assert not alive
+        assert ending.reason is reason
+        assert not world.left()
+        assert processes_of(container.id) == []
+        assert open_descriptors() == before
         await container.remove()
-    assert not alive
-    assert ending.reason is reason
-    assert time.monotonic() - removed_at < 1.0 * SCALE
-    assert not world.left()
-    assert processes_of(container.id) == []
-    assert open_descriptors() == before
-    await container.remove()
+        return took_s
+
+    await in_one_round(removed_s, below_s=1.0 * SCALE)
 
 
 async def test_a_held_container_is_removed_unused(world: World) -> None:
@@ -141,8 +147,11 @@ async def test_a_killed_runtime_leaves_nothing(world: World) -> None:
 
 
 @pytest.mark.parametrize("has_written", [True, False])
-async def test_a_killed_init_is_no_proof_that_the_function_ran(world: World, has_written: bool) -> None:
+async def test_a_killed_init_is_no_proof_that_the_function_ran(
+    world: World, has_written: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When the held init is killed from outside, what the function wrote says that it ran; else nobody knows."""
+    monkeypatch.setattr("mayfly.containers.docker.runtime.KILL_AFTER_S", 10)  # a daemon may be slow, and not lost
     container = await world.create()
     argv = ("sh", "-c", "echo up; exec sleep 60") if has_written else ("sleep", "60")
     running = asyncio.create_task(container.run(Call(argv=argv), timeout_s=60))
@@ -233,6 +242,7 @@ def lone_worker(driver: str, rootfs: Path, state_dir: Path, how: str) -> Iterato
             yield process.pid, words[1:]
         finally:
             process.kill()
+            process.stdout.read()  # ends when the worker inside has ended, too, and let go of its lock
 
 
 async def gone(ids: list[str]) -> bool:

@@ -146,11 +146,12 @@ async def test_cpu_limit_holds(world: World) -> None:
 async def test_process_limit_holds(world: World, driver: str) -> None:
     """A fork bomb stops at the limit, counted from outside, and goes down with its container."""
     async with world.held(world.spec(pids=16)) as container:
-        call = asyncio.create_task(container.run(Call(argv=("fork_bomb",)), timeout_s=1.0 * SCALE))
+        call = asyncio.create_task(container.run(Call(argv=("fork_bomb",)), timeout_s=60 * SCALE))
         await spoken(container)
         inside = processes_of(container.id)
+        container.kill()
         ending = await call
-        assert ending.reason is EndReason.TIMED_OUT
+        assert ending.reason is EndReason.CANCELLED
         assert ending.stdout.startswith(b"full\n")
     others = 1 if driver == "docker" else 2  # the init, and the runtime that waits
     assert 14 <= len(inside) - others <= 16

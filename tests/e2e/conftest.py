@@ -24,7 +24,7 @@ import pytest
 from mayfly.domain.ids import new_id
 from tests.support.images import build_and_push
 from tests.support.registry import Registry
-from tests.support.up import Up, running_up
+from tests.support.up import ROOM, Up, running_up
 
 
 @dataclass
@@ -103,7 +103,7 @@ def up(registry: str) -> Iterator[Up]:
     if url := os.environ.get("MAYFLY_E2E_URL"):
         yield Up(url, Path(os.environ["MAYFLY_E2E_CA"]), Path("/nonexistent"))
         return
-    with running_up(registry, slots=8) as installation:
+    with running_up(registry, slots=8, **ROOM) as installation:
         yield installation
 
 
@@ -113,7 +113,7 @@ def own_up(up: Up, registry: str) -> Iterator[Up]:
     if up.process is not None:
         yield up
         return
-    with running_up(registry, slots=8) as installation:
+    with running_up(registry, slots=8, **ROOM) as installation:
         yield installation
 
 

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from tests.e2e.conftest import Shell
+from tests.support.rounds import in_one_round
 
 pytestmark = [pytest.mark.F11]
 
@@ -23,13 +24,16 @@ async def test_a_failing_function_says_its_exit_code(shell: Shell) -> None:
 async def test_a_function_beyond_its_time_is_ended(shell: Shell) -> None:
     """A sleep beyond the limit is 504 timed-out, by the clock of the run, within a second of its deadline."""
     loop = asyncio.get_running_loop()
-    name = await shell.make("trap '' TERM INT HUP; sleep 60", limits={"timeout_s": 1})
-    began = loop.time()
+    name = await shell.make("trap '' TERM INT HUP; sleep 60", limits={"timeout_s": 2})
 
-    answer = await shell.call(name)
+    async def took_s() -> float:
+        began = loop.time()
+        answer = await shell.call(name)
+        took_s = loop.time() - began
+        assert (answer.status_code, answer.json()["code"], answer.json()["clock"]) == (504, "timed-out", "run")
+        return took_s
 
-    assert (answer.status_code, answer.json()["code"], answer.json()["clock"]) == (504, "timed-out", "run")
-    assert loop.time() - began < 2
+    await in_one_round(took_s, below_s=3)
 
 
 async def test_a_caller_may_shorten_the_time(shell: Shell) -> None:

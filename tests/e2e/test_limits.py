@@ -99,12 +99,21 @@ async def test_one_user_who_offers_twenty(small: Up, image: str) -> None:
     assert scopes == {"user"}
 
 
-async def test_below_the_limit_nobody_is_refused(small: Up, image: str) -> None:
-    """400 calls by two users, never more than four of each at once, are all admitted."""
-    clients = [await small.user() for _ in range(2)]
+async def test_below_the_limit_nobody_is_refused(registry: str, image: str) -> None:
+    """
+    400 calls by two users, never more than four of each at once, are all admitted: a caller who is back before his
+    place is waits for it.
+    """
+    limits = {"max_activations": 8, "max_activations_per_user": 4, "admission_wait_ms": 5000}
+    with running_up(registry, slots=10, **limits) as up:
+        await two_users_at_their_limit(up, image)
+
+
+async def two_users_at_their_limit(up: Up, image: str) -> None:
+    """Four callers each, who call again as soon as they are answered."""
+    clients = [await up.user() for _ in range(2)]
     shells = [Shell(client, image) for client in clients]
     names = [await shell.make("cat") for shell in shells]
-    await nothing_in_flight(clients[0])
 
     async def caller(shell: Shell, name: str) -> list[int]:
         return [(await shell.call(name, "x")).status_code for _ in range(50)]

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from mayfly.domain.ids import new_id
+from tests.e2e.test_isolation import descendants
 from tests.support.nats import free_port
 from tests.support.up import PASSWORD, Up, stop
 
@@ -47,15 +48,6 @@ def an_up(data_dir: Path, listen: str, registry: str) -> Iterator[Up]:
             process.stdout.close()
 
 
-def descendants(pid: int) -> set[int]:
-    """Find every process below *pid*."""
-    found: set[int] = set()
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found |= {child} | descendants(child)
-    return found
-
-
 def alive(pids: set[int]) -> set[int]:
     """Those of *pids* that have not ended; one that only waits to be reaped has."""
     found = set()
@@ -79,7 +71,8 @@ async def running(client: httpx.AsyncClient) -> None:
 async def with_a_container(up: int) -> set[int]:
     """The processes of an `up`, once there are more than nats-server's, the API server's and the worker's own."""
     async with asyncio.timeout(20):
-        while len(processes := descendants(up)) < 7:  # the call is running for its worker before it is for the kernel
+        # The call is running for its worker before it is for the kernel.
+        while len(processes := set(descendants(up))) < 7:
             await asyncio.sleep(0.05)
     return processes
 

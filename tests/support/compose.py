@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -87,8 +88,18 @@ class Container:
         return {name for name in names if name.startswith("secrets-")}
 
     def kill(self) -> None:
-        """End it as a fault would: Docker does not know that somebody meant it, so its restart policy holds."""
-        os.kill(self.pid, signal.SIGKILL)
+        """
+        End it as a fault would: Docker does not know that somebody meant it, so its restart policy holds.
+
+        Its processes are dead when this returns: the kernel ends the first of a namespace after all others.
+        """
+        process = os.pidfd_open(self.pid)
+        try:
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+            if not select.select([process], [], [], 10)[0]:
+                raise TimeoutError(f"process {self.pid} does not die")
+        finally:
+            os.close(process)
 
     def status(self) -> dict[str, str]:
         """Its first process's /proc/PID/status."""

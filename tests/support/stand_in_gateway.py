@@ -104,7 +104,7 @@ class StandInGateway:
         self._secret: str | None = None
         self._read_secrets()
         limits = httpx.Limits(max_connections=None, keepalive_expiry=30)
-        timeout = httpx.Timeout(READ_S, connect=3)
+        timeout = httpx.Timeout(READ_S, connect=10)
         client = httpx.AsyncClient(verify=tls, limits=limits, timeout=timeout, trust_env=False)
         self._balancer = Balancer([Node(address) for address in api], client)
 

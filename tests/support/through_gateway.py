@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from tests.e2e.conftest import OUR_REGISTRY_PORT
 from tests.support.nats import free_port
-from tests.support.up import Up, running_up
+from tests.support.up import ROOM, Up, running_up
 
 READY_S = 20
 REGISTRY = f"127.0.0.1:{OUR_REGISTRY_PORT}"
@@ -85,7 +85,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def main() -> None:
     """Bring both up, run the suite, take both down."""
-    with running_up(REGISTRY, slots=8) as up, stand_in_before(up) as url:
+    with running_up(REGISTRY, slots=8, **ROOM) as up, stand_in_before(up) as url:
         environment = os.environ | {"MAYFLY_E2E_URL": url, "MAYFLY_E2E_CA": str(up.ca_file)}
         arguments = sys.argv[1:] or ["tests/e2e"]
         command = [sys.executable, "-m", "pytest", "-p", "tests.support.through_gateway", *arguments]

@@ -23,6 +23,11 @@ from tests.support.nats import free_port
 
 READY_S = 60
 PASSWORD = "correct horse battery"
+ROOM = {"max_activations": 64, "max_activations_per_user": 64}
+"""
+Limits for an installation that is not asked about its limits. By default there is a place for each slot: then callers
+who are as many as the slots, and call again as soon as they are answered, may be back before their places are.
+"""
 
 
 @dataclass

@@ -44,7 +44,7 @@ PROCESSES = pytest.mark.parametrize("processes", [(), ("--numprocesses=2",)], id
 @PROCESSES
 def test_a_run_out_of_time_ends(tmp_path: Path, processes: tuple[str, ...]) -> None:
     """Past its budget a run ends with status 124 and says so."""
-    code = "import signal\ndef test_never_ends():\n  signal.pause()"
+    code = "import time\ndef test_never_ends():\n  while True:\n    time.sleep(0.05)"
     ended = pytest_run(code, tmp_path, "--budget-s=1", *processes)
     assert ended.returncode == 124
     assert "Interrupted: its 1 s are over." in ended.stdout
@@ -53,10 +53,10 @@ def test_a_run_out_of_time_ends(tmp_path: Path, processes: tuple[str, ...]) -> N
 @pytest.mark.parametrize("hook", ["pytest_sessionstart", "pytest_sessionfinish"])
 def test_a_run_out_of_time_between_tests_ends(tmp_path: Path, hook: str) -> None:
     """It does so, too, where no test runs yet, as while xdist starts its workers, or any more."""
-    (tmp_path / "conftest.py").write_text(f"import signal\ndef {hook}():\n  signal.pause()")
-    ended = pytest_run("def test_it(): pass", tmp_path, "--budget-s=1")
+    (tmp_path / "conftest.py").write_text(f"import time\ndef {hook}():\n  while True:\n    time.sleep(0.05)")
+    ended = pytest_run("def test_it(): pass", tmp_path, "--budget-s=5")  # not over before the end comes
     assert ended.returncode == 124
-    assert "Interrupted: its 1 s are over." in ended.stdout + ended.stderr
+    assert "Interrupted: its 5 s are over." in ended.stdout + ended.stderr
 
 
 @PROCESSES
@@ -73,7 +73,7 @@ def pytest_sessionstart(session):
 """
     closing_s = XDIST_GIVES_S + 2 if processes else 0
     code = f"""
-import pathlib, pytest, signal, time
+import pathlib, pytest, time
 @pytest.fixture
 def thing():
     yield
@@ -81,7 +81,8 @@ def thing():
     pathlib.Path(__file__).with_name("closed").touch()
 def test_never_ends(thing):
     pathlib.Path(__file__).with_name("running").write_bytes(b"")
-    signal.pause()
+    while True:
+        time.sleep(0.05)
 """
     (tmp_path / "conftest.py").write_text(end_while_the_test_runs)
     os.mkfifo(tmp_path / "running")
@@ -130,7 +131,15 @@ faulthandler.cancel_dump_traceback_later = lambda: (timers.clear(), cancel())
     assert ended.returncode == 0, ended.stdout
 
 
-@pytest.mark.parametrize(("mark", "outcome"), [("", "1 failed"), ("@pytest.mark.long\n", "1 passed")])
+@pytest.mark.parametrize(
+    ("mark", "outcome"),
+    [
+        ("", "1 failed"),
+        ("@pytest.mark.long\n", "1 passed"),
+        ("@pytest.mark.slow(60)\n", "1 passed"),
+        ("@pytest.mark.slow(1)\n", "1 failed"),
+    ],
+)
 def test_a_test_that_hangs_fails_and_says_where(tmp_path: Path, mark: str, outcome: str) -> None:
     """Of a coroutine the threads' stacks show nothing. One that is known to take long has its time."""
     code = f"import asyncio, pytest\nasync def wait(): await asyncio.sleep(2)\n{mark}async def test_it(): await wait()"
