@@ -63,9 +63,14 @@ class OwnerCheck:
         self._gone_since: float | None = None
 
     @property
+    def is_silent(self) -> bool:
+        """The owner is connected, and let the last question go unanswered."""
+        return self._silences > 0
+
+    @property
     def is_in_doubt(self) -> bool:
         """The owner did not answer the last time, so it should be asked again soon."""
-        return self._silences > 0 or self._gone_since is not None
+        return self.is_silent or self._gone_since is not None
 
     async def is_lost(self, record: Activation) -> bool:
         """
