@@ -111,7 +111,7 @@ async def test_an_api_server_cannot_claim(installed: Installation) -> None:
         for verb in (b"+ACK", b"-NAK", b"+TERM", b"+WPI"):
             assert not await may_publish(api_bus, message.reply, verb)
         assert await in_flight(api_bus) == 1
-        await message.ack_sync()
+        await message.ack_sync(timeout=5)
         assert await in_flight(api_bus) == 0
 
 

@@ -45,8 +45,9 @@ async def test_one_users_slow_registry_keeps_nobody_else_waiting() -> None:
         assert {answer.problem for answer in await asyncio.gather(*hanging)} == {each.reference for each in asked}
 
 
-async def test_who_says_that_it_listens_is_heard_by_others() -> None:
+async def test_who_says_that_it_listens_is_heard_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first question, which another connection sends as soon as the worker listens, finds it: every time."""
+    monkeypatch.setattr("mayfly.bus.requests.OWNS_TIMEOUT_S", 5.0)  # how soon is not the question
     async with installation() as nats, nats.connect("worker") as worker, nats.connect("api") as api:
         for number in range(200):
             async with answering_owner(worker, f"w{number}", lambda _: True):

@@ -35,11 +35,12 @@ from tests.support.world import World, crashing_worker
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.A3, pytest.mark.F12]
 
 TOLD_WITHIN_S = 5.0
+PATIENT = Limits(timeout_s=120)  # longer than NATS needs to come back from being shaken
 
 
 async def test_an_activation_runs_at_most_once(system: Shaken) -> None:
     """Six calls run while NATS loses its server or its leader, and are delivered again: none starts a second time."""
-    world, function = system.world, await system.world.function()
+    world, function = system.world, await system.world.function(limits=PATIENT)
     started = _begin(world)
     async with world.worker(slots=6), world.worker(slots=6):
         calls = [asyncio.create_task(world.invoke(function, str(n).encode())) for n in range(6)]
@@ -114,7 +115,7 @@ async def test_the_caller_of_a_lost_worker_is_told_within_5_seconds(system: Shak
 
 async def test_with_an_idempotency_key_asking_again_returns_the_first_outcome(system: Shaken) -> None:
     """The caller of a call under way asks again, through the other API server, after NATS was shaken: one run."""
-    world, function = system.world, await system.world.function()
+    world, function = system.world, await system.world.function(limits=PATIENT)
     started, key = _begin(world), CallOptions(idempotency_key="once")
     async with world.worker():
         first = asyncio.create_task(world.invoke(function, b"x", key))
@@ -198,7 +199,7 @@ async def test_after_a_crash_the_count_returns_to_the_truth_and_limits_hold(syst
 
 async def test_an_outcome_is_never_lost_when_nats_is(system: Shaken) -> None:
     """Calls end while NATS is away: their callers get the results, or are told `unknown`; the records have them all."""
-    world, function = system.world, await system.world.function()
+    world, function = system.world, await system.world.function(limits=PATIENT)
     started = _begin(world)
     async with world.worker(slots=4):
         calls = [asyncio.create_task(world.invoke(function, str(n).encode())) for n in range(4)]

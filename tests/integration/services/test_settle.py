@@ -22,8 +22,9 @@ pytestmark = pytest.mark.F12
 RECORD = a_record(State.RUNNING, worker=WorkerId("w"), started_at=2.0)
 
 
-async def test_a_worker_that_changes_over_to_another_server_is_not_lost() -> None:
+async def test_a_worker_that_changes_over_to_another_server_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unknown for a moment it is in doubt; known again, it is not, and a later absence begins anew."""
+    monkeypatch.setattr("mayfly.bus.requests.OWNS_TIMEOUT_S", 5.0)  # how soon is not the question
     async with installation() as nats, nats.connect("api") as api, nats.connect("worker") as worker:
         check = OwnerCheck(api)
         for _ in range(2):

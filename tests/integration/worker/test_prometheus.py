@@ -58,6 +58,16 @@ class Prometheus:
         return False
 
 
+async def until_ready(url: str) -> None:
+    """Before that it answers every question with 503."""
+    async with httpx.AsyncClient(base_url=url, trust_env=False) as client, asyncio.timeout(30):
+        while True:
+            with suppress(httpx.TransportError):
+                if (await client.get("/-/ready")).status_code == 200:
+                    return
+            await asyncio.sleep(0.1)
+
+
 @pytest.fixture
 async def prometheus(installed: Installation, tmp_path: Path) -> AsyncIterator[Prometheus]:
     """Ours, with its own file but for the addresses, and in more of a hurry."""
@@ -83,6 +93,7 @@ async def prometheus(installed: Installation, tmp_path: Path) -> AsyncIterator[P
         stderr=subprocess.DEVNULL,
     )
     try:
+        await until_ready(f"http://127.0.0.1:{port}")
         yield Prometheus(f"http://127.0.0.1:{port}")
     finally:
         process.terminate()

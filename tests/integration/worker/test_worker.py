@@ -112,7 +112,7 @@ async def test_an_image_that_cannot_be_had_runs_nothing(world: World) -> None:
 async def test_an_image_that_comes_too_late_runs_nothing(world: World) -> None:
     """When the time runs out while the image is fetched, the clock is `image` and nothing ran."""
     world.images.delay_s = 30
-    function = await world.function(limits=Limits(timeout_s=1.25))
+    function = await world.function(limits=Limits(timeout_s=1.6))  # not when the call is also looked for
     async with world.worker():
         with pytest.raises(TimedOut) as caught:
             await world.invoke(function)

@@ -316,11 +316,11 @@ async def test_a_killed_workers_slot_comes_back_when_its_successor_has_proved_it
         call, former = await scene.call(), worker.id
         how(worker)
         await call.is_told_in_time()
+        assert await scene.stores.workers.get(former) is not None
         assert await call.is_in_flight()  # that nothing is heard of it is no proof
         async with asyncio.timeout(1):
             while call.alive():
                 await asyncio.sleep(0.02)
-    assert (await scene.stores.workers.get(former)) is not None
     async with scene.worker("w"):
         entry = await scene.stores.workers.get(former)
         assert entry
