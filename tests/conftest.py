@@ -63,8 +63,7 @@ def pytest_runtest_call(item: pytest.Item) -> None:
     Of what hangs besides, `faulthandler_timeout` says what the threads do, a little later.
     """
     test = getattr(item, "obj", None)
-    slow = item.get_closest_marker("slow")
-    hangs_after_s = slow.args[0] if slow else 0.9 * float(item.config.getini("faulthandler_timeout")) or None
+    hangs_after_s = 0.9 * float(item.config.getini("faulthandler_timeout")) or None
     if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(test) and not item.get_closest_marker("long"):
 
         @functools.wraps(test)
@@ -78,7 +77,7 @@ def pytest_runtest_call(item: pytest.Item) -> None:
 @pytest.fixture(autouse=True)
 def _long_ones_take_long(request: pytest.FixtureRequest) -> None:
     """Only of another test `faulthandler_timeout` would say that it hangs."""
-    if request.node.get_closest_marker("long") or request.node.get_closest_marker("slow"):
+    if request.node.get_closest_marker("long"):
         faulthandler.cancel_dump_traceback_later()
 
 

@@ -19,7 +19,7 @@ from mayfly.bus.subjects import IDEMPOTENCY, PLACES
 from mayfly.containers import mounts
 from mayfly.containers.choose import group_name
 from tests.chaos.installation import Installation
-from tests.support.files import everything_below
+from tests.support.files import directories_below
 
 
 def on_this_machine(made: Installation) -> Iterator[str]:
@@ -31,7 +31,7 @@ def on_this_machine(made: Installation) -> Iterator[str]:
             yield f"mount {each.point}"
     for disk in made.disks.values():
         name = group_name(disk.directory / "state")
-        yield from (f"cgroup {group}" for group in everything_below(Path("/sys/fs/cgroup")) if group.name == name)
+        yield from (f"cgroup {group}" for group in directories_below(Path("/sys/fs/cgroup")) if group.name == name)
         yield from _files(disk.directory)
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -174,7 +174,9 @@ async def _fill_up(made: Installation) -> int:
         return answer.status_code
 
     async def full() -> bool:
-        return await in_flight(await made.operator.bus()) == len(callers)
+        with contextlib.suppress(QueueUnavailable):
+            return await in_flight(await made.operator.bus()) == len(callers)
+        return False
 
     async with made.client(APIS[0]) as first, made.client(APIS[1]) as second:
         tasks = [
@@ -196,7 +198,7 @@ async def end_workers(made: Installation) -> list[str]:
     return left
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def _logs_kept(made: Installation, keep: Path | None) -> AsyncIterator[None]:
     """Copy the logs in the end, however it comes."""
     try:

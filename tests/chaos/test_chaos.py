@@ -35,7 +35,6 @@ def told(outcome: Outcome, minutes: float) -> str:
     return report(outcome.history, outcome.violations, missed=outcome.missed, minutes=minutes, seed=SEED)
 
 
-@pytest.mark.slow(180)
 @pytest.mark.parametrize(("replicas", "seconds"), [(1, 30), (3, 30)])
 async def test_promises_hold_under_faults(replicas: int, seconds: int, tmp_path: Path) -> None:
     """

@@ -242,7 +242,7 @@ def lone_worker(driver: str, rootfs: Path, state_dir: Path, how: str) -> Iterato
             yield process.pid, words[1:]
         finally:
             process.kill()
-            process.stdout.read()  # ends when the worker inside has ended, too, and let go of its lock
+            process.communicate(timeout=20)  # until the worker inside has ended, too, and let go of its lock
 
 
 async def gone(ids: list[str]) -> bool:

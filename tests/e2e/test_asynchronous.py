@@ -18,8 +18,9 @@ import pytest
 
 from mayfly.domain.ids import new_id
 from tests.e2e.conftest import Shell
-from tests.e2e.test_isolation import function_processes, leftovers, nothing_is_left_after_a_second
+from tests.e2e.test_isolation import function_processes, leftovers, seconds_until_nothing_is_left
 from tests.e2e.test_readme import ROOT
+from tests.support.rounds import in_one_round
 from tests.support.through_gateway import stand_in_before
 from tests.support.up import PASSWORD, Up
 
@@ -120,30 +121,28 @@ async def test_a_cancelled_call_leaves_nothing(own_up: Up, own_shell: Shell) -> 
         while leftovers(own_up):  # of another call, answered before its container is removed
             await asyncio.sleep(0.05)
 
-    location, cancelled, alive, told = await cancel_one(own_up, own_shell, name)
-    again = await own_shell.client.delete(location)
+    async def cancel_one() -> float:
+        waiting = asyncio.create_task(own_shell.call(name))
+        location = await running_call(own_shell)
+        async with asyncio.timeout(10):
+            while not any("sleep" in process for process in function_processes(own_up)):  # the record is a moment ahead
+                await asyncio.sleep(0.02)
 
-    assert (cancelled.status_code, cancelled.json()["state"]) == (200, "cancelled")
-    assert alive == []
-    assert (told.status_code, told.json()["code"], told.json()["ran"]) == (499, "cancelled", "yes")
-    assert (again.status_code, again.json()["state"]) == (200, "cancelled")
-    result = await own_shell.client.get(f"{location}/result")
-    assert (result.status_code, result.json()["code"]) == (499, "cancelled")
-    await nothing_is_left_after_a_second(own_up, again=lambda: cancel_one(own_up, own_shell, name))
+        cancelled = await own_shell.client.delete(location)
+        alive = function_processes(own_up)
+        told = await waiting
+        left_s = await seconds_until_nothing_is_left(own_up)
+        again = await own_shell.client.delete(location)
 
+        assert (cancelled.status_code, cancelled.json()["state"]) == (200, "cancelled")
+        assert alive == []
+        assert (told.status_code, told.json()["code"], told.json()["ran"]) == (499, "cancelled", "yes")
+        assert (again.status_code, again.json()["state"]) == (200, "cancelled")
+        result = await own_shell.client.get(f"{location}/result")
+        assert (result.status_code, result.json()["code"]) == (499, "cancelled")
+        return left_s
 
-async def cancel_one(up: Up, shell: Shell, name: str) -> tuple[str, httpx.Response, list[str], httpx.Response]:
-    """
-    Call, and cancel once the container runs; return where the call's record is, what the cancel was answered, which
-    processes of the container lived then, and what the caller got.
-    """
-    waiting = asyncio.create_task(shell.call(name))
-    location = await running_call(shell)
-    async with asyncio.timeout(10):
-        while not any("sleep" in process for process in function_processes(up)):  # the record is a moment ahead
-            await asyncio.sleep(0.02)
-    cancelled = await shell.client.delete(location)
-    return location, cancelled, function_processes(up), await waiting
+    await in_one_round(cancel_one, below_s=1)
 
 
 async def running_call(shell: Shell) -> str:
@@ -250,7 +249,7 @@ async def test_what_the_pages_say_can_be_typed(
 ) -> None:
     """
     All blocks of a page, one after the other, in one shell; but for a registry that can be reached from here, for the
-    user's name and for where the data directory is.
+    user's name, for where the data directory is and for how long a function sleeps.
     """
     name, config = f"ann-{new_id()[:12]}", str(tmp_path / "config")
     environment = {

@@ -129,10 +129,11 @@ async def test_the_gateways_502_says_that_nobody_knows(registry: str) -> None:
             assert installation.process is not None
             parent = str(installation.process.pid)
             api = subprocess.check_output(["pgrep", "--parent", parent, "--full", "mayfly api"])
-            answers = asyncio.create_task(until_refused(client))  # `up` starts another API server after a moment
-            await asyncio.sleep(0.5)
-            os.kill(int(api), signal.SIGKILL)
-            answer = await answers
+            async with asyncio.TaskGroup() as group:
+                asking = group.create_task(until_refused(client))  # `up` starts another API server after a moment
+                await asyncio.sleep(0.5)
+                os.kill(int(api), signal.SIGKILL)
+            answer = asking.result()
     assert answer.status_code == 502
     assert json.loads(answer.text)["ran"] == "unknown"
 

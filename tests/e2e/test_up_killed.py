@@ -18,6 +18,7 @@ import pytest
 from mayfly.domain.ids import new_id
 from tests.e2e.test_isolation import descendants
 from tests.support.nats import free_port
+from tests.support.processes import is_alive
 from tests.support.up import PASSWORD, Up, stop
 
 GONE_WITHIN_S = 5.0
@@ -50,15 +51,7 @@ def an_up(data_dir: Path, listen: str, registry: str) -> Iterator[Up]:
 
 def alive(pids: set[int]) -> set[int]:
     """Those of *pids* that have not ended; one that only waits to be reaped has."""
-    found = set()
-    for pid in pids:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            continue
-        if state not in "ZX":
-            found.add(pid)
-    return found
+    return {pid for pid in pids if is_alive(pid)}
 
 
 async def running(client: httpx.AsyncClient) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def everything_below(directory: Path) -> Iterator[Path]:
+def directories_below(directory: Path) -> Iterator[Path]:
     """
-    Everything below *directory*, without what vanishes while this looks.
+    All directories below *directory*, without those that vanish while this looks.
 
     `Path.rglob` raises there (Python 3.11): it opens a directory that somebody has removed since it was listed.
     """
-    for parent, directories, files in os.walk(directory):
-        for name in (*directories, *files):
+    for parent, names, _ in os.walk(directory):
+        for name in names:
             yield Path(parent, name)

@@ -104,7 +104,7 @@ class StandInGateway:
         self._secret: str | None = None
         self._read_secrets()
         limits = httpx.Limits(max_connections=None, keepalive_expiry=30)
-        timeout = httpx.Timeout(READ_S, connect=10)
+        timeout = httpx.Timeout(READ_S, connect=10)  # in 3 s, a first packet that was lost is only sent again
         client = httpx.AsyncClient(verify=tls, limits=limits, timeout=timeout, trust_env=False)
         self._balancer = Balancer([Node(address) for address in api], client)
 

@@ -20,7 +20,7 @@ from mayfly.services.settle import OwnerCheck, settle_lost, settle_out_of_time
 FIRST_LOOK_S = 0.25  # the end is heard, normally; from here on it is also looked for
 LOOKS_GROW_BY = 1.5
 LOOK_AT_MOST_EVERY_S = 1.0
-SILENCE_S = 0.1
+SILENT_LOOK_S = 0.1
 """Until a silent worker is asked again. Each of three questions goes unanswered for a second, and 5 s are promised."""
 OUTAGE_S = 10.0  # how long past a call's deadline an outage of NATS is sat out
 UNTOLD = "The queue was lost while the activation was under way; its record will say how it ended."
@@ -58,8 +58,9 @@ class Follower:
             except QueueUnavailable as error:
                 if now > deadline + OUTAGE_S:
                     raise QueueUnavailable(UNTOLD, ran="unknown") from error
-            if owner_check.is_in_doubt:
-                pause = SILENCE_S if owner_check.is_silent else FIRST_LOOK_S
+            else:
+                if owner_check.is_in_doubt:
+                    pause = SILENT_LOOK_S if owner_check.is_silent else FIRST_LOOK_S
 
     async def _look(self, key: str, owner_check: OwnerCheck) -> Activation | None:
         """Read the record, and end it if nobody else will."""

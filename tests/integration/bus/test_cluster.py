@@ -270,9 +270,11 @@ async def test_a_worker_that_stops_leaves_no_pull_behind(nats: Cluster) -> None:
 async def killed_worker_is_forgotten_s(admin: Bus, *arguments: str) -> float:
     """How long the pull of a killed worker is still waiting."""
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", A_WORKER, *arguments)
-    await until_pulls(admin, 1, within_s=10)
-    process.kill()
-    await process.wait()
+    try:
+        await until_pulls(admin, 1, within_s=10)
+    finally:
+        process.kill()
+        await process.wait()
     began = time.monotonic()
     await until_pulls(admin, 0, within_s=10)
     return time.monotonic() - began

@@ -28,18 +28,24 @@ async def consumer_at(node: Node) -> dict[str, Any] | None:
     not heard of that yet, as a follower may not.
     """
     answer = await node.monitor(f"jsz?acc={TRIGGER['account']}&consumers=true&config=true")
-    accounts = [each for each in answer["account_details"] if each["name"] == TRIGGER["account"]]
-    streams = [each for told in accounts for each in told["stream_detail"] if each["name"] == TRIGGER["stream"]]
-    consumers = [each for told in streams for each in told["consumer_detail"] if each["name"] == TRIGGER["consumer"]]
+    accounts = [each for each in answer.get("account_details", ()) if each["name"] == TRIGGER["account"]]
+    streams = [each for told in accounts for each in told.get("stream_detail", ()) if each["name"] == TRIGGER["stream"]]
+    consumers = [
+        each for told in streams for each in told.get("consumer_detail", ()) if each["name"] == TRIGGER["consumer"]
+    ]
     return dict(consumers[0]) if consumers else None
+
+
+def leader_of(consumer: dict[str, Any] | None) -> str | None:
+    """Return who leads it, as far as that server knows."""
+    return consumer.get("cluster", {}).get("leader") if consumer else None
 
 
 async def load_at_leader(made: Cluster) -> int | None:
     """Return the metric: asked of whoever the first server says leads the consumer. None while that changes."""
-    told = await consumer_at(made.nodes[0])
-    leader = told and told["cluster"].get("leader")
+    leader = leader_of(await consumer_at(made.nodes[0]))
     consumer = await consumer_at(next(node for node in made.nodes if node.name == leader)) if leader else None
-    if consumer is None or consumer["cluster"].get("leader") != leader:
+    if consumer is None or leader_of(consumer) != leader:
         return None
     return int(consumer["num_pending"]) + int(consumer["num_ack_pending"])
 

@@ -23,7 +23,7 @@ from mayfly.images.policy import RegistryPolicy
 from mayfly.images.reference import parse_reference
 from mayfly.images.store import ImageStore
 from mayfly.images.tree import remove
-from tests.support.files import everything_below
+from tests.support.files import directories_below
 from tests.support.images import build_and_push
 from tests.support.registry import Registry
 
@@ -280,7 +280,7 @@ async def test_a_store_that_closes_leaves_nothing_half_done(registry: Registry, 
     async with a_store(registry.url, tmp_path / "images") as store:
         pulling = asyncio.create_task(store.resolve(reference, owner=ALICE))
         async with asyncio.timeout(10):
-            while not any(everything_below(tmp_path / "images" / "pulls")):
+            while not any(directories_below(tmp_path / "images" / "pulls")):
                 await asyncio.sleep(0.005)
         pulling.cancel()
         await asyncio.gather(pulling, return_exceptions=True)
@@ -511,7 +511,7 @@ async def test_another_process_leaves_a_running_pull_alone(registry: Registry, t
     async with a_store(registry.url, tmp_path / "images") as store:
         pulling = asyncio.create_task(store.resolve(reference, owner=ALICE))
         async with asyncio.timeout(10):
-            while not any(path.name == "blobs" for path in everything_below(tmp_path / "images" / "pulls")):
+            while not any(path.name == "blobs" for path in directories_below(tmp_path / "images" / "pulls")):
                 await asyncio.sleep(0.005)
         async with a_store(registry.url, tmp_path / "images", may_evict=False):
             pass

@@ -32,6 +32,7 @@ from tests.support.bus import Installation, installation
 from tests.support.docker_certificates import make_certificates
 from tests.support.images import build_and_push
 from tests.support.need import need
+from tests.support.processes import is_alive
 from tests.support.registry import Registry
 
 pytestmark = [pytest.mark.root, pytest.mark.A5, pytest.mark.F9]
@@ -294,8 +295,7 @@ async def test_a_frozen_workers_container_ends_within_its_lease(scene: Scene) ->
                 await calling
         async with asyncio.timeout(LEASE_S + 1):
             await scene.until_containers(0, running=True)
-        async with asyncio.timeout(5):
-            while Path(f"/proc/{inner}").exists():  # until its watchdog has reaped it
+            while is_alive(inner):
                 await asyncio.sleep(0.02)
     async with scene.worker():
         await scene.until_containers(0)

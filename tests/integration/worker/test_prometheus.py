@@ -52,10 +52,8 @@ class Prometheus:
         return found
 
     async def shows(self, expression: str) -> bool:
-        """Say whether there is an answer, once it can be asked at all."""
-        with suppress(httpx.TransportError):
-            return bool(await self.query(expression))
-        return False
+        """Say whether there is an answer."""
+        return bool(await self.query(expression))
 
 
 async def until_ready(url: str) -> None:
