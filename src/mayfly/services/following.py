@@ -51,16 +51,17 @@ class Follower:
                     return await asyncio.shield(waiter.final)
             except TimeoutError:
                 pause = min(max(pause, FIRST_LOOK_S) * LOOKS_GROW_BY, LOOK_AT_MOST_EVERY_S)
-            now = time.monotonic()
+            now, in_doubt_s = time.monotonic(), FIRST_LOOK_S
             try:
                 if final := await self._look(key, owner_check):
                     return final
+                if owner_check.is_silent:
+                    in_doubt_s = SILENT_LOOK_S
             except QueueUnavailable as error:
                 if now > deadline + OUTAGE_S:
                     raise QueueUnavailable(UNTOLD, ran="unknown") from error
-            else:
-                if owner_check.is_in_doubt:
-                    pause = SILENT_LOOK_S if owner_check.is_silent else FIRST_LOOK_S
+            if owner_check.is_in_doubt:
+                pause = in_doubt_s
 
     async def _look(self, key: str, owner_check: OwnerCheck) -> Activation | None:
         """Read the record, and end it if nobody else will."""
