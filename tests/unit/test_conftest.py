@@ -37,6 +37,14 @@ def pytest_run(code: str, directory: Path, *arguments: str, **environment: str) 
     )
 
 
+NEVER_ENDS = """
+import os, select, signal
+def never_ends():
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)  # a signal that comes just before the wait ends it too; `pause` would miss that one
+    select.select([woken], [], [])
+"""
 XDIST_GIVES_S = 5  # execnet, by itself, interrupts a worker 5 s after it was told to end, and kills it 5 s later
 PROCESSES = pytest.mark.parametrize("processes", [(), ("--numprocesses=2",)], ids=["one process", "several"])
 
@@ -44,7 +52,7 @@ PROCESSES = pytest.mark.parametrize("processes", [(), ("--numprocesses=2",)], id
 @PROCESSES
 def test_a_run_out_of_time_ends(tmp_path: Path, processes: tuple[str, ...]) -> None:
     """Past its budget a run ends with status 124 and says so."""
-    code = "import time\ndef test_never_ends():\n  while True:\n    time.sleep(0.05)"
+    code = NEVER_ENDS + "def test_never_ends(): never_ends()"
     ended = pytest_run(code, tmp_path, "--budget-s=1", *processes)
     assert ended.returncode == 124
     assert "Interrupted: its 1 s are over." in ended.stdout
@@ -53,7 +61,7 @@ def test_a_run_out_of_time_ends(tmp_path: Path, processes: tuple[str, ...]) -> N
 @pytest.mark.parametrize("hook", ["pytest_sessionstart", "pytest_sessionfinish"])
 def test_a_run_out_of_time_between_tests_ends(tmp_path: Path, hook: str) -> None:
     """It does so, too, where no test runs yet, as while xdist starts its workers, or any more."""
-    (tmp_path / "conftest.py").write_text(f"import time\ndef {hook}():\n  while True:\n    time.sleep(0.05)")
+    (tmp_path / "conftest.py").write_text(f"{NEVER_ENDS}def {hook}(): never_ends()")
     ended = pytest_run("def test_it(): pass", tmp_path, "--budget-s=5")  # longer than pytest takes to come to its end
     assert ended.returncode == 124
     assert "Interrupted: its 5 s are over." in ended.stdout + ended.stderr
@@ -72,7 +80,7 @@ def pytest_sessionstart(session):
         threading.Thread(target=end, daemon=True).start()
 """
     closing_s = XDIST_GIVES_S + 2 if processes else 0
-    code = f"""
+    code = f"""{NEVER_ENDS}
 import pathlib, pytest, time
 @pytest.fixture
 def thing():
@@ -81,8 +89,7 @@ def thing():
     pathlib.Path(__file__).with_name("closed").touch()
 def test_never_ends(thing):
     pathlib.Path(__file__).with_name("running").write_bytes(b"")
-    while True:
-        time.sleep(0.05)
+    never_ends()
 """
     (tmp_path / "conftest.py").write_text(end_while_the_test_runs)
     os.mkfifo(tmp_path / "running")
