@@ -129,19 +129,21 @@ async def test_the_gateways_502_says_that_nobody_knows(registry: str) -> None:
             assert installation.process is not None
             parent = str(installation.process.pid)
             api = subprocess.check_output(["pgrep", "--parent", parent, "--full", "mayfly api"])
+            is_asking = asyncio.Event()
             async with asyncio.TaskGroup() as group:
-                asking = group.create_task(until_refused(client))  # `up` starts another API server after a moment
-                await asyncio.sleep(0.5)
+                asking = group.create_task(until_refused(client, is_asking))
+                await is_asking.wait()  # `up` starts another API server a moment after the kill
                 os.kill(int(api), signal.SIGKILL)
             answer = asking.result()
     assert answer.status_code == 502
     assert json.loads(answer.text)["ran"] == "unknown"
 
 
-async def until_refused(client: httpx.AsyncClient) -> httpx.Response:
-    """Ask again and again, until the answer is not 200."""
+async def until_refused(client: httpx.AsyncClient, is_asking: asyncio.Event) -> httpx.Response:
+    """Ask again and again, until the answer is not 200; say when the first answer is there."""
     async with asyncio.timeout(20):
         while (answer := await client.get("/v1/functions")).status_code == 200:
+            is_asking.set()
             await asyncio.sleep(0.05)
     return answer
 
