@@ -171,4 +171,14 @@ MUTATIONS = (
         new="self._ahead_of_monotonic_s = machine_s",
         tests=(f"{WORKER}/test_clock.py::test_a_wrong_clock_neither_refuses_a_call_nor_dates_it_wrong",),
     ),
+    Mutation(
+        safeguard="the caller's address from the gateway only",
+        file="src/mayfly/api/address.py",
+        old="told = _told_by_the_gateway(request) if exchange_of(request.scope).through_gateway else None",
+        new="told = _told_by_the_gateway(request)",
+        tests=(
+            "tests/unit/api/test_address.py::test_without_a_gateway_the_header_is_not_believed",
+            "tests/unit/api/test_address.py::test_a_health_check_does_not_have_its_header_believed",
+        ),
+    ),
 )

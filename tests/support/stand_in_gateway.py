@@ -213,6 +213,8 @@ class StandInGateway:
         ]
         headers.append((b"host", request.headers.get("host", "gateway").encode("latin-1")))
         headers.append((b"x-request-id", request_id.encode()))
+        if request.client:
+            headers.append((b"x-forwarded-for", request.client.host.encode()))
         if self._secret:
             headers.append((b"x-mayfly-gateway", self._secret.encode()))
         return headers

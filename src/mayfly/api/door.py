@@ -35,8 +35,10 @@ class Door:
         self._secrets = secrets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request in, or answer 403."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or self._came_through_the_gateway(scope):
+        """Let a request in, or answer 403; note which came through the gateway, whose word counts (`address`)."""
+        if scope["type"] == "http":
+            exchange_of(scope).through_gateway = self._came_through_the_gateway(scope)
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or exchange_of(scope).through_gateway:
             await self._app(scope, receive, send)
             return
         refusal = NotAllowed("This API server answers only what comes through the gateway. Call the gateway's address.")

@@ -41,6 +41,7 @@ class Exchange:
     status: int = 0
     user_id: str | None = None
     code: str | None = None
+    through_gateway: bool = False  # the door has seen the gateway's secret
 
 
 def exchange_of(scope: Scope) -> Exchange:
