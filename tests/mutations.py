@@ -22,6 +22,7 @@ class Mutation:
 
 
 WORKER = "tests/integration/worker"
+AUDIT = "tests/integration/api/test_audit.py"
 
 MUTATIONS = (
     Mutation(
@@ -180,5 +181,64 @@ MUTATIONS = (
             "tests/unit/api/test_address.py::test_without_a_gateway_the_header_is_not_believed",
             "tests/unit/api/test_address.py::test_a_health_check_does_not_have_its_header_believed",
         ),
+    ),
+    Mutation(
+        safeguard="the audit entry before the answer",
+        file="src/mayfly/api/trail.py",
+        old="            await self._state.audit.record(change.actor, action, change.subject)\n",
+        new="            asyncio.ensure_future(self._state.audit.record(change.actor, action, change.subject))\n",
+        tests=(f"{AUDIT}::test_what_cannot_be_written_down_is_not_answered_with_success",),
+    ),
+    Mutation(
+        safeguard="a trace of every route in the audit trail",
+        file="src/mayfly/api/trail.py",
+        old="if records == ((method, route.path) in UNRECORDED):",
+        new="if False:",
+        tests=("tests/unit/api/test_app.py::test_route_that_leaves_no_trace_stops_the_start",),
+    ),
+    Mutation(
+        safeguard="one's own audit entries only",
+        file="src/mayfly/bus/audit.py",
+        old="if stored is not None and stored.subject == subject else None",
+        new="if stored is not None else None",
+        tests=(
+            f"{AUDIT}::test_nobody_sees_anothers_trail",
+            "tests/integration/services/test_audit.py::test_anothers_cursor_leads_nowhere",
+        ),
+    ),
+    Mutation(
+        safeguard="the whole chain of audit entries",
+        file="src/mayfly/bus/audit.py",
+        old="            api.Header.EXPECTED_LAST_SUBJECT_SEQUENCE: str(previous),\n",
+        new="",
+        tests=("tests/integration/bus/test_audit.py::test_what_is_appended_at_once_is_read_back_whole",),
+    ),
+    Mutation(
+        safeguard="one id for a repeated audit entry",
+        file="src/mayfly/bus/audit.py",
+        old="api.Header.MSG_ID: entry.id,",
+        new="",
+        tests=("tests/integration/bus/test_audit.py::test_an_answer_that_is_lost_makes_no_second_entry",),
+    ),
+    Mutation(
+        safeguard="room of one's own in the audit trail",
+        file="src/mayfly/bus/schema.py",
+        old="        max_msgs_per_subject=AUDIT_MAX_ENTRIES,\n",
+        new="",
+        tests=("tests/integration/bus/test_audit.py::test_who_makes_many_entries_pushes_out_his_own",),
+    ),
+    Mutation(
+        safeguard="room of their own for logins in the audit trail",
+        file="src/mayfly/services/audit.py",
+        old="return subjects.LOGINS if action in OF_LOGINS else subjects.DONE",
+        new="return subjects.DONE",
+        tests=("tests/integration/services/test_audit.py::test_what_is_done_with_a_stolen_token_hides_no_login",),
+    ),
+    Mutation(
+        safeguard="one audit entry a minute of refused logins",
+        file="src/mayfly/services/audit.py",
+        old="window.due_at = self._clock() + WINDOW_S",
+        new="window.due_at = self._clock()",
+        tests=("tests/integration/services/test_audit.py::test_a_flood_of_refused_logins_is_one_entry_a_minute",),
     ),
 )

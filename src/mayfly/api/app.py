@@ -25,9 +25,10 @@ from mayfly.api.description import INTRODUCTION, describe
 from mayfly.api.door import Door, read_secrets
 from mayfly.api.envelope import Envelope, exchange_of
 from mayfly.api.errors import MethodNotAllowed, problem
-from mayfly.api.routes import activations, functions, invoke, platform, tokens, users
+from mayfly.api.routes import activations, audit, functions, invoke, platform, tokens, users
 from mayfly.api.sentences import invalid
 from mayfly.api.state import opened
+from mayfly.api.trail import check_recorded
 from mayfly.bus.store import Conflict
 from mayfly.domain.errors import InternalError, MayflyError, NotFound, QueueUnavailable
 from mayfly.settings import ApiSettings
@@ -42,6 +43,7 @@ ROUTERS = (
     functions.private,
     invoke.private,
     activations.private,
+    audit.private,
     platform.private,
     platform.public,
 )
@@ -52,9 +54,11 @@ def create_app(settings: ApiSettings) -> FastAPI:
     """
     Build the application; it connects when its life begins (`lifespan`).
 
-    Raises: RuntimeError when a route needs no token and is not one of the public ones; SecretUnusable.
+    Raises: RuntimeError when a route needs no token and is not one of the public ones, or changes something and leaves
+    no trace of it; SecretUnusable.
     """
     check_routes(ROUTES)
+    check_recorded(ROUTES)
     app = FastAPI(
         title="Mayfly",
         version=mayfly.__version__,
@@ -89,7 +93,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.mayfly = state
         beside = [
             asyncio.create_task(work.run(), name=name)
-            for name, work in (("janitor", state.janitor), ("retention", state.keeper), ("room", state.guard))
+            for name, work in (
+                ("janitor", state.janitor),
+                ("retention", state.keeper),
+                ("room", state.guard),
+                ("refusals", state.refusals),
+            )
         ]
         watching = asyncio.create_task(_watch(app, state.bus.closed, beside), name="watch-connection")
         try:

@@ -19,6 +19,7 @@ from mayfly import __version__
 from mayfly.bus.health import StreamHealth
 from mayfly.domain import limits as ceilings
 from mayfly.domain.activation import Activation, State
+from mayfly.domain.audit import AuditEntry, By, Outcome
 from mayfly.domain.errors import Fault, Ran
 from mayfly.domain.function import (
     COMMAND_MAX_BYTES,
@@ -470,6 +471,66 @@ class ActivationPage(Shape):
     """Some of one's activations, the newest first."""
 
     activations: list[ActivationShape]
+    next: str | None
+    """What to give as `after` for the next page; null at the end."""
+
+
+class AuditEntryShape(Shape):
+    """One line of the audit trail."""
+
+    id: str
+    at: datetime
+    """When, by NATS's clock."""
+
+    action: str
+    """What was asked for, such as `function.register`."""
+
+    subject: str | None
+    """The name of what was acted on."""
+
+    outcome: Outcome
+    """`done`, `refused`, or `unknown`: it was answered with an error that leaves open whether it was done."""
+
+    code: str | None
+    """Of the error, unless it was done."""
+
+    times: int
+    """Of refused logins: how many this entry stands for; else 1."""
+
+    by: By
+    """`user`: with this account's login or key. `operator`. `nobody`: somebody who was not let in."""
+
+    session: str | None
+    """The login with which it was done."""
+
+    address: str | None
+    """From where: an IP address, or `unknown`. null: by the operator, or from more addresses than are told apart."""
+
+    request_id: str | None
+
+    @classmethod
+    def of(cls, entry: AuditEntry) -> AuditEntryShape:
+        """Show an entry to the user in whose trail it is."""
+        actor = entry.actor
+        return cls(
+            id=entry.id,
+            at=instant(entry.at),
+            action=entry.action,
+            subject=entry.subject,
+            outcome=entry.outcome,
+            code=entry.code,
+            times=entry.times,
+            by=actor.by,
+            session=actor.session_id,
+            address=actor.address,
+            request_id=actor.request_id,
+        )
+
+
+class AuditPage(Shape):
+    """Some of one's audit trail, the newest first."""
+
+    entries: list[AuditEntryShape]
     next: str | None
     """What to give as `after` for the next page; null at the end."""
 

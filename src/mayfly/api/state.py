@@ -17,6 +17,7 @@ from mayfly.bus.responses import Listener
 from mayfly.bus.stores import Stores
 from mayfly.domain.ids import new_id
 from mayfly.services.activations import Activations
+from mayfly.services.audit import Audit, Refusals
 from mayfly.services.cancel import Canceller
 from mayfly.services.functions import Functions
 from mayfly.services.invoke import Invoker
@@ -47,6 +48,8 @@ class ApiState:
     janitor: Janitor
     keeper: Keeper
     guard: Guard
+    audit: Audit
+    refusals: Refusals
     metrics: ApiMetrics
 
 
@@ -71,6 +74,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[ApiState]:
         usage = Usage(bus, state.stores, state.metrics)
         await stack.enter_async_context(served(settings.metrics_listen, state.metrics, refresh=usage.refresh))
         stack.push_async_callback(state.invoker.close)
+        stack.push_async_callback(state.refusals.close)
         yield state
 
 
@@ -79,6 +83,7 @@ def _build(settings: ApiSettings, bus: Bus, listener: Listener, *, keys: TokenKe
     metrics = ApiMetrics()
     metrics.follow(bus)
     guard = Guard(bus)
+    audit = Audit(bus)
     keep_s, room = settings.record_keep_s, settings.responses_max_bytes_per_user
     sessions = Sessions(stores, keys, passwords, access_s=settings.access_token_s, refresh_s=settings.refresh_token_s)
     return ApiState(
@@ -94,6 +99,8 @@ def _build(settings: ApiSettings, bus: Bus, listener: Listener, *, keys: TokenKe
         janitor=Janitor(bus, stores, keep_s=keep_s, on_action=metrics.janitor_acted),
         keeper=Keeper(bus, listener.instance, max_bytes=room, keep_s=keep_s),
         guard=guard,
+        audit=audit,
+        refusals=Refusals(audit),
         metrics=metrics,
     )
 

@@ -20,7 +20,7 @@ from mayfly.bus.patience import NOT_YET
 from mayfly.domain.errors import QueueUnavailable
 
 STREAMS = (subjects.ACT, subjects.RESPONSES, *map(subjects.kv_stream, subjects.BUCKETS))
-"""Those that calls need. The audit trail is not an API server's to look into."""
+"""Those that calls need. Of the audit trail an API server is told nothing but its entries."""
 
 ANSWERED_S = 1.5  # a leader answers within milliseconds; that there is none is said after 0.5 s
 

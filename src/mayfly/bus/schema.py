@@ -33,6 +33,8 @@ LEAK_BACKSTOP_S = 3600.0  # a message that nobody settled leaves the stream afte
 RESPONSE_MAX_BYTES = 3 * MIB
 DEDUPE_WINDOW_S = TIMEOUT_MAX_S + 60.0  # longer than anything waits in ACT: a call that is carried on has the same id
 AUDIT_KEEP_S = 90 * 86_400.0
+AUDIT_MAX_ENTRIES = 10_000  # of one user and kind, some 5 MB: the oldest go first, and nobody else's
+AUDIT_ENTRY_MAX_BYTES = 2048  # with its headers
 
 
 def unlimited(limit: object) -> int:
@@ -98,14 +100,19 @@ def response_stream(settings: BootstrapSettings) -> api.StreamConfig:
 
 
 def audit_stream(settings: BootstrapSettings) -> api.StreamConfig:
-    """Describe the trail of logins and changes."""
+    """
+    Describe the trail of logins and changes. A subject is one user's and of one kind: whoever makes many entries pushes
+    out his own, with a stolen token no logins, and by trying to log in as somebody else only what was tried before.
+    """
     return api.StreamConfig(
         name=subjects.AUDIT,
         subjects=["audit.>"],
         storage=api.StorageType.FILE,
         num_replicas=settings.nats_replicas,
         discard=api.DiscardPolicy.OLD,
+        max_msgs_per_subject=AUDIT_MAX_ENTRIES,
         max_bytes=256 * MIB,
+        max_msg_size=AUDIT_ENTRY_MAX_BYTES,
         max_age=AUDIT_KEEP_S,
     )
 

@@ -25,6 +25,11 @@ WORKERS_API = "streams.API"  # its name in the workers' account, where `$JS.API`
 
 BOOKS = "books"  # in the place of an instance in RESPONSES: what API servers write there. Too short for an id
 
+LOGINS = "logins"  # in the trail: a user's logins and what else takes his password
+DONE = "done"  # all else that was done in his name: however much somebody does with a stolen token, his login stays
+TRIED = "tried"  # what was tried with a wrong password: however often, it pushes out nothing else
+NOBODY = "nobody"  # in the place of a user who does not exist. Too short for an id
+
 PREPARE_IMAGE = "image.prepare"  # a request that one of the workers answers
 PREPARERS = "workers"  # their queue group
 PREFETCH_IMAGE = "image.prefetch"  # told to all workers
@@ -83,6 +88,11 @@ def responses_of(user_id: str) -> str:
 def kept(user_id: str, instance: str, ulid: str) -> str:
     """Where the server republishes the headers of each response."""
     return f"kept.{user_id}.{instance}.{ulid}"
+
+
+def audit(user_id: str, kind: str) -> str:
+    """Where a user's entries of the audit trail lie; each kind has room of its own."""
+    return f"audit.{user_id}.{kind}"
 
 
 def books(user_id: str) -> str:

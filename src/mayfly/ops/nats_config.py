@@ -155,9 +155,9 @@ def api_permissions() -> dict[str, Any]:
     What an API server publishes and hears.
 
     It can remove any message of the work stream (the janitor does), give back any place, and purge responses (those of
-    a user who leaves, or has too many): the server cannot be told to allow less of any of these. It cannot read the
-    trail that it writes. Of each stream that it reads, and of the workers' consumer, it is told how they stand; and how
-    full the store is.
+    a user who leaves, or has too many): the server cannot be told to allow less of any of these. Of the trail it adds
+    entries and reads single ones, for their user; it is told no more of it, and cannot take one out. Of each other
+    stream that it reads, and of the workers' consumer, it is told how they stand; and how full the store is.
     """
     own = (
         subjects.USERS,
@@ -170,14 +170,14 @@ def api_permissions() -> dict[str, Any]:
     read = (subjects.ACT, subjects.RESPONSES, *map(subjects.kv_stream, (*own, subjects.WORKERS)))
     publish = [
         subjects.act("*"),
-        "audit.>",
+        subjects.audit("*", "*"),
         subjects.PREPARE_IMAGE,
         subjects.PREFETCH_IMAGE,
         subjects.owns("*"),
         subjects.cancel("*"),
         subjects.response(f"*.{subjects.BOOKS}.*"),
         *(subjects.kv_subject(bucket, ">") for bucket in own),
-        *(f"$JS.API.STREAM.MSG.GET.{stream}" for stream in read),
+        *(subjects.message_get(stream) for stream in (*read, subjects.AUDIT)),
         *(f"$JS.API.STREAM.INFO.{stream}" for stream in read),
         subjects.consumer_info(subjects.ACT, subjects.ACT_CONSUMER),
         "$JS.API.INFO",

@@ -42,6 +42,27 @@ class TokenPair:
     access_token: str
     refresh_token: str
     expires_in: int
+    session: Session
+
+
+class WrongPassword(NotAuthenticated):
+    """User name or password is wrong."""
+
+    def __init__(self, user: User | None) -> None:
+        """Of *user*, who is not told of; None: there is no such user."""
+        super().__init__(error="invalid_grant")
+        self.user = user
+
+
+class RefreshTokenReused(NotAuthenticated):
+    """
+    This refresh token was used before, so somebody may have copied it: the login has been ended. Log in again.
+    """
+
+    def __init__(self, session: Session) -> None:
+        """Of this *session*, which has been ended."""
+        super().__init__(error="invalid_grant")
+        self.session = session
 
 
 class Sessions:
@@ -84,7 +105,7 @@ class Sessions:
         """
         user = await self._users.get(username) if USER_NAME.fullmatch(username) else None
         if not await self._passwords.matches(password, user.value.password_hash if user else None) or user is None:
-            raise _wrong_password()
+            raise WrongPassword(user.value if user else None)
         while True:
             tokens, entry = await self._begin(user.value)
             again = await self._users.get(username)
@@ -93,7 +114,7 @@ class Sessions:
                 return tokens
             await self.end(Claims(entry.value.user_id, entry.value.id))  # as it is now: the limit may be in it already
             if again is None or again.value.password_hash != user.value.password_hash:
-                raise _wrong_password()
+                raise WrongPassword(user.value)
             user = again  # the operator has set a limit meanwhile
 
     async def refresh(self, refresh_token: str) -> TokenPair:
@@ -112,11 +133,7 @@ class Sessions:
         if not hmac.compare_digest(entry.value.refresh_digest, _digest(refresh_token)):
             log.warning("session.refresh-token-reused", user_id=claims.user_id, session_id=claims.session_id)
             await self.end(claims)
-            raise NotAuthenticated(
-                "This refresh token was used before, so somebody may have copied it: the login has been ended. "
-                "Log in again.",
-                error="invalid_grant",
-            )
+            raise RefreshTokenReused(entry.value)
         return await self._reissue(entry)
 
     async def end(self, claims: Claims) -> None:
@@ -175,13 +192,15 @@ class Sessions:
     def _issue(self, session: Session) -> tuple[TokenPair, Session]:
         """Sign a new pair; the session then knows its refresh token and lasts anew."""
         claims = Claims(session.user_id, session.id)
+        refresh_token = self._keys.sign(claims, "refresh", lives_s=self._refresh_s)
+        session = replace(session, refresh_digest=_digest(refresh_token), expires_at=time.time() + self._refresh_s)
         tokens = TokenPair(
             access_token=self._keys.sign(claims, "access", lives_s=self._access_s),
-            refresh_token=self._keys.sign(claims, "refresh", lives_s=self._refresh_s),
+            refresh_token=refresh_token,
             expires_in=self._access_s,
+            session=session,
         )
-        digest = _digest(tokens.refresh_token)
-        return tokens, replace(session, refresh_digest=digest, expires_at=time.time() + self._refresh_s)
+        return tokens, session
 
 
 async def tell_sessions(sessions: Store[Session], user_id: UserId, *, max_activations: int | None) -> None:
@@ -221,10 +240,6 @@ def _key(user_id: UserId, session_id: SessionId) -> str:
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
-
-
-def _wrong_password() -> NotAuthenticated:
-    return NotAuthenticated("User name or password is wrong.", error="invalid_grant")
 
 
 def _ended() -> NotAuthenticated:

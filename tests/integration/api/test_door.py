@@ -10,9 +10,12 @@ import pytest_asyncio
 
 from mayfly.api.app import create_app
 from mayfly.api.door import SecretUnusable
-from mayfly.settings import ApiSettings
+from mayfly.bus.connection import connect
+from mayfly.domain.ids import UserId, new_id
+from mayfly.services.audit import Audit
+from mayfly.settings import ApiSettings, NatsSettings
 from tests.integration.api.conftest import FUNCTION
-from tests.support.api import ApiServer
+from tests.support.api import PASSWORD, ApiServer
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.A1, pytest.mark.F1]
 
@@ -70,6 +73,19 @@ async def test_two_headers_open_nothing(guarded: ApiServer) -> None:
     async with guarded.client() as client:
         headers = [("X-Mayfly-Gateway", SECRET), ("X-Mayfly-Gateway", SECRET)]
         assert (await client.get("/docs", headers=headers)).status_code == 403
+
+
+@pytest.mark.F3
+async def test_the_audit_trail_has_the_address_that_the_gateway_tells(guarded: ApiServer, nats_url: str) -> None:
+    """Behind a gateway what somebody does is written down with his address, not with the gateway's."""
+    async with guarded.client() as client:
+        body = {"username": f"u-{new_id()}", "password": PASSWORD}
+        headers = {"X-Mayfly-Gateway": SECRET, "X-Forwarded-For": "203.0.113.9"}
+        user = (await client.post("/v1/users", json=body, headers=headers)).json()
+
+    async with connect(NatsSettings(nats_url=nats_url), role="admin") as bus:
+        (entry,), _ = await Audit(bus).list(UserId(user["id"]), limit=50)
+    assert entry.actor.address == "203.0.113.9"
 
 
 async def test_health_checks_need_no_secret(guarded: ApiServer) -> None:

@@ -183,10 +183,10 @@ async def test_messages_are_deleted_by_api_servers_only(installed: Installation,
 
 
 async def test_what_each_role_reads_of_the_database(installed: Installation, admin: Bus) -> None:
-    """A worker reads records, functions and workers; users, sessions, responses and the queue are an API server's; the
-    trail is an operator's."""
+    """A worker reads records, functions and workers; users, sessions, responses, the queue and the trail are an API
+    server's."""
     read = {
-        "api": set(STREAMS) - {subjects.AUDIT},
+        "api": set(STREAMS),
         "worker": {"KV_activations", "KV_functions", "KV_workers"},
     }
     for role, meant in read.items():
@@ -253,9 +253,37 @@ async def test_only_the_server_announces_a_record(installed: Installation, admin
 async def test_only_an_api_server_submits(installed: Installation) -> None:
     """A worker can put nothing into the queue, nor tell other workers to fetch images, nor write the trail."""
     async with installed.connect("api") as api_bus, installed.connect("worker") as worker:
-        for subject in (subjects.act(new_id()), "audit.x", subjects.PREPARE_IMAGE, subjects.PREFETCH_IMAGE):
+        for subject in (
+            subjects.act(new_id()),
+            subjects.audit("x", subjects.DONE),
+            subjects.PREPARE_IMAGE,
+            subjects.PREFETCH_IMAGE,
+        ):
             assert not await may_publish(worker, subject), subject
             assert await may_publish(api_bus, subject), subject
+
+
+async def test_an_api_server_adds_to_the_trail_and_takes_nothing_out(installed: Installation, admin: Bus) -> None:
+    """
+    An API server appends an entry and reads it back; it cannot delete, purge or roll one up, is not told how the stream
+    stands, and can have no more than one user's trail dropped by filling that.
+    """
+    subject = subjects.audit(new_id(), subjects.DONE)
+    first = (await admin.js.publish(subject, b"an entry")).seq
+    async with installed.connect("api") as bus:
+        await bus.js.publish(subject, b"another", headers={"Nats-Expected-Last-Subject-Sequence": str(first)})
+        get = subjects.message_get(subjects.AUDIT)
+        assert "message" in (await answer(bus, get, {"last_by_subj": subject}) or {})
+        for verb in ("MSG.DELETE", "PURGE", "INFO", "UPDATE", "DELETE"):
+            assert await answer(bus, f"$JS.API.STREAM.{verb}.{subjects.AUDIT}", {"seq": first}) is None, verb
+        for rollup in ("sub", "all"):
+            with pytest.raises(APIError, match="rollup"):
+                await bus.js.publish(subject, b"only me", headers={"Nats-Rollup": rollup})
+        for other in ("audit.x", "audit.x.y.z", "audit"):
+            assert not await may_publish(bus, other), other
+
+    state = (await admin.js.stream_info(subjects.AUDIT, subjects_filter=subject)).state
+    assert state.subjects == {subject: 2}
 
 
 async def test_only_an_api_server_cancels(installed: Installation) -> None:
@@ -289,8 +317,8 @@ async def test_nobody_listens_in(installed: Installation, admin: Bus) -> None:
         "act.*",
     ]
     others = {
-        "api": ["_INBOX_worker.>", "worker.*.owns", "worker.*.cancel", "image.prepare"],
-        "worker": ["_INBOX_api.>", "response.*.*.*", "audit.>"],
+        "api": ["_INBOX_worker.>", "worker.*.owns", "worker.*.cancel", "image.prepare", "audit.*.*"],
+        "worker": ["_INBOX_api.>", "response.*.*.*", "audit.>", "audit.*.*"],
     }
     for role, refused in others.items():
         async with installed.connect(role) as bus:
@@ -379,7 +407,7 @@ async def test_no_answer_does_what_the_asker_may_not(installed: Installation, ad
     harm = [
         f"$JS.API.CONSUMER.DELETE.{CONSUMER}",
         *(f"$JS.API.STREAM.{verb}.{stream}" for verb in ("DELETE", "PURGE", "MSG.DELETE") for stream in STREAMS),
-        *(["$KV.users.ann", "$KV.sessions.u.s", "$KV.places.p", "act.u", "audit.x"] if role == "worker" else []),
+        *(["$KV.users.ann", "$KV.sessions.u.s", "$KV.places.p", "act.u", "audit.u.done"] if role == "worker" else []),
     ]
     before = await stands(admin)
     async with installed.connect("api") as api_bus, installed.connect("worker") as worker:

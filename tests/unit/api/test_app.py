@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 from structlog.testing import capture_logs
 
 from mayfly.api.app import ROUTES, create_app
 from mayfly.api.auth import PUBLIC, check_routes
+from mayfly.api.trail import UNRECORDED, callers_trail, check_recorded
 from mayfly.bus.store import Conflict
 from mayfly.domain.errors import FunctionFailed
 from mayfly.settings import ApiSettings
@@ -100,3 +101,23 @@ def test_public_routes_are_the_four_kinds() -> None:
     existing = {(method, route.path) for route in ROUTES for method in route.methods or ()}
     assert existing >= PUBLIC
     assert len(PUBLIC) == 6
+
+
+@pytest.mark.F3
+def test_route_that_leaves_no_trace_stops_the_start() -> None:
+    """A route that changes something and does not ask for the audit trail is not served; one that does is."""
+    careless, careful = APIRouter(), APIRouter()
+
+    @careless.put("/v1/everything")
+    async def change_everything() -> Response:
+        return Response()
+
+    @careful.put("/v1/everything", dependencies=[Depends(callers_trail)])
+    async def change_everything_and_say_so() -> Response:
+        return Response()
+
+    with pytest.raises(RuntimeError, match="PUT /v1/everything"):
+        check_recorded(route for route in careless.routes if isinstance(route, APIRoute))
+    check_recorded(route for route in careful.routes if isinstance(route, APIRoute))
+    check_recorded(ROUTES)
+    assert len(UNRECORDED) == 1

@@ -11,12 +11,18 @@ from mayfly.api.auth import Caller, private_router
 from mayfly.api.routes.invoke import RESULT
 from mayfly.api.shapes import RESULT_WAIT_MAX_S, ActivationPage, ActivationQuery, ActivationShape
 from mayfly.api.state import State
+from mayfly.api.trail import CallersTrail
 from mayfly.api.write import result, write
+from mayfly.domain.activation import State as ActivationState
+from mayfly.domain.audit import Action
 from mayfly.domain.errors import MayflyError
 from mayfly.domain.function import DEFAULT_RESULT_TYPE
 from mayfly.services.activations import Wanted
 
 private = private_router(tags=["Activations"])
+
+CANCELLED = frozenset({ActivationState.CANCELLED, ActivationState.RUNNING})
+"""How an activation is after a cancellation that came before its own end: ended by it, or going to be."""
 
 LOGS: dict[int | str, dict[str, Any]] = {
     200: {
@@ -50,13 +56,15 @@ async def show_activation(activation_id: str, state: State, caller: Caller) -> R
     response_model=ActivationShape,
     responses={202: {"model": ActivationShape, "description": "It is being ended, and has not ended yet. Ask again."}},
 )
-async def cancel_activation(activation_id: str, state: State, caller: Caller) -> Response:
+async def cancel_activation(activation_id: str, state: State, caller: Caller, trail: CallersTrail) -> Response:
     """
     Cancel an activation, and show how it ended: a waiting one never runs, a running one is ended. One that had ended
     before stays as it is.
     """
     record = await state.activations.get(caller.user_id, activation_id)
-    ended = await state.canceller.cancel(record)
+    async with trail(Action.ACTIVATION_CANCEL, record.id) as change:
+        ended = await state.canceller.cancel(record)
+        change.happened = not record.state.is_final and ended.state in CANCELLED
     return write(ActivationShape.of(ended), status=200 if ended.state.is_final else 202)
 
 

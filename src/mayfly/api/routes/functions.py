@@ -14,8 +14,10 @@ from mayfly.api.auth import Caller, function_name, private_router
 from mayfly.api.bodies import read_json, takes_json
 from mayfly.api.shapes import FunctionChange, FunctionPage, FunctionShape, NewFunction, Page
 from mayfly.api.state import State
+from mayfly.api.trail import CallersTrail
 from mayfly.api.write import no_content, write
 from mayfly.bus.store import Entry
+from mayfly.domain.audit import Action
 from mayfly.domain.errors import InvalidRequest, PreconditionFailed
 from mayfly.domain.function import Function, FunctionSpec, FunctionState
 from mayfly.domain.ids import FunctionName
@@ -37,10 +39,12 @@ _ETAG = re.compile(r'"(\d{1,19})"')
     responses={202: {"model": FunctionShape, "description": "Registered; no worker could be asked for the image yet."}},
     openapi_extra=takes_json(NewFunction),
 )
-async def register_function(request: Request, state: State, caller: Caller) -> Response:
+async def register_function(request: Request, state: State, caller: Caller, trail: CallersTrail) -> Response:
     """Register a function. A worker fetches the image first, so what cannot be had is not registered."""
     new = await read_json(request, NewFunction)
-    return _written(await state.functions.register(caller.user_id, FunctionName(new.name), _spec(new)), status=201)
+    async with trail(Action.FUNCTION_REGISTER, new.name):
+        entry = await state.functions.register(caller.user_id, FunctionName(new.name), _spec(new))
+    return _written(entry, status=201)
 
 
 @private.get("/v1/functions", response_model=FunctionPage)
@@ -69,6 +73,7 @@ async def replace_function(
     *,
     state: State,
     caller: Caller,
+    trail: CallersTrail,
     if_match: IfMatch = None,
     pull: Annotated[str | None, Query(description="Resolve the image reference anew, though it is the same.")] = None,
 ) -> Response:
@@ -76,16 +81,20 @@ async def replace_function(
     checked = function_name(name)
     revision = _revision(if_match)
     change = await read_json(request, FunctionChange)
-    entry = await state.functions.replace(
-        caller.user_id, checked, _spec(change), if_match=revision, pull=_flag("pull", pull)
-    )
+    anew = _flag("pull", pull)
+    async with trail(Action.FUNCTION_REPLACE, checked):
+        entry = await state.functions.replace(caller.user_id, checked, _spec(change), if_match=revision, pull=anew)
     return _written(entry, status=200)
 
 
 @private.delete("/v1/functions/{name}", status_code=204, response_class=Response)
-async def deregister_function(name: str, state: State, caller: Caller, if_match: IfMatch = None) -> Response:
+async def deregister_function(
+    name: str, *, state: State, caller: Caller, trail: CallersTrail, if_match: IfMatch = None
+) -> Response:
     """Deregister a function. New and waiting calls are refused from now on, running ones finish."""
-    await state.functions.deregister(caller.user_id, function_name(name), if_match=_revision(if_match))
+    checked, revision = function_name(name), _revision(if_match)
+    async with trail(Action.FUNCTION_DEREGISTER, checked):
+        await state.functions.deregister(caller.user_id, checked, if_match=revision)
     return no_content()
 
 

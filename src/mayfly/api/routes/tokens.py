@@ -16,9 +16,11 @@ from mayfly.api.auth import Caller, private_router
 from mayfly.api.bodies import FORM, read_form
 from mayfly.api.shapes import Tokens
 from mayfly.api.state import State
+from mayfly.api.trail import CallersTrail, NobodysTrail, Trail, acting
 from mayfly.api.write import no_content, write
+from mayfly.domain.audit import Action
 from mayfly.domain.errors import InvalidRequest, MayflyError
-from mayfly.services.sessions import TokenPair
+from mayfly.services.sessions import RefreshTokenReused, TokenPair, WrongPassword
 from mayfly.services.tokens import Claims
 
 public = APIRouter(tags=["Tokens"])
@@ -47,11 +49,11 @@ TAKES_GRANT: dict[str, Any] = {
 
 
 @public.post("/v1/tokens", response_model=Tokens, openapi_extra=TAKES_GRANT)
-async def get_tokens(request: Request, state: State) -> Response:
+async def get_tokens(request: Request, state: State, trail: NobodysTrail) -> Response:
     """Log in with user name and password, or exchange a refresh token for the next pair of tokens."""
     try:
         with state.metrics.login():
-            tokens = await _grant(state, await read_form(request))
+            tokens = await _grant(state, trail, await read_form(request))
     except MayflyError as error:
         error.members.setdefault("error", "invalid_request" if error.fault == "caller" else "temporarily_unavailable")
         raise
@@ -60,21 +62,42 @@ async def get_tokens(request: Request, state: State) -> Response:
 
 
 @private.delete("/v1/tokens/current", status_code=204, response_class=Response)
-async def log_out(state: State, caller: Caller) -> Response:
+async def log_out(state: State, caller: Caller, trail: CallersTrail) -> Response:
     """End the login that the token belongs to: its access and refresh tokens are refused from now on."""
-    await state.sessions.end(Claims(caller.user_id, caller.id))
+    async with trail(Action.SESSION_END, caller.id):
+        await state.sessions.end(Claims(caller.user_id, caller.id))
     return no_content()
 
 
-async def _grant(state: State, form: dict[str, str]) -> TokenPair:
+async def _grant(state: State, trail: Trail, form: dict[str, str]) -> TokenPair:
     grant_type = _field(form, "grant_type")
     if grant_type == "password":
-        return await state.sessions.log_in(_field(form, "username"), _field(form, "password"))
+        return await _log_in(state, trail, _field(form, "username"), _field(form, "password"))
     if grant_type == "refresh_token":
-        return await state.sessions.refresh(_field(form, "refresh_token"))
+        return await _refresh(state, trail, _field(form, "refresh_token"))
     raise InvalidRequest(
         "`grant_type` must be `password` or `refresh_token`.", field="grant_type", error="unsupported_grant_type"
     )
+
+
+async def _log_in(state: State, trail: Trail, username: str, password: str) -> TokenPair:
+    try:
+        async with trail(Action.SESSION_BEGIN) as change:
+            tokens = await state.sessions.log_in(username, password)
+            change.actor, change.subject = acting(change.actor, tokens.session), tokens.session.id
+    except WrongPassword as error:
+        trail.refused_login(error.user)
+        raise
+    return tokens
+
+
+async def _refresh(state: State, trail: Trail, refresh_token: str) -> TokenPair:
+    """A refresh goes on with a login, so only one that ends it is written down."""
+    try:
+        return await state.sessions.refresh(refresh_token)
+    except RefreshTokenReused as error:
+        await trail.reused(error.session)
+        raise
 
 
 def _field(form: dict[str, str], name: str) -> str:

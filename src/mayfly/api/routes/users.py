@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
+from msgspec.structs import replace
 from starlette.responses import Response
 
 from mayfly.api.auth import Caller, private_router
 from mayfly.api.bodies import read_json, takes_json
 from mayfly.api.shapes import NewUser, PasswordChange, UserShape
 from mayfly.api.state import State
+from mayfly.api.trail import CallersTrail, NobodysTrail
 from mayfly.api.write import no_content, write
+from mayfly.domain.audit import Action
 from mayfly.domain.ids import UserName
 
 public = APIRouter(tags=["Users"])
@@ -17,10 +20,13 @@ private = private_router(tags=["Users"])
 
 
 @public.post("/v1/users", status_code=201, response_model=UserShape, openapi_extra=takes_json(NewUser))
-async def register(request: Request, state: State) -> Response:
+async def register(request: Request, state: State, trail: NobodysTrail) -> Response:
     """Register a user. Log in with POST /v1/tokens then."""
     new = await read_json(request, NewUser)
-    user = await state.users.register(UserName(new.username), new.password)
+    async with trail(Action.USER_REGISTER) as change:
+        user = await state.users.register(UserName(new.username), new.password)
+        change.actor = replace(change.actor, by="user", user_id=user.id, user_name=user.name)
+        change.subject = user.name
     return write(UserShape.of(user), status=201, headers={"Location": "/v1/users/me"})
 
 
@@ -31,17 +37,19 @@ async def show_me(state: State, caller: Caller) -> Response:
 
 
 @private.delete("/v1/users/me", status_code=204, response_class=Response)
-async def delete_me(state: State, caller: Caller) -> Response:
+async def delete_me(state: State, caller: Caller, trail: CallersTrail) -> Response:
     """Delete one's account with its logins, functions and records. What runs finishes; nobody can read it."""
-    await state.users.delete(caller)
+    async with trail(Action.USER_DELETE, caller.user_name):
+        await state.users.delete(caller)
     return no_content()
 
 
 @private.put(
     "/v1/users/me/password", status_code=204, response_class=Response, openapi_extra=takes_json(PasswordChange)
 )
-async def change_password(request: Request, state: State, caller: Caller) -> Response:
+async def change_password(request: Request, state: State, caller: Caller, trail: CallersTrail) -> Response:
     """Set a new password. All other logins end; the one that asks goes on."""
     change = await read_json(request, PasswordChange)
-    await state.users.change_password(caller, current=change.current_password, new=change.new_password)
+    async with trail(Action.PASSWORD_CHANGE, caller.user_name):
+        await state.users.change_password(caller, current=change.current_password, new=change.new_password)
     return no_content()

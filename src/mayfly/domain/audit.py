@@ -1,0 +1,104 @@
+"""
+The audit trail: who did or tried what, when, from where, and what came of it.
+
+An entry names things, and never holds what is in them: no password, token, parameter, result, environment or secret.
+So a name is only written down once it was found to be one; what somebody typed as a user name may be his password.
+Rows: F3.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+from mayfly.domain.ids import SessionId, UserId, UserName
+
+Outcome = Literal["done", "refused", "unknown"]
+"""`unknown`: it was answered with an error that leaves open whether it was done."""
+
+By = Literal["user", "operator", "nobody"]
+"""Who acted: the user himself, an operator, or somebody who was not let in."""
+
+SUBJECT_MAX_CHARACTERS = 256
+
+
+class Action(StrEnum):
+    """
+    All that is written down. Named for what is asked for, not for what came of it, since that may be a refusal.
+
+    A new one needs its sentence in `MEANINGS`; the list of docs/howto/see-who-did-what.md is compared with that.
+    """
+
+    USER_REGISTER = "user.register"
+    USER_DELETE = "user.delete"
+    PASSWORD_CHANGE = "password.change"  # noqa: S105 - the name of an action
+    SESSION_BEGIN = "session.begin"
+    SESSION_END = "session.end"
+    SESSION_REUSE = "session.reuse"
+    FUNCTION_REGISTER = "function.register"
+    FUNCTION_REPLACE = "function.replace"
+    FUNCTION_DEREGISTER = "function.deregister"
+    ACTIVATION_CANCEL = "activation.cancel"
+    LIMIT_SET = "limit.set"
+
+
+MEANINGS: dict[Action, str] = {
+    Action.USER_REGISTER: "The account was made.",
+    Action.USER_DELETE: "The account was deleted, with its logins, functions and records.",
+    Action.PASSWORD_CHANGE: "A new password, which ends all other logins. Refused: the current one was wrong.",
+    Action.SESSION_BEGIN: "A login. Refused: the password was wrong; `times` says how often within a minute.",
+    Action.SESSION_END: "A logout.",
+    Action.SESSION_REUSE: "A refresh token came that had been used before, so it was copied: the login was ended.",
+    Action.FUNCTION_REGISTER: "A function was registered.",
+    Action.FUNCTION_REPLACE: "A function was replaced.",
+    Action.FUNCTION_DEREGISTER: "A function was deregistered.",
+    Action.ACTIVATION_CANCEL: "An activation was cancelled.",
+    Action.LIMIT_SET: "An operator set or lifted the user's own limit on activations in flight.",
+}
+"""What each stands for, in words for the user whose trail it is in."""
+
+
+OF_LOGINS = frozenset(
+    {
+        Action.USER_REGISTER,
+        Action.USER_DELETE,
+        Action.PASSWORD_CHANGE,
+        Action.SESSION_BEGIN,
+        Action.SESSION_END,
+        Action.SESSION_REUSE,
+    }
+)
+"""Those that nobody can do often without the password: they have room of their own, so that nobody else's doing, with a
+stolen token, pushes them out."""
+
+
+class Actor(msgspec.Struct, frozen=True, kw_only=True):
+    """Who acted, and from where; None where that is not known, or not for the reader to know."""
+
+    by: By
+    user_id: UserId | None = None
+    user_name: UserName | None = None
+    session_id: SessionId | None = None
+    address: str | None = None
+    request_id: str | None = None
+
+
+OPERATOR = Actor(by="operator")
+"""An operator: on the host, or, in the trail of a user, whichever it was."""
+
+
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the trail: some 300 bytes, as there are names and ids in it only."""
+
+    v: int = 1
+    id: str  # a ULID
+    at: float  # by NATS's clock
+    action: str  # an Action, of this version of Mayfly or of another
+    subject: str | None = None  # the name of what was acted on
+    actor: Actor
+    outcome: Outcome = "done"
+    code: str | None = None  # of the error, unless it was done
+    times: int = 1  # of refused logins: how many this one entry stands for
+    previous: int = 0  # the sequence of the entry before it on the same subject; 0: it is the first
