@@ -8,6 +8,7 @@ import typer
 
 import mayfly
 from mayfly.cli import account, activations, functions
+from mayfly.cli.audit import audit
 from mayfly.cli.exits import EPILOG
 from mayfly.cli.invoke import invoke
 from mayfly.cli.status import status
@@ -24,7 +25,7 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,  # it would print local variables: passwords, tokens
     )
     app.callback()(root)
-    for command in (account.register, account.login, account.logout, account.whoami, account.password):
+    for command in (account.register, account.login, account.logout, account.whoami, account.password, audit):
         app.command(rich_help_panel=ACCOUNT)(command)
     app.add_typer(functions.app, name="functions", rich_help_panel=FUNCTIONS)
     app.command(rich_help_panel=FUNCTIONS)(invoke)

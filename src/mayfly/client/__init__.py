@@ -24,6 +24,7 @@ from mayfly.client.errors import (
 )
 from mayfly.client.shapes import (
     Activation,
+    AuditEntry,
     Function,
     InvokeResult,
     Limits,
@@ -42,6 +43,7 @@ from mayfly.client.tokens import FixedToken, MemoryTokens, TokenKeeper, Tokens
 __all__ = [
     "Activation",
     "ApiError",
+    "AuditEntry",
     "Client",
     "ClientError",
     "FixedToken",

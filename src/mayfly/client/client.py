@@ -27,6 +27,8 @@ from mayfly.client.repeats import repeated
 from mayfly.client.shapes import (
     Activation,
     ActivationPage,
+    AuditEntry,
+    AuditPage,
     Function,
     FunctionPage,
     InvokeResult,
@@ -247,6 +249,17 @@ class Client:
         """Fetch what the function wrote to stderr."""
         response = await self._send("GET", f"/v1/activations/{_segment(activation_id)}/logs")
         return Logs(stderr=response.content, truncated=response.headers.get("mayfly-logs-truncated") == "true")
+
+    async def audit(self) -> AsyncIterator[AuditEntry]:
+        """List who did or tried what with one's account, the newest first, fetching page after page."""
+        after: str | None = None
+        while True:
+            page = await self._page("/v1/audit", AuditPage, after=after)
+            for entry in page.entries:
+                yield entry
+            after = page.next
+            if after is None:
+                return
 
     async def status(self) -> Status:
         """Show how the platform and one's own share of it stand."""

@@ -121,6 +121,29 @@ class ActivationPage(msgspec.Struct, frozen=True, kw_only=True):
     next: str | None
 
 
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of one's audit trail: who did or tried what, from where, and what came of it."""
+
+    id: str
+    at: datetime
+    action: str
+    subject: str | None
+    outcome: str
+    code: str | None
+    times: int
+    by: str
+    session: str | None
+    address: str | None
+    request_id: str | None
+
+
+class AuditPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Some of one's audit trail, the newest first."""
+
+    entries: list[AuditEntry]
+    next: str | None
+
+
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """A limit on activations in flight (None: there is none), and how many there are."""
 

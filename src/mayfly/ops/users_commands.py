@@ -17,6 +17,7 @@ from mayfly.domain.limits import CONCURRENCY_MAX, CONCURRENCY_MIN
 if TYPE_CHECKING:
     from mayfly.bus.stores import Stores
     from mayfly.domain.user import User
+    from mayfly.services.audit import Audit
 
 # What each command needs it imports itself, so that `mayfly invoke` starts quickly.
 # ruff: noqa: PLC0415
@@ -53,7 +54,7 @@ def list_(data_dir: DataDir = None, *, as_json: AsJson = False) -> None:
     """
     from mayfly.services.users import all_users
 
-    for user in _run(data_dir, all_users):
+    for user in _run(data_dir, lambda stores, _: all_users(stores)):
         typer.echo(_line(user, as_json=as_json))
 
 
@@ -66,7 +67,7 @@ def show(name: Name, data_dir: DataDir = None, *, as_json: AsJson = False) -> No
     """
     from mayfly.services.users import find_user
 
-    user = _run(data_dir, lambda stores: find_user(stores, name)).value
+    user = _run(data_dir, lambda stores, _: find_user(stores, name)).value
     typer.echo(_line(user, as_json=as_json))
 
 
@@ -87,10 +88,17 @@ def limit(
 
     Example: mayfly users limit ann none
     """
+    from mayfly.domain.audit import OPERATOR, Action
     from mayfly.services.users import limit_user
 
     wanted = _count(activations)
-    user = _run(data_dir, lambda stores: limit_user(stores, name, wanted))
+
+    async def set_limit(stores: Stores, trail: Audit) -> User:
+        user = await limit_user(stores, name, wanted)
+        await trail.record(OPERATOR, Action.LIMIT_SET, f"{wanted or NO_LIMIT}", in_trail_of=user.id)
+        return user
+
+    user = _run(data_dir, set_limit)
     typer.echo(_line(user, as_json=False))
 
 
@@ -103,18 +111,19 @@ def _count(text: str) -> int | None:
     return count
 
 
-def _run(data_dir: Path | None, action: Callable[[Stores], Awaitable[T]]) -> T:
-    """Connect as admin, and do it."""
+def _run(data_dir: Path | None, action: Callable[[Stores, Audit], Awaitable[T]]) -> T:
+    """Connect as admin, and do it; what changes something writes it into the audit trail."""
     from mayfly.bus.connection import connect
     from mayfly.bus.stores import Stores
     from mayfly.domain.errors import MayflyError, NotFound
     from mayfly.ops.access import admin_access
     from mayfly.ops.nats_config import ADMIN
+    from mayfly.services.audit import Audit
     from mayfly.settings import SettingsError
 
     async def run() -> T:
         async with connect(admin_access(data_dir, "users"), role=ADMIN) as bus:
-            return await action(Stores.on(bus))
+            return await action(Stores.on(bus), Audit(bus))
 
     try:
         return asyncio.run(run())
