@@ -23,6 +23,7 @@ class Mutation:
 
 WORKER = "tests/integration/worker"
 AUDIT = "tests/integration/api/test_audit.py"
+IMAGES = "tests/integration/images"
 
 MUTATIONS = (
     Mutation(
@@ -240,5 +241,78 @@ MUTATIONS = (
         old="window.due_at = self._clock() + WINDOW_S",
         new="window.due_at = self._clock()",
         tests=("tests/integration/services/test_audit.py::test_a_flood_of_refused_logins_is_one_entry_a_minute",),
+    ),
+    Mutation(
+        safeguard="the registry's addresses",
+        file="src/mayfly/images/policy.py",
+        old="if _is_special(address) and not self._lists_address(address):",
+        new="if False:",
+        tests=(
+            f"{IMAGES}/test_private_network.py::test_no_registry_leads_into_the_workers_network",
+            f"{IMAGES}/test_hostile_registry.py::test_a_name_that_changes_its_meaning",
+        ),
+    ),
+    Mutation(
+        safeguard="one lookup for each connection to a registry",
+        file="src/mayfly/images/proxy.py",
+        old="asyncio.open_connection(str(address), target.port,",
+        new="asyncio.open_connection(target.host, target.port,",
+        tests=(f"{IMAGES}/test_proxy.py::test_what_was_judged_is_what_is_connected_to",),
+    ),
+    Mutation(
+        safeguard="the registry's way by the proxy",
+        file="src/mayfly/images/programs.py",
+        old="environment | proxy.environment",
+        new="environment",
+        tests=(f"{IMAGES}/test_hostile_registry.py::test_an_honest_image",),
+    ),
+    Mutation(
+        safeguard="the namespace without a way to registries",
+        file="src/mayfly/images/store.py",
+        old="self.enclosure = await best_enclosure()",
+        new="self.enclosure = Enclosure.NONE",
+        tests=(f"{IMAGES}/test_hostile_registry.py::test_a_blob_elsewhere",),
+    ),
+    Mutation(
+        safeguard="Landlock's ports for registries",
+        file="src/mayfly/images/proxy.py",
+        old="if self._enclosure is Enclosure.PORTS:",
+        new="if False:",
+        tests=(f"{IMAGES}/test_private_network.py::test_without_sys_admin_ports_are_refused",),
+    ),
+    Mutation(
+        safeguard="plain http to a registry that is listed",
+        file="src/mayfly/images/proxy.py",
+        old="        if not self._policy.lists_plain_http(",
+        new="        if False and not self._policy.lists_plain_http(",
+        tests=(f"{IMAGES}/test_hostile_registry.py::test_a_blob_elsewhere",),
+    ),
+    Mutation(
+        safeguard="the registry proxy's token",
+        file="src/mayfly/images/proxy.py",
+        old="if not hmac.compare_digest(given, expected):",
+        new="if False:",
+        tests=(f"{IMAGES}/test_proxy.py::test_a_stranger_gets_nothing",),
+    ),
+    Mutation(
+        safeguard="the registry proxy's count of bytes",
+        file="src/mayfly/images/proxy.py",
+        old="if self._left_bytes < 0:",
+        new="if False:",
+        tests=(f"{IMAGES}/test_proxy.py::test_bytes_are_counted",),
+    ),
+    Mutation(
+        safeguard="the registry proxy's count of connections",
+        file="src/mayfly/images/proxy.py",
+        old="if len(self._tasks) <= MAX_CONNECTIONS:",
+        new="if True:",
+        tests=(f"{IMAGES}/test_proxy.py::test_connections_are_counted",),
+    ),
+    Mutation(
+        safeguard="the registry's IPv6 addresses",
+        file="src/mayfly/images/policy.py",
+        old="if isinstance(address, ipaddress.IPv6Address) and address not in GLOBAL_UNICAST:",
+        new="if False:",
+        tests=("tests/unit/images/test_policy.py::test_private_addresses_are_refused",),
     ),
 )

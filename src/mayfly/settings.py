@@ -191,10 +191,11 @@ class ImageSettings(Settings):
     """Patterns of registry hosts that functions may name, separated by commas; `*` matches any part."""
 
     private_registries: Words = ()
-    """Registries at private or loopback addresses that functions may name: hosts, host:port, or CIDRs."""
+    """Registries at private or loopback addresses that functions may name, and registries lead to: hosts, host:port, or
+    CIDRs."""
 
     plain_http_registries: Words = ()
-    """Registries spoken to without TLS: host:port, separated by commas."""
+    """Registries spoken to without TLS, also where another one leads there: host:port, separated by commas."""
 
     registry_auth_file: Path | None = None
     """Credentials for registries, in the format of docker's config.json."""

@@ -1,12 +1,15 @@
 """
-Which registries may be asked.
+Which registries may be asked, and where they may lead.
 
 A function's owner names the registry, and the worker connects to it: without these rules, a reference would be a way
 to make the worker talk to the operator's own network. So a registry whose name leads to a private, loopback,
-link-local or otherwise special address is refused unless the operator lists it.
+link-local or otherwise special address is refused unless the operator lists it. The same holds for whatever a registry
+leads to: a redirect, the server that gives tokens, the addresses of a layer that is kept elsewhere. `proxy.py` asks
+here for each connection, and connects to the very addresses it was given, so a name cannot mean one thing when it is
+judged and another when it is used.
 
-Not covered: a name that resolves to something else between this check and the pull, and a registry that redirects.
-An operator who needs more than this gives the worker an egress proxy of its own. Rows: F6.
+Not covered: which public hosts a registry leads to (those that keep layers for others are many, and change), and
+services of the operator's at public addresses. Rows: F6.
 """
 
 from __future__ import annotations
@@ -15,12 +18,18 @@ import asyncio
 import fnmatch
 import ipaddress
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from mayfly.domain.errors import ImageUnavailable
 from mayfly.images.reference import ImageReference
 
 RESOLVE_TIMEOUT_S = 5.0
+# Threads of their own, so that a stranger's slow name server holds up nothing else: a lookup that was given up keeps
+# its thread until the C library gives up, too.
+_LOOKUPS = ThreadPoolExecutor(32, "registry-lookup")
+GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")  # all that is given to anybody
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -46,21 +55,37 @@ class RegistryPolicy:
             raise ImageUnavailable(
                 f"Registry {registry} is not allowed here. The operator's MAYFLY_ALLOWED_REGISTRIES says which are."
             )
-        if self._lists(reference):
-            return
-        for address in await _resolve(reference):
+        await self.addresses(reference.host, registry)
+
+    async def addresses(self, host: str, authority: str) -> list[Address]:
+        """
+        Look *host* up, and give the addresses that may be connected to: all that it has, or none.
+
+        *authority* is the host with its port, as the operator would list it. Both are in lower case.
+
+        Raises: ImageUnavailable, with the setting that would allow it.
+        """
+        found = await _resolve(host)
+        if self._lists(host, authority):
+            return found
+        for address in found:
             if _is_special(address) and not self._lists_address(address):
                 raise ImageUnavailable(
-                    f"Registry {registry} is at a private address, which functions may not name. "
+                    f"Registry {authority} is at a private address, which no function may name or lead to. "
                     "The operator can list it in MAYFLY_PRIVATE_REGISTRIES."
                 )
+        return found
 
     def is_plain_http(self, reference: ImageReference) -> bool:
         """Whether the registry is spoken to without TLS."""
-        return reference.registry.lower() in {name.lower() for name in self.plain_http}
+        return self.lists_plain_http(reference.registry)
 
-    def _lists(self, reference: ImageReference) -> bool:
-        return bool(set(_names(reference)) & {name.lower() for name in self.private})
+    def lists_plain_http(self, *names: str) -> bool:
+        """Whether the operator lists one of these as spoken to without TLS."""
+        return bool({name.lower() for name in names} & {name.lower() for name in self.plain_http})
+
+    def _lists(self, *names: str) -> bool:
+        return bool(set(names) & {name.lower() for name in self.private})
 
     def _lists_address(self, address: Address) -> bool:
         networks = [network for network in map(_network, self.private) if network is not None]
@@ -71,13 +96,13 @@ def _names(reference: ImageReference) -> tuple[str, str]:
     return reference.registry.lower(), reference.host
 
 
-async def _resolve(reference: ImageReference) -> list[Address]:
-    """Look up every address of the registry's host. The C library also reads 127.1, 0x7f000001 and the like."""
-    host = reference.host
+async def _resolve(host: str) -> list[Address]:
+    """Look up every address of a host. The C library also reads 127.1, 0x7f000001 and the like."""
+    look_up = partial(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM)
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(RESOLVE_TIMEOUT_S):
-            found = await loop.getaddrinfo(host, 443, type=socket.SOCK_STREAM)
+            found = await loop.run_in_executor(_LOOKUPS, look_up)
     except (OSError, UnicodeError, TimeoutError) as error:
         raise ImageUnavailable(f"The registry's host {host!r} cannot be found: {_words(error)}.") from error
     return [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
@@ -86,6 +111,8 @@ async def _resolve(reference: ImageReference) -> list[Address]:
 def _is_special(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         address = _embedded(address) or address
+    if isinstance(address, ipaddress.IPv6Address) and address not in GLOBAL_UNICAST:
+        return True
     return not address.is_global or address.is_multicast
 
 

@@ -15,10 +15,14 @@ import re
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
 from mayfly.domain.errors import ImageUnavailable, RuntimeFailed
+
+if TYPE_CHECKING:
+    from mayfly.images.proxy import RegistryProxy
 
 log = structlog.get_logger()
 
@@ -45,15 +49,25 @@ def machine_architecture() -> str:
     return ARCHITECTURES.get(platform.machine(), platform.machine())
 
 
-async def skopeo(*arguments: str, work: Path) -> bytes:
+async def skopeo(*arguments: str, work: Path, proxy: RegistryProxy | None = None) -> bytes:
     """
     Run skopeo, which keeps its own files in *work* (by itself it has one cache for all users, outside the store).
+
+    With a *proxy* it reaches the network through that, and in no other way but what the proxy's enclosure leaves.
 
     Raises: ImageUnavailable.
     """
     options = ("--insecure-policy", "--override-os", "linux", "--override-arch", machine_architecture())
     environment = {"_CONTAINERS_ROOTLESS_UID": "1", "XDG_DATA_HOME": str(work / "skopeo")}
-    return await run(["skopeo", *options, "--tmpdir", str(work), *arguments], "fetch the image", environment)
+    argv, doing = ["skopeo", *options, "--tmpdir", str(work), *arguments], "fetch the image"
+    if proxy is None:
+        return await run(argv, doing, environment)
+    try:
+        return await run(proxy.enter(argv), doing, environment | proxy.environment, kept=proxy.descriptors)
+    except ImageUnavailable as failed:
+        if (reason := proxy.explain(failed.detail)) is None:
+            raise
+        raise ImageUnavailable(f"Could not {doing}: {reason}") from failed
 
 
 async def umoci(*arguments: str) -> None:
@@ -65,7 +79,7 @@ async def umoci(*arguments: str) -> None:
     await run(["umoci", *arguments], "unpack the image", {})
 
 
-async def run(argv: Sequence[str], doing: str, environment: Mapping[str, str]) -> bytes:
+async def run(argv: Sequence[str], doing: str, environment: Mapping[str, str], *, kept: tuple[int, ...] = ()) -> bytes:
     """
     Run a program to its end and return its stdout; when this task is cancelled, the program is killed first.
 
@@ -79,6 +93,7 @@ async def run(argv: Sequence[str], doing: str, environment: Mapping[str, str]) -
             stderr=asyncio.subprocess.PIPE,
             env={"PATH": PATH, "HOME": "/nonexistent", "LANG": "C.UTF-8", **environment},
             start_new_session=True,
+            pass_fds=kept,
         )
     except FileNotFoundError as error:
         raise RuntimeFailed(f"{argv[0]} is not installed on this worker, so no image can be had.") from error

@@ -24,6 +24,7 @@ from mayfly.images.manifest import (
 )
 from mayfly.images.process import resolve_process, shift
 from mayfly.images.programs import skopeo, umoci
+from mayfly.images.proxy import RegistryProxy
 from mayfly.images.tree import remove, settle, too_large, within
 
 
@@ -44,6 +45,7 @@ class Source:
     name: str  # as skopeo says it, such as docker://host/path:tag
     plain_http: bool = False
     auth_file: Path | None = None
+    proxy: RegistryProxy | None = None  # the way there, if it is a registry
 
     def at(self, digest: Digest) -> str:
         """The same place in the registry, at exactly this digest."""
@@ -65,11 +67,11 @@ async def inspect(source: Source, work: Path) -> tuple[Digest, Manifest]:
 
     Raises: ImageUnavailable.
     """
-    raw = await skopeo("inspect", "--raw", *source.access(), source.name, work=work)
+    raw = await skopeo("inspect", "--raw", *source.access(), source.name, work=work, proxy=source.proxy)
     offered = read(raw, Manifest).manifests
     if offered is not None:
         digest = of_this_platform(offered)
-        raw = await skopeo("inspect", "--raw", *source.access(), source.at(digest), work=work)
+        raw = await skopeo("inspect", "--raw", *source.access(), source.at(digest), work=work, proxy=source.proxy)
         return digest, read_image_manifest(raw)
     return digest_of(raw), read_image_manifest(raw)
 
@@ -85,7 +87,8 @@ async def fetch(source: Source, digest: Digest | None, work: Path, *, max_bytes:
     layout = work / "layout"
     gzip = ("--dest-compress", "--dest-compress-format", "gzip")
     name = source.at(digest) if digest else source.name
-    copy = skopeo("copy", "--quiet", *gzip, *source.access("src-"), name, f"oci:{layout}:image", work=work)
+    copied = ("copy", "--quiet", *gzip, *source.access("src-"), name, f"oci:{layout}:image")
+    copy = skopeo(*copied, work=work, proxy=source.proxy)
     await within(max_bytes, work, copy)
     return layout
 

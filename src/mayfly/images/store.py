@@ -34,6 +34,7 @@ from mayfly.domain.errors import ImageUnavailable, InvalidRequest
 from mayfly.domain.ids import Digest, UserId, new_id
 from mayfly.domain.image import ProcessConfig
 from mayfly.images.policy import RegistryPolicy
+from mayfly.images.proxy import Enclosure, RegistryProxy, best_enclosure
 from mayfly.images.pull import Pulled, Source, fetch, inspect, pull
 from mayfly.images.reference import LOCAL, ImageReference, parse_reference
 from mayfly.images.tree import remove, too_large
@@ -96,6 +97,7 @@ class ImageStore:
         self._pull_timeout_s = pull_timeout_s
         self._max_unpacked_bytes = max_unpacked_bytes
         self._cache_bytes = cache_bytes
+        self.enclosure = Enclosure.NAMESPACE
         self._trees: dict[Digest, _Tree] = {}
         self._leases: Counter[Digest] = Counter()
         self._flights: dict[tuple[str, str], asyncio.Task[PreparedImage]] = {}
@@ -114,6 +116,7 @@ class ImageStore:
             except (OSError, msgspec.MsgspecError) as error:  # as a power cut leaves it
                 log.warning("image.unreadable", tree=tree.name, error=str(error))
                 await self._discard(tree)
+        self.enclosure = await best_enclosure()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -140,8 +143,8 @@ class ImageStore:
         if reference.is_local:
             return self._local(reference)
         await self._policy.check(reference)
-        async with self._pull_directory() as work, self._in_time():
-            digest, manifest = await inspect(self._source(reference), work)
+        async with self._pull_directory() as work, self._in_time(), self._proxy(reference) as proxy:
+            digest, manifest = await inspect(self._source(reference, proxy), work)
         if manifest.compressed_bytes > self._max_unpacked_bytes:
             raise too_large(self._max_unpacked_bytes)
         return await self.prepare(reference, digest, owner=owner)
@@ -208,8 +211,8 @@ class ImageStore:
 
     async def _fetch(self, reference: ImageReference, digest: Digest, owner: UserId) -> PreparedImage:
         """Pull for one owner. A tree that is here already is not unpacked again, but every blob is fetched."""
-        source = self._source(reference.pinned(digest))
-        async with self._pull_directory() as work, self._in_time():
+        async with self._pull_directory() as work, self._in_time(), self._proxy(reference) as proxy:
+            source = self._source(reference.pinned(digest), proxy)
             if digest in self._trees:
                 await fetch(source, digest, work, max_bytes=self._max_unpacked_bytes)
                 return self._grant(digest, owner)
@@ -267,11 +270,14 @@ class ImageStore:
         loaded = self._trees[saved.digest] = _Tree(image, set(owners), max(owners.values(), default=0.0))
         return loaded
 
-    def _source(self, reference: ImageReference) -> Source:
+    def _proxy(self, reference: ImageReference) -> RegistryProxy:
+        return RegistryProxy(self._policy, reference, max_bytes=self._max_unpacked_bytes, enclosure=self.enclosure)
+
+    def _source(self, reference: ImageReference, proxy: RegistryProxy) -> Source:
         name = f"{reference.registry}/{reference.repository}"
         name += f"@{reference.digest}" if reference.digest else f":{reference.tag}"
         plain_http = self._policy.is_plain_http(reference)
-        return Source(name=f"docker://{name}", plain_http=plain_http, auth_file=self._auth_file)
+        return Source(name=f"docker://{name}", plain_http=plain_http, auth_file=self._auth_file, proxy=proxy)
 
     async def _single_flight(self, reference: ImageReference, digest: Digest, owner: UserId) -> PreparedImage:
         """Let all who want the same wait for one pull, which goes on when one of them leaves."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import socket
 from typing import Any
 
 import pytest
@@ -44,6 +44,22 @@ pytestmark = pytest.mark.F6
         "[ff02::1]",
         "[2002:7f00:1::]",
         "[64:ff9b::7f00:1]",
+        "[64:ff9b::a9fe:a9fe]:443",
+        "[64:ff9b:1::1]",
+        "[::127.0.0.1]",
+        "[::ffff:0:127.0.0.1]",
+        "[fec0::1]",
+        "[2001::1]",
+        "[2001:db8::1]",
+        "[100::1]",
+        "[5f00::1]",
+        "0x7f000001:80",
+        "017700000001:5000",
+        "0x0A000005:80",
+        "0xa9fea9fe:80",
+        "169.254.43518",
+        "255.255.255.255",
+        "192.0.0.8",
     ],
 )
 async def test_private_addresses_are_refused(host: str) -> None:
@@ -67,6 +83,37 @@ async def test_what_the_operator_lists_is_allowed(listed: str, host: str) -> Non
     await RegistryPolicy(private=(listed,)).check(parse_reference(f"{host}/x"))
 
 
+@pytest.mark.parametrize("host", ["8.8.8.8", "[2606:4700::1111]:443", "[64:ff9b::808:808]", "[2002:808:808::1]"])
+async def test_public_addresses_are_allowed(host: str) -> None:
+    """An address that is anybody's may be named, also as an IPv6 network without IPv4 writes it."""
+    await RegistryPolicy().check(parse_reference(f"{host}/x"))
+
+
+@pytest.mark.parametrize(
+    ("private", "host", "authority", "allowed"),
+    [
+        ((), "10.0.0.5", "10.0.0.5:443", False),
+        (("10.0.0.5:443",), "10.0.0.5", "10.0.0.5:443", True),
+        (("10.0.0.5:443",), "10.0.0.5", "10.0.0.5:80", False),
+        (("10.0.0.0/30",), "10.0.0.5", "10.0.0.5:443", False),
+        (("10.0.0.0/29",), "10.0.0.5", "10.0.0.5:443", True),
+        (("10.0.0.0/29",), "0xa000005", "0xa000005:443", True),
+        (("::/0",), "10.0.0.5", "10.0.0.5:443", False),
+    ],
+)
+async def test_where_a_registry_leads_is_judged_alike(
+    private: tuple[str, ...], host: str, authority: str, allowed: bool
+) -> None:
+    """A host that a pull is led to is held to the same rules as one that is named; what is given are its addresses."""
+    asked = RegistryPolicy(private=private, allow=("ghcr.io",)).addresses(host, authority)
+
+    if allowed:
+        assert list(map(str, await asked)) == ["10.0.0.5"]
+    else:
+        with pytest.raises(ImageUnavailable, match="MAYFLY_PRIVATE_REGISTRIES"):
+            await asked
+
+
 async def test_listing_one_port_allows_no_other() -> None:
     """A listed host:port says nothing about the host's other ports."""
     with pytest.raises(ImageUnavailable):
@@ -76,10 +123,10 @@ async def test_listing_one_port_allows_no_other() -> None:
 async def test_a_name_is_judged_by_every_address(monkeypatch: pytest.MonkeyPatch) -> None:
     """A public name with one private address among its addresses is refused."""
 
-    async def resolve(*_: Any, **__: Any) -> list[Any]:
+    def resolve(*_: Any, **__: Any) -> list[Any]:
         return [(2, 1, 6, "", ("8.8.8.8", 443)), (2, 1, 6, "", ("10.0.0.1", 443))]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
 
     with pytest.raises(ImageUnavailable, match="private address"):
         await RegistryPolicy().check(parse_reference("registry.example/x"))
@@ -101,10 +148,10 @@ async def test_only_allowed_registries_are_asked(
 ) -> None:
     """The allow-list holds patterns of hosts, or of hosts and ports."""
 
-    async def resolve(*_: Any, **__: Any) -> list[Any]:
+    def resolve(*_: Any, **__: Any) -> list[Any]:
         return [(2, 1, 6, "", ("8.8.8.8", 443))]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     check = RegistryPolicy(allow=allow).check(parse_reference(f"{host}/x"))
 
     if allowed:
