@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -17,7 +18,8 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from mayfly.api.errors import MEANINGS, MEDIA_TYPE
+from mayfly.api.answers import add_errors
+from mayfly.api.errors import MEANINGS
 from mayfly.api.shapes import FunctionChange, NewFunction, NewUser, PasswordChange, Problem
 
 READ_BY_HAND: tuple[type[BaseModel], ...] = (NewUser, PasswordChange, NewFunction, FunctionChange, Problem)
@@ -89,7 +91,7 @@ def described(app: FastAPI) -> Description:
 
 def openapi(app: FastAPI) -> dict[str, Any]:
     """Complete FastAPI's OpenAPI with the shapes that it does not see and the errors."""
-    schema = app.openapi()
+    schema = deepcopy(app.openapi())  # which is kept, and is to be completed once
     _, definitions = models_json_schema(
         [(shape, "validation") for shape in READ_BY_HAND], ref_template="#/components/schemas/{model}"
     )
@@ -97,12 +99,9 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     schema["components"]["schemas"] = dict(sorted(schemas.items()))
-    for operation in _operations(schema):
-        operation["responses"].pop("422", None)
-        operation["responses"]["default"] = {
-            "description": "An error.",
-            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-        }
+    for path, methods in schema["paths"].items():
+        for operation in methods.values():
+            add_errors(path, operation)
     return schema
 
 
@@ -119,11 +118,6 @@ def errors_reference() -> str:
         for kind, meaning in MEANINGS.items()
     ]
     return ERRORS_HEAD + "\n".join(rows)
-
-
-def _operations(schema: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    for methods in schema["paths"].values():
-        yield from methods.values()
 
 
 def _page(schema: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from mayfly import __version__
 from mayfly.bus.health import StreamHealth
@@ -36,6 +36,7 @@ from mayfly.domain.ids import FUNCTION_NAME, USER_NAME
 from mayfly.domain.limits import Limits
 from mayfly.domain.user import PASSWORD_MAX_CHARACTERS, PASSWORD_MIN_CHARACTERS, User
 from mayfly.domain.worker import WorkerBeat
+from mayfly.images.reference import PATTERN as IMAGE_PATTERN
 from mayfly.services.status import Status
 
 IMAGE_MAX_CHARACTERS = 512
@@ -48,8 +49,10 @@ ENV_NAME_RULE = "letters, digits and _, not beginning with a digit, at most 128 
 RESULT_TYPE_RULE = "a media type such as `application/json` or `text/csv; charset=utf-8`"
 
 _IMAGE = re.compile(r"[A-Za-z0-9\[][!-~]{0,511}")
+_NUMBER = re.compile(r"\s*[-+]?[0-9._]+([eE][-+]?[0-9]+)?\s*")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _TOKEN = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,63}"  # noqa: S105 - of a media type (RFC 6838)
+_NO_NUL = {"pattern": "^[^\\u0000]*$"}
 _RESULT_TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}(; ?{_TOKEN}=[A-Za-z0-9._+-]{{1,32}}){{0,3}}")
 
 
@@ -75,6 +78,18 @@ def _no_nul(text: str) -> str:
     if "\0" in text:
         raise ValueError("no NUL character is possible here: the kernel would cut the text there")
     return text
+
+
+def _whole(number: object) -> object:
+    """Take 64.0 for 64, as JSON Schema does."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+def _no_number(moment: object) -> object:
+    """Refuse seconds since 1970, which pydantic would take: `since=2026` is meant as something else."""
+    if isinstance(moment, str) and _NUMBER.fullmatch(moment):
+        raise ValueError("no number is a time; write 2026-11-29T12:00:00Z, for example")
+    return moment
 
 
 def _command_fits(words: list[str]) -> list[str]:
@@ -122,10 +137,27 @@ NewPassword = Annotated[
         min_length=PASSWORD_MIN_CHARACTERS,
         max_length=PASSWORD_MAX_CHARACTERS,
         description="Any characters but NUL, in any mixture. Compared in Unicode's form NFC.",
-        json_schema_extra={"format": "password"},
+        json_schema_extra={"format": "password", **_NO_NUL},
     ),
 ]
-Word = Annotated[str, AfterValidator(_no_nul)]
+WHOLE = BeforeValidator(_whole)
+Word = Annotated[str, AfterValidator(_no_nul), Field(json_schema_extra=_NO_NUL)]
+Command = Annotated[
+    list[Word],
+    Field(
+        min_length=1,
+        max_length=COMMAND_MAX_ENTRIES,
+        json_schema_extra={"prefixItems": [{"type": "string", "minLength": 1, **_NO_NUL}]},
+    ),
+    AfterValidator(_command_fits),
+    AfterValidator(_program_named),
+]
+Args = Annotated[list[Word], Field(max_length=COMMAND_MAX_ENTRIES), AfterValidator(_command_fits)]
+EnvName = Annotated[
+    str,
+    AfterValidator(_env_name),
+    Field(json_schema_extra={"pattern": f"^(?!{RESERVED_ENV_PREFIX}){_ENV_NAME.pattern}$"}),
+]
 
 
 class Shape(BaseModel):
@@ -185,19 +217,21 @@ class Tokens(Shape):
 class LimitsShape(Shape):
     """What one activation may use."""
 
-    memory_mib: Annotated[int, Field(ge=ceilings.MEMORY_MIN_MIB, le=ceilings.MEMORY_MAX_MIB)] = 128
+    memory_mib: Annotated[int, Field(ge=ceilings.MEMORY_MIN_MIB, le=ceilings.MEMORY_MAX_MIB), WHOLE] = 128
     """Memory in MiB, its files included; there is no swap."""
 
     cpus: Annotated[float, Field(ge=ceilings.CPUS_MIN, le=ceilings.CPUS_MAX, allow_inf_nan=False)] = 1.0
     """Processor time per time."""
 
-    pids: Annotated[int, Field(ge=ceilings.PIDS_MIN, le=ceilings.PIDS_MAX)] = 64
+    pids: Annotated[int, Field(ge=ceilings.PIDS_MIN, le=ceilings.PIDS_MAX), WHOLE] = 64
     """Processes and threads at once."""
 
     timeout_s: Annotated[float, Field(ge=ceilings.TIMEOUT_MIN_S, le=ceilings.TIMEOUT_MAX_S, allow_inf_nan=False)] = 30.0
     """Seconds from the arrival of a call to its end; a call can shorten it with the header `Mayfly-Timeout`."""
 
-    max_concurrency: Annotated[int, Field(ge=ceilings.CONCURRENCY_MIN, le=ceilings.CONCURRENCY_MAX)] | None = None
+    max_concurrency: Annotated[int, Field(ge=ceilings.CONCURRENCY_MIN, le=ceilings.CONCURRENCY_MAX), WHOLE] | None = (
+        None
+    )
     """Activations of this function in flight at once, waiting and running alike; null for no limit of its own."""
 
     def to_domain(self) -> Limits:
@@ -221,28 +255,20 @@ class FunctionChange(Shape):
 
     image: Annotated[
         str,
-        Field(min_length=1, max_length=IMAGE_MAX_CHARACTERS),
+        Field(min_length=1, max_length=IMAGE_MAX_CHARACTERS, json_schema_extra={"pattern": IMAGE_PATTERN}),
         AfterValidator(_matching(_IMAGE, "an image reference", "printable ASCII without spaces, such as busybox:1.36")),
     ]
     """A reference as docker takes it: `busybox`, `user/image:tag`, `host:port/path@sha256:...`."""
 
-    command: Annotated[
-        list[Word] | None,
-        Field(min_length=1, max_length=COMMAND_MAX_ENTRIES),
-        AfterValidator(lambda words: words if words is None else _program_named(_command_fits(words))),
-    ] = None
+    command: Command | None = None
     """Replaces the image's entrypoint and cmd."""
 
-    args: Annotated[
-        list[Word] | None,
-        Field(max_length=COMMAND_MAX_ENTRIES),
-        AfterValidator(lambda words: words if words is None else _command_fits(words)),
-    ] = None
+    args: Args | None = None
     """Replaces the image's cmd."""
 
     env: Annotated[
-        dict[Annotated[str, AfterValidator(_env_name)], Word],
-        Field(max_length=ENV_MAX_ENTRIES),
+        dict[EnvName, Word],
+        Field(max_length=ENV_MAX_ENTRIES, json_schema_extra={"additionalProperties": False}),
         AfterValidator(_env_fits),
     ] = Field(default_factory=dict)
     """Variables in addition to the image's. Not for secrets: they are shown to you again."""
@@ -253,7 +279,9 @@ class FunctionChange(Shape):
     limits: LimitsShape = LimitsShape()
 
     result_type: Annotated[
-        str, Field(max_length=127), AfterValidator(_matching(_RESULT_TYPE, "result_type", RESULT_TYPE_RULE))
+        str,
+        Field(max_length=127, json_schema_extra={"pattern": f"^{_RESULT_TYPE.pattern}$"}),
+        AfterValidator(_matching(_RESULT_TYPE, "result_type", RESULT_TYPE_RULE)),
     ] = DEFAULT_RESULT_TYPE
     """The Content-Type of results. They are text in UTF-8 in any case."""
 
@@ -330,7 +358,7 @@ class ActivationQuery(Page):
     state: State | None = None
     """Only those in this state."""
 
-    since: AwareDatetime | None = None
+    since: Annotated[AwareDatetime, BeforeValidator(_no_number)] | None = None
     """Only those that arrived at this moment or later, with its time zone, such as 2026-11-29T12:00:00Z."""
 
 

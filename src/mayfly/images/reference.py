@@ -23,6 +23,17 @@ _PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _REGISTRY = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:.]+\])(?::[0-9]{{1,5}})?")
+_PORT = r"(?:[0-9]{1,4}|[0-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_ALONE = (
+    rf"(?:{_LABEL}(?:\.{_LABEL})+|localhost|\[[0-9a-fA-F:.]*[:.][0-9a-fA-F:.]*\])"  # a registry even without a port
+)
+_USER = r"[a-z0-9]+(?:(?:_|__|-+)[a-z0-9]+)*"  # with a dot it would be a registry
+PATTERN = (
+    rf"^(?:{_COMPONENT}|{_USER}(?:/{_COMPONENT})+|(?:{_ALONE}(?::{_PORT})?|{_LABEL}:{_PORT})/{_PATH.pattern})"
+    rf"(?::{_TAG.pattern})?(?:@{DIGEST.pattern})?$"
+)
+"""The grammar as one expression, for programs that know no other; `parse_reference` says what is wrong."""
+
 FORMS = "Write NAME, USER/NAME:TAG or HOST:PORT/PATH@sha256:DIGEST, as for `docker pull`."
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import Query
 from starlette.responses import Response
 
+from mayfly.api.answers import ENDINGS, raises
 from mayfly.api.auth import Caller, private_router
 from mayfly.api.routes.invoke import RESULT
 from mayfly.api.shapes import RESULT_WAIT_MAX_S, ActivationPage, ActivationQuery, ActivationShape
@@ -15,7 +16,7 @@ from mayfly.api.trail import CallersTrail
 from mayfly.api.write import result, write
 from mayfly.domain.activation import State as ActivationState
 from mayfly.domain.audit import Action
-from mayfly.domain.errors import MayflyError
+from mayfly.domain.errors import Gone, MayflyError
 from mayfly.domain.function import DEFAULT_RESULT_TYPE
 from mayfly.services.activations import Wanted
 
@@ -32,7 +33,7 @@ LOGS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@private.get("/v1/activations", response_model=ActivationPage)
+@private.get("/v1/activations", response_model=ActivationPage, openapi_extra=raises())
 async def list_activations(state: State, caller: Caller, page: Annotated[ActivationQuery, Query()]) -> Response:
     """
     List one's activations, the newest first. Records are kept for a day. A page can have fewer than `limit`, or none:
@@ -45,7 +46,7 @@ async def list_activations(state: State, caller: Caller, page: Annotated[Activat
     return write(ActivationPage(activations=[ActivationShape.of(record) for record in records], next=more))
 
 
-@private.get("/v1/activations/{activation_id}", response_model=ActivationShape)
+@private.get("/v1/activations/{activation_id}", response_model=ActivationShape, openapi_extra=raises())
 async def show_activation(activation_id: str, state: State, caller: Caller) -> Response:
     """Show the record of an activation."""
     return write(ActivationShape.of(await state.activations.get(caller.user_id, activation_id)))
@@ -55,6 +56,7 @@ async def show_activation(activation_id: str, state: State, caller: Caller) -> R
     "/v1/activations/{activation_id}",
     response_model=ActivationShape,
     responses={202: {"model": ActivationShape, "description": "It is being ended, and has not ended yet. Ask again."}},
+    openapi_extra=raises(),
 )
 async def cancel_activation(activation_id: str, state: State, caller: Caller, trail: CallersTrail) -> Response:
     """
@@ -72,6 +74,7 @@ async def cancel_activation(activation_id: str, state: State, caller: Caller, tr
     "/v1/activations/{activation_id}/result",
     response_class=Response,
     responses=RESULT | {202: {"model": ActivationShape, "description": "It has not ended. Ask again."}},
+    openapi_extra=raises(*ENDINGS),
 )
 async def show_result(
     activation_id: str,
@@ -89,7 +92,9 @@ async def show_result(
     return result(outcome)
 
 
-@private.get("/v1/activations/{activation_id}/logs", response_class=Response, responses=LOGS)
+@private.get(
+    "/v1/activations/{activation_id}/logs", response_class=Response, responses=LOGS, openapi_extra=raises(Gone)
+)
 async def show_logs(activation_id: str, state: State, caller: Caller) -> Response:
     """Show what the function wrote to stderr; empty while it runs."""
     logs = await state.activations.logs(caller.user_id, activation_id)

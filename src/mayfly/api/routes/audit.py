@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Query
 from starlette.responses import Response
 
+from mayfly.api.answers import raises
 from mayfly.api.auth import Caller, private_router
 from mayfly.api.shapes import AuditEntryShape, AuditPage, Page
 from mayfly.api.state import State
@@ -15,7 +16,7 @@ from mayfly.api.write import write
 private = private_router(tags=["Audit"])
 
 
-@private.get("/v1/audit", response_model=AuditPage)
+@private.get("/v1/audit", response_model=AuditPage, openapi_extra=raises())
 async def list_audit(state: State, caller: Caller, page: Annotated[Page, Query()]) -> Response:
     """
     List who did or tried what with one's account, the newest first. Entries are kept for 90 days, at most 10,000 of

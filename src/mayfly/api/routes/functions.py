@@ -8,8 +8,10 @@ import re
 from typing import Annotated
 
 from fastapi import Header, Query, Request
+from pydantic import WithJsonSchema
 from starlette.responses import Response
 
+from mayfly.api.answers import raises
 from mayfly.api.auth import Caller, function_name, private_router
 from mayfly.api.bodies import read_json, takes_json
 from mayfly.api.shapes import FunctionChange, FunctionPage, FunctionShape, NewFunction, Page
@@ -18,7 +20,7 @@ from mayfly.api.trail import CallersTrail
 from mayfly.api.write import no_content, write
 from mayfly.bus.store import Entry
 from mayfly.domain.audit import Action
-from mayfly.domain.errors import InvalidRequest, PreconditionFailed
+from mayfly.domain.errors import AlreadyExists, ImageUnavailable, InvalidRequest, PreconditionFailed
 from mayfly.domain.function import Function, FunctionSpec, FunctionState
 from mayfly.domain.ids import FunctionName
 
@@ -27,6 +29,7 @@ private = private_router(tags=["Functions"])
 IfMatch = Annotated[
     str | None,
     Header(description="The ETag at which the function must stand, or `*`. Left out, the change is made in any case."),
+    WithJsonSchema({"type": "string", "pattern": r'^(\*|"[0-9]{1,19}")$'}),
 ]
 
 _ETAG = re.compile(r'"(\d{1,19})"')
@@ -37,7 +40,7 @@ _ETAG = re.compile(r'"(\d{1,19})"')
     status_code=201,
     response_model=FunctionShape,
     responses={202: {"model": FunctionShape, "description": "Registered; no worker could be asked for the image yet."}},
-    openapi_extra=takes_json(NewFunction),
+    openapi_extra=takes_json(NewFunction) | raises(AlreadyExists, ImageUnavailable),
 )
 async def register_function(request: Request, state: State, caller: Caller, trail: CallersTrail) -> Response:
     """Register a function. A worker fetches the image first, so what cannot be had is not registered."""
@@ -47,14 +50,14 @@ async def register_function(request: Request, state: State, caller: Caller, trai
     return _written(entry, status=201)
 
 
-@private.get("/v1/functions", response_model=FunctionPage)
+@private.get("/v1/functions", response_model=FunctionPage, openapi_extra=raises())
 async def list_functions(state: State, caller: Caller, page: Annotated[Page, Query()]) -> Response:
     """List one's functions by name."""
     entries, more = await state.functions.list(caller.user_id, limit=page.limit, after=page.after)
     return write(FunctionPage(functions=[FunctionShape.of(entry.value) for entry in entries], next=more))
 
 
-@private.get("/v1/functions/{name}", response_model=FunctionShape)
+@private.get("/v1/functions/{name}", response_model=FunctionShape, openapi_extra=raises())
 async def show_function(name: str, state: State, caller: Caller) -> Response:
     """Show a function. The ETag is for If-Match."""
     entry = await state.functions.get(caller.user_id, function_name(name))
@@ -65,7 +68,7 @@ async def show_function(name: str, state: State, caller: Caller) -> Response:
     "/v1/functions/{name}",
     response_model=FunctionShape,
     responses={202: {"model": FunctionShape, "description": "Replaced; no worker could be asked for the image yet."}},
-    openapi_extra=takes_json(FunctionChange),
+    openapi_extra=takes_json(FunctionChange) | raises(PreconditionFailed, ImageUnavailable),
 )
 async def replace_function(
     request: Request,
@@ -87,7 +90,9 @@ async def replace_function(
     return _written(entry, status=200)
 
 
-@private.delete("/v1/functions/{name}", status_code=204, response_class=Response)
+@private.delete(
+    "/v1/functions/{name}", status_code=204, response_class=Response, openapi_extra=raises(PreconditionFailed)
+)
 async def deregister_function(
     name: str, *, state: State, caller: Caller, trail: CallersTrail, if_match: IfMatch = None
 ) -> Response:

@@ -12,15 +12,17 @@ import re
 from typing import Annotated, Any
 
 from fastapi import Header, Request
+from pydantic import WithJsonSchema
 from starlette.responses import Response
 
+from mayfly.api.answers import ENDINGS, raises
 from mayfly.api.auth import CallerAndFunction, authenticated_for_function, private_router
 from mayfly.api.bodies import read_parameter
 from mayfly.api.envelope import exchange_of
 from mayfly.api.shapes import ActivationShape
 from mayfly.api.state import State
 from mayfly.api.write import accepted, result
-from mayfly.domain.errors import InvalidRequest
+from mayfly.domain.errors import IdempotencyConflict, InvalidRequest, ParameterNotText, ParameterTooLarge
 from mayfly.domain.idempotency import KEY_MAX_CHARACTERS
 from mayfly.domain.limits import TIMEOUT_MAX_S, TIMEOUT_MIN_S
 from mayfly.services.call import CallOptions
@@ -31,13 +33,13 @@ TAKES_PARAMETER: dict[str, Any] = {
     "requestBody": {
         "required": False,
         "description": "The parameter: text in UTF-8, whatever the content type. No body is the empty string.",
-        "content": {"*/*": {"schema": {"type": "string"}}},
+        "content": {"*/*": {"schema": {}}},
     }
 }
 RESULT: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The function's stdout, byte for byte, in the function's `result_type`.",
-        "content": {"text/plain": {"schema": {"type": "string"}}},
+        "content": {"text/plain": {"schema": {"type": "string"}}, "*/*": {"schema": {"type": "string"}}},
         "headers": {
             "Location": {"schema": {"type": "string"}, "description": "Of the activation's record."},
             "Mayfly-Activation-Id": {"schema": {"type": "string"}},
@@ -71,7 +73,7 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-
     "/v1/functions/{name}/activations",
     response_class=Response,
     responses=RESULT | ACCEPTED,
-    openapi_extra=TAKES_PARAMETER,
+    openapi_extra=TAKES_PARAMETER | raises(*ENDINGS, IdempotencyConflict, ParameterNotText, ParameterTooLarge),
 )
 async def invoke(
     request: Request,
@@ -79,17 +81,24 @@ async def invoke(
     state: State,
     caller_and_function: CallerAndFunction,
     mayfly_timeout: Annotated[
-        str | None, Header(description="Seconds; shortens the function's own time-out, never lengthens it.")
+        str | None,
+        Header(description="Seconds; shortens the function's own time-out, never lengthens it."),
+        WithJsonSchema({"type": "number", "minimum": TIMEOUT_MIN_S, "maximum": TIMEOUT_MAX_S}),
     ] = None,
     traceparent: Annotated[
-        str | None, Header(description="Handed to the function as MAYFLY_TRACEPARENT (W3C Trace Context).")
+        str | None,
+        Header(description="Handed to the function as MAYFLY_TRACEPARENT (W3C Trace Context)."),
+        WithJsonSchema({"type": "string"}),
     ] = None,
     prefer: Annotated[
-        list[str] | None, Header(description="`respond-async`: do not wait for the result (RFC 7240).")
+        list[str] | None,
+        Header(description="`respond-async`: do not wait for the result (RFC 7240)."),
+        WithJsonSchema({"type": "string"}),
     ] = None,
     idempotency_key: Annotated[
         str | None,
         Header(description="Of your choice: another call with it gets the outcome of the first, not another run."),
+        WithJsonSchema({"type": "string", "pattern": f"^{_KEY.pattern}$"}),
     ] = None,
 ) -> Response:
     """

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from mayfly.api.answers import raises
 from mayfly.api.auth import Caller, private_router
 from mayfly.api.description import PAGE_HEADERS, described
 from mayfly.api.shapes import HealthShape, ReadyShape, StatusShape
@@ -29,13 +30,13 @@ NOT_READY: dict[int | str, dict[str, Any]] = {
 }
 
 
-@public.get("/healthz", response_model=HealthShape)
+@public.get("/healthz", response_model=HealthShape, openapi_extra=raises())
 async def healthz() -> Response:
     """Say that the process answers. A process that does not is to be restarted."""
     return write(HealthShape())
 
 
-@public.get("/readyz", response_model=ReadyShape, responses=NOT_READY)
+@public.get("/readyz", response_model=ReadyShape, responses=NOT_READY, openapi_extra=raises())
 async def readyz(request: Request, state: State) -> Response:
     """Say whether this API server wants calls: it reaches queue and database, and has not been told to stop."""
     pings: dict[str, Callable[[], Awaitable[object]]] = {
@@ -60,7 +61,7 @@ async def docs(request: Request) -> Response:
     return Response(described(request.app).page, media_type="text/html", headers=PAGE_HEADERS)
 
 
-@private.get("/v1/status", response_model=StatusShape)
+@private.get("/v1/status", response_model=StatusShape, openapi_extra=raises())
 async def show_status(state: State, caller: Caller) -> Response:
     """
     Show workers and slots, and how many activations wait, run, and are in flight: of all users, and of one's own.

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from mayfly.api.answers import raises
 from mayfly.api.auth import Caller, private_router
 from mayfly.api.bodies import FORM, read_form
 from mayfly.api.shapes import Tokens
@@ -19,28 +20,39 @@ from mayfly.api.state import State
 from mayfly.api.trail import CallersTrail, NobodysTrail, Trail, acting
 from mayfly.api.write import no_content, write
 from mayfly.domain.audit import Action
-from mayfly.domain.errors import InvalidRequest, MayflyError
+from mayfly.domain.errors import InvalidRequest, MayflyError, NotAuthenticated, QueueUnavailable, TooManyAttempts
 from mayfly.services.sessions import RefreshTokenReused, TokenPair, WrongPassword
 from mayfly.services.tokens import Claims
 
 public = APIRouter(tags=["Tokens"])
 private = private_router(tags=["Tokens"])
 
-TEXT = {"type": "string"}
+TEXT = {"type": "string", "minLength": 1}
+OTHER = {"type": "string"}  # ignored, as RFC 6749 has it
 TAKES_GRANT: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
             FORM: {
                 "schema": {
-                    "type": "object",
-                    "properties": {
-                        "grant_type": {"type": "string", "enum": ["password", "refresh_token"]},
-                        "username": TEXT | {"description": "With grant_type=password."},
-                        "password": TEXT | {"description": "With grant_type=password.", "format": "password"},
-                        "refresh_token": TEXT | {"description": "With grant_type=refresh_token."},
-                    },
-                    "required": ["grant_type"],
+                    "oneOf": [
+                        {
+                            "type": "object",
+                            "properties": {
+                                "grant_type": {"const": "password"},
+                                "username": TEXT,
+                                "password": TEXT | {"format": "password"},
+                            },
+                            "required": ["grant_type", "username", "password"],
+                            "additionalProperties": OTHER,
+                        },
+                        {
+                            "type": "object",
+                            "properties": {"grant_type": {"const": "refresh_token"}, "refresh_token": TEXT},
+                            "required": ["grant_type", "refresh_token"],
+                            "additionalProperties": OTHER,
+                        },
+                    ]
                 }
             }
         },
@@ -48,7 +60,11 @@ TAKES_GRANT: dict[str, Any] = {
 }
 
 
-@public.post("/v1/tokens", response_model=Tokens, openapi_extra=TAKES_GRANT)
+@public.post(
+    "/v1/tokens",
+    response_model=Tokens,
+    openapi_extra=TAKES_GRANT | raises(NotAuthenticated, TooManyAttempts, QueueUnavailable),
+)
 async def get_tokens(request: Request, state: State, trail: NobodysTrail) -> Response:
     """Log in with user name and password, or exchange a refresh token for the next pair of tokens."""
     try:
@@ -61,7 +77,7 @@ async def get_tokens(request: Request, state: State, trail: NobodysTrail) -> Res
     return write(shape, headers={"Pragma": "no-cache"})
 
 
-@private.delete("/v1/tokens/current", status_code=204, response_class=Response)
+@private.delete("/v1/tokens/current", status_code=204, response_class=Response, openapi_extra=raises())
 async def log_out(state: State, caller: Caller, trail: CallersTrail) -> Response:
     """End the login that the token belongs to: its access and refresh tokens are refused from now on."""
     async with trail(Action.SESSION_END, caller.id):

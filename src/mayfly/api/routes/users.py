@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from msgspec.structs import replace
 from starlette.responses import Response
 
+from mayfly.api.answers import raises
 from mayfly.api.auth import Caller, private_router
 from mayfly.api.bodies import read_json, takes_json
 from mayfly.api.shapes import NewUser, PasswordChange, UserShape
@@ -13,13 +14,19 @@ from mayfly.api.state import State
 from mayfly.api.trail import CallersTrail, NobodysTrail
 from mayfly.api.write import no_content, write
 from mayfly.domain.audit import Action
+from mayfly.domain.errors import AlreadyExists, NotAllowed, QueueUnavailable, TooManyAttempts
 from mayfly.domain.ids import UserName
 
 public = APIRouter(tags=["Users"])
 private = private_router(tags=["Users"])
 
 
-@public.post("/v1/users", status_code=201, response_model=UserShape, openapi_extra=takes_json(NewUser))
+@public.post(
+    "/v1/users",
+    status_code=201,
+    response_model=UserShape,
+    openapi_extra=takes_json(NewUser) | raises(NotAllowed, AlreadyExists, TooManyAttempts, QueueUnavailable),
+)
 async def register(request: Request, state: State, trail: NobodysTrail) -> Response:
     """Register a user. Log in with POST /v1/tokens then."""
     new = await read_json(request, NewUser)
@@ -30,13 +37,13 @@ async def register(request: Request, state: State, trail: NobodysTrail) -> Respo
     return write(UserShape.of(user), status=201, headers={"Location": "/v1/users/me"})
 
 
-@private.get("/v1/users/me", response_model=UserShape)
+@private.get("/v1/users/me", response_model=UserShape, openapi_extra=raises())
 async def show_me(state: State, caller: Caller) -> Response:
     """Show the account that the token belongs to."""
     return write(UserShape.of(await state.users.get(caller)))
 
 
-@private.delete("/v1/users/me", status_code=204, response_class=Response)
+@private.delete("/v1/users/me", status_code=204, response_class=Response, openapi_extra=raises())
 async def delete_me(state: State, caller: Caller, trail: CallersTrail) -> Response:
     """Delete one's account with its logins, functions and records. What runs finishes; nobody can read it."""
     async with trail(Action.USER_DELETE, caller.user_name):
@@ -45,7 +52,10 @@ async def delete_me(state: State, caller: Caller, trail: CallersTrail) -> Respon
 
 
 @private.put(
-    "/v1/users/me/password", status_code=204, response_class=Response, openapi_extra=takes_json(PasswordChange)
+    "/v1/users/me/password",
+    status_code=204,
+    response_class=Response,
+    openapi_extra=takes_json(PasswordChange) | raises(NotAllowed, TooManyAttempts),
 )
 async def change_password(request: Request, state: State, caller: Caller, trail: CallersTrail) -> Response:
     """Set a new password. All other logins end; the one that asks goes on."""
