@@ -29,6 +29,7 @@ from mayfly.api.routes import activations, audit, functions, invoke, platform, t
 from mayfly.api.sentences import invalid
 from mayfly.api.state import opened
 from mayfly.api.trail import check_recorded
+from mayfly.bus.codec import Undecodable
 from mayfly.bus.store import Conflict
 from mayfly.domain.errors import InternalError, MayflyError, NotFound, QueueUnavailable
 from mayfly.settings import ApiSettings
@@ -82,6 +83,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Conflict, _conflict)
+    app.add_exception_handler(Undecodable, _undecodable)
     app.state.description = describe(app)
     return app
 
@@ -142,6 +144,14 @@ async def _conflict(request: Request, error: Exception) -> Response:
     log.warning("request.conflict", error=repr(error))
     return _answer(
         request, QueueUnavailable("The same thing was changed at the same time; try again.", retry_after_s=1)
+    )
+
+
+async def _undecodable(request: Request, error: Exception) -> Response:
+    """What lies in the database was written by another version, or by somebody who may not be trusted."""
+    log.error("request.undecodable", error=str(error))
+    return _answer(
+        request, InternalError("What is stored under this name cannot be read; the operator's log says why.")
     )
 
 

@@ -17,6 +17,7 @@ import structlog
 
 from mayfly.bus import subjects
 from mayfly.bus.connection import Bus, translated
+from mayfly.bus.messages import Answer
 from mayfly.bus.patience import UNANSWERED, patiently
 from mayfly.domain.errors import QueueUnavailable
 
@@ -31,7 +32,7 @@ class _Answer(msgspec.Struct):
     ts: datetime.datetime | None = None
 
 
-_ANSWER = msgspec.json.Decoder(_Answer)
+_ANSWER = Answer(_Answer)
 
 
 @asynccontextmanager

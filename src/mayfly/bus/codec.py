@@ -1,5 +1,6 @@
 """
-What lies on the bus is MessagePack, typed by the structs of `domain`, each with its version `v`.
+What lies on the bus is MessagePack, typed by the structs of `domain`, each with its version `v`; what may be in their
+fields they say themselves (`domain.stored`). What JetStream answers is JSON.
 
 A reader accepts the current version and the one before. Anything else is `Undecodable`: a worker gives such a
 message back and says so, and never runs it or ends because of it.
@@ -30,6 +31,10 @@ class Undecodable(Exception):
     """Something on the bus cannot be read: damaged, or of a version that this program does not know."""
 
 
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""All that a decoder raises."""
+
+
 class Codec(Generic[T]):
     """Encodes and decodes one type of struct."""
 
@@ -46,7 +51,7 @@ class Codec(Generic[T]):
         """
         try:
             value: T = self._decoder.decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             raise Undecodable(str(error)) from error
         if value.v not in (VERSION, VERSION - 1):
             raise Undecodable(f"version {value.v} is unknown here; this program reads {VERSION - 1} and {VERSION}")

@@ -136,7 +136,7 @@ class _Client(Client):
     that hears each cancellation. `asyncio.wait_for`, on which nats-py's questions wait, swallows one that comes with
     the answer (before Python 3.12), and nats-py itself any that comes while it waits for its socket. A loop that was
     told to end would then go on for ever, with somebody waiting for it. And it goes on reading after an answer that
-    comes when nobody waits for it any more.
+    comes when nobody waits for it any more, and after headers that are none.
     """
 
     async def publish(
@@ -172,6 +172,13 @@ class _Client(Client):
                 raise nats.errors.FlushTimeoutError
             sent.result()
             await super().flush(timeout)
+
+    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:  # nats-py would end its reading
+        try:
+            return await super()._process_headers(headers)
+        except (ValueError, IndexError) as error:
+            log.error("nats.headers-unreadable", error=repr(error))
+            return None
 
     async def _process_pong(self) -> None:  # nats-py would end its reading at one that is late
         if self._pongs and self._pongs[0].done():

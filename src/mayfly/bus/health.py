@@ -15,7 +15,7 @@ import nats.errors
 
 from mayfly.bus import subjects
 from mayfly.bus.connection import REQUEST_TIMEOUT_S, Bus, translated
-from mayfly.bus.messages import Failure
+from mayfly.bus.messages import Answer, Failure
 from mayfly.bus.patience import NOT_YET
 from mayfly.domain.errors import QueueUnavailable
 
@@ -87,7 +87,7 @@ class _StreamAnswer(msgspec.Struct):
     cluster: _Cluster = msgspec.field(default_factory=_Cluster)
 
 
-_STREAM = msgspec.json.Decoder(_StreamAnswer)
+_STREAM = Answer(_StreamAnswer)
 
 
 async def streams_health(bus: Bus) -> tuple[StreamHealth, ...]:

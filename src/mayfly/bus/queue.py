@@ -299,7 +299,7 @@ class PullLoop:
 
     Guarantees: never more claims than slots, for what comes in beyond goes back at once; a pull that the server
     forgot (restart, leader change) is given up when its time is over or at a reconnect, and asked again; a message that
-    cannot be decoded goes back with a delay and an error in the log.
+    cannot be decoded goes back with a delay and an error in the log, and the next is asked for at once.
     """
 
     def __init__(self, bus: Bus, *, free_slots: Callable[[], int], on_claim: Callable[[Claim], None]) -> None:
@@ -378,7 +378,8 @@ class PullLoop:
         return inbox
 
     async def _on_message(self, inbox: _Inbox, message: Msg) -> None:
-        if status := (message.headers or {}).get("Status"):
+        status = (message.headers or {}).get("Status")
+        if status and not message.reply:  # what was stored in the stream comes with a subject for its ack
             await self._on_status(inbox, status)
             return
         inbox.open = max(0, inbox.open - 1)
@@ -399,6 +400,7 @@ class PullLoop:
         except Undecodable as error:
             log.error("queue.undecodable", subject=message.subject, error=str(error))
             await message.nak(delay=UNDECODABLE_DELAY_S)
+            self._wake.set()  # for what lies behind it
             return
         if self._stopping or self._free_slots() <= 0:
             await message.nak()

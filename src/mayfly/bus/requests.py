@@ -43,7 +43,7 @@ async def ask_for_image(bus: Bus, request: PrepareImage, *, timeout_s: float) ->
     """
     Have one of the workers prepare an image.
 
-    Raises: NoWorkers when there is none, or none answered in *timeout_s*; QueueUnavailable.
+    Raises: NoWorkers when there is none, or none answered in *timeout_s* what can be read; QueueUnavailable.
     """
     try:
         message = await bus.client.request(subjects.PREPARE_IMAGE, PREPARE.encode(request), timeout=timeout_s)
@@ -51,7 +51,11 @@ async def ask_for_image(bus: Bus, request: PrepareImage, *, timeout_s: float) ->
         raise NoWorkers(retry_after_s=2) from error
     except nats.errors.Error as error:
         raise QueueUnavailable(retry_after_s=1) from error
-    return ANSWER.decode(message.data)
+    try:
+        return ANSWER.decode(message.data)
+    except Undecodable as error:
+        log.error("image.answer-undecodable", image=request.reference, error=str(error))
+        raise NoWorkers(retry_after_s=2) from error
 
 
 async def tell_to_prefetch(bus: Bus, request: PrepareImage) -> None:

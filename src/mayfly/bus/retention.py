@@ -25,6 +25,7 @@ from mayfly.bus import subjects
 from mayfly.bus.codec import Codec, Undecodable
 from mayfly.bus.connection import Bus, translated
 from mayfly.bus.patience import UNANSWERED, patiently
+from mayfly.domain.stored import Count
 
 log = structlog.get_logger()
 
@@ -47,8 +48,8 @@ class Kept:
 class Chunk(msgspec.Struct, array_like=True):
     """Neighbouring responses of one user: the last one's place, and the bytes of all."""
 
-    last_seq: int
-    size: int
+    last_seq: Count
+    size: Count
 
 
 class Books(msgspec.Struct, frozen=True, kw_only=True):

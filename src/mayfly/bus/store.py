@@ -26,7 +26,7 @@ from nats.js.errors import APIError, KeyWrongLastSequenceError
 from mayfly.bus import messages
 from mayfly.bus.codec import Codec, Versioned
 from mayfly.bus.connection import REQUEST_TIMEOUT_S, Bus, translated
-from mayfly.bus.messages import Failure, Stored
+from mayfly.bus.messages import Answer, Failure, Stored
 from mayfly.bus.patience import UNANSWERED, patiently
 from mayfly.bus.subjects import kv_stream, kv_subject, stream_info
 
@@ -50,7 +50,7 @@ class _InfoAnswer(msgspec.Struct):
     error: Failure | None = None
 
 
-_INFO = msgspec.json.Decoder(_InfoAnswer)
+_INFO = Answer(_InfoAnswer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,25 @@ activation; everything else that the queue says (delivery counts, acks) is a hin
 from __future__ import annotations
 
 import enum
+from typing import Annotated
 
 import msgspec
 
 from mayfly.domain.errors import Ran
-from mayfly.domain.function import DEFAULT_RESULT_TYPE, Function
-from mayfly.domain.ids import ActivationId, Digest, FunctionName, UserId, WorkerId, activation_id
+from mayfly.domain.function import DEFAULT_RESULT_TYPE, Function, ParameterMode
+from mayfly.domain.ids import ActivationId, activation_id
+from mayfly.domain.limits import PARAMETER_MAX_BYTES
+from mayfly.domain.stored import (
+    Count,
+    HeaderText,
+    Moment,
+    Seconds,
+    StoredDigest,
+    StoredFunctionName,
+    StoredId,
+    StoredUserId,
+    StoredWorkerId,
+)
 
 RECORD_MARGIN_S = 3600.0
 """A record that nobody ends lives this much longer than its deadline; from its start on as long as a key, if longer."""
@@ -54,11 +67,11 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 class Steps(msgspec.Struct, frozen=True, kw_only=True):
     """How long each step took, in seconds; None for a step that was not reached."""
 
-    admit_s: float | None = None  # at the API server: request read until the message was in the stream
-    queue_s: float | None = None  # in the stream, until a worker claimed it
-    image_s: float | None = None  # image made ready and container created
-    start_s: float | None = None  # parameter handed over, until the first byte of output or the exit
-    run_s: float | None = None  # parameter handed over, until no process was left
+    admit_s: Seconds | None = None  # at the API server: request read until the message was in the stream
+    queue_s: Seconds | None = None  # in the stream, until a worker claimed it
+    image_s: Seconds | None = None  # image made ready and container created
+    start_s: Seconds | None = None  # parameter handed over, until the first byte of output or the exit
+    run_s: Seconds | None = None  # parameter handed over, until no process was left
 
 
 class Activation(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,35 +80,35 @@ class Activation(msgspec.Struct, frozen=True, kw_only=True):
     v: int = 1
     state: State
     nonce: str  # new with each transition, so that a writer whose answer was lost knows its own win
-    user_id: UserId
-    instance: str  # the API server that waits for it
-    ulid: str
-    function: FunctionName
-    function_id: str
+    user_id: StoredUserId
+    instance: StoredId  # the API server that waits for it
+    ulid: StoredId
+    function: StoredFunctionName
+    function_id: StoredId
     image: str
-    digest: Digest | None
-    result_type: str = DEFAULT_RESULT_TYPE
-    parameter_bytes: int
+    digest: StoredDigest | None
+    result_type: HeaderText = DEFAULT_RESULT_TYPE
+    parameter_bytes: Count
     parameter_sha256: str
-    created_at: float  # the request's arrival. All times: seconds since the epoch by NATS's clock (`bus.clock`)
-    deadline_at: float
-    admitted_at: float | None = None  # when NATS took it into the queue
-    claimed_at: float | None = None  # when a worker took it out
+    created_at: Moment  # the request's arrival. All times: seconds since the epoch by NATS's clock (`bus.clock`)
+    deadline_at: Moment
+    admitted_at: Moment | None = None  # when NATS took it into the queue
+    claimed_at: Moment | None = None  # when a worker took it out
     ran: Ran = "no"
-    worker: WorkerId | None = None
-    started_at: float | None = None  # when the command was sent into the container
-    ended_at: float | None = None  # when this final state was written
-    removed_at: float | None = None  # when nothing of the container was left; None until then, or if nobody could say
+    worker: StoredWorkerId | None = None
+    started_at: Moment | None = None  # when the command was sent into the container
+    ended_at: Moment | None = None  # when this final state was written
+    removed_at: Moment | None = None  # when nothing of the container was left; None until then, or if nobody could say
     attempt: str | None = None  # names the valid response: the nonce that won the start fence
-    response_seq: int | None = None  # where the response is in RESPONSES
+    response_seq: Count | None = None  # where the response is in RESPONSES
     code: str | None = None  # of the error, if it ended with one
     detail: str | None = None
     clock: str | None = None  # of a time-out: queue, image or run
     exit_code: int | None = None
-    result_bytes: int | None = None
-    stderr_bytes: int | None = None
-    cpu_us: int | None = None
-    memory_peak_bytes: int | None = None
+    result_bytes: Count | None = None
+    stderr_bytes: Count | None = None
+    cpu_us: Count | None = None
+    memory_peak_bytes: Count | None = None
     steps: Steps = Steps()
 
     @property
@@ -147,15 +160,28 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     v: int = 1
-    user_id: UserId
-    instance: str
-    ulid: str
-    revision: int  # of the record in state `queued`: what the start fence compares with
+    user_id: StoredUserId
+    instance: StoredId
+    ulid: StoredId
+    revision: Annotated[int, msgspec.Meta(ge=1)]  # of the record in state `queued`: what the start fence compares with
     record: Activation
     function: Function
-    parameter: bytes
-    budget_s: float
-    traceparent: str | None = None
+    parameter: Annotated[bytes, msgspec.Meta(max_length=PARAMETER_MAX_BYTES)]
+    budget_s: Seconds
+    traceparent: HeaderText | None = None
+
+    def __post_init__(self) -> None:
+        """
+        See that the parts belong together: what a worker does with one of them is done in the name of all.
+
+        Raises: ValueError.
+        """
+        if self.record.key != self.key or self.record.state is not State.QUEUED:
+            raise ValueError("the record is not that of the activation, waiting")
+        if (self.function.user_id, self.function.id) != (self.user_id, self.record.function_id):
+            raise ValueError("the function is not that of the activation")
+        if self.function.parameter is not ParameterMode.STDIN and "\0" in self.parameter.decode():
+            raise ValueError("the parameter has a NUL, and is no stdin")
 
     @property
     def key(self) -> str:

@@ -6,8 +6,8 @@ import enum
 
 import msgspec
 
-from mayfly.domain.ids import Digest, FunctionName, UserId
 from mayfly.domain.limits import ARGUMENT_MAX_BYTES, PARAMETER_MAX_BYTES, Limits
+from mayfly.domain.stored import HeaderText, Moment, StoredDigest, StoredFunctionName, StoredId, StoredUserId, Word
 
 ENV_MAX_ENTRIES = 64
 ENV_MAX_BYTES = 32 * 1024
@@ -41,12 +41,12 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What an owner says about a function; everything but the image has a default."""
 
     image: str  # as the user wrote it
-    command: tuple[str, ...] | None = None  # replaces the image's ENTRYPOINT (and CMD)
-    args: tuple[str, ...] | None = None  # replaces the image's CMD
-    env: tuple[tuple[str, str], ...] = ()
+    command: tuple[Word, ...] | None = None  # replaces the image's ENTRYPOINT (and CMD)
+    args: tuple[Word, ...] | None = None  # replaces the image's CMD
+    env: tuple[tuple[Word, Word], ...] = ()
     parameter: ParameterMode = ParameterMode.STDIN
     limits: Limits = Limits()
-    result_type: str = DEFAULT_RESULT_TYPE
+    result_type: HeaderText = DEFAULT_RESULT_TYPE
 
 
 class Function(FunctionSpec, frozen=True, kw_only=True):
@@ -56,12 +56,12 @@ class Function(FunctionSpec, frozen=True, kw_only=True):
     """
 
     v: int = 1
-    id: str
-    user_id: UserId
-    name: FunctionName
-    digest: Digest | None = None
-    created_at: float
-    updated_at: float
+    id: StoredId
+    user_id: StoredUserId
+    name: StoredFunctionName
+    digest: StoredDigest | None = None
+    created_at: Moment
+    updated_at: Moment
 
     @property
     def state(self) -> FunctionState:

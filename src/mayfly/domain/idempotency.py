@@ -10,6 +10,7 @@ import hashlib
 import msgspec
 
 from mayfly.domain.ids import FunctionName, UserId
+from mayfly.domain.stored import StoredId, StoredUserId
 
 KEY_MAX_CHARACTERS = 255
 
@@ -18,9 +19,9 @@ class IdempotencyEntry(msgspec.Struct, frozen=True, kw_only=True):
     """The first call with a key. Its ulid is the message's id as well, so that nobody can queue it twice."""
 
     v: int = 1
-    user_id: UserId
-    instance: str
-    ulid: str
+    user_id: StoredUserId
+    instance: StoredId
+    ulid: StoredId
     request_sha256: str  # of the function's name and the parameter
 
     @property

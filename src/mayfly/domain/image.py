@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import msgspec
 
-from mayfly.domain.ids import Digest, UserId
+from mayfly.domain.stored import StoredDigest, StoredUserId, Word
 
 
 class ProcessConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The image's own configuration, resolved against its root file system (so `uid` is a number, not a name)."""
 
-    entrypoint: tuple[str, ...] = ()
-    cmd: tuple[str, ...] = ()
-    env: tuple[tuple[str, str], ...] = ()
-    cwd: str = "/"
+    entrypoint: tuple[Word, ...] = ()
+    cmd: tuple[Word, ...] = ()
+    env: tuple[tuple[Word, Word], ...] = ()
+    cwd: Word = "/"
     uid: int = 0
     gid: int = 0
     groups: tuple[int, ...] = ()
@@ -34,14 +34,14 @@ class PrepareImage(msgspec.Struct, frozen=True, kw_only=True):
 
     v: int = 1
     reference: str
-    owner: UserId
+    owner: StoredUserId
 
 
 class ImageAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """What the worker answers: the digest and what the image runs, or why it cannot be had."""
 
     v: int = 1
-    digest: Digest | None = None
+    digest: StoredDigest | None = None
     process: ProcessConfig = ProcessConfig()
     code: str | None = None
     problem: str | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 KIB = 1024
@@ -22,13 +24,17 @@ CONCURRENCY_MIN, CONCURRENCY_MAX = 1, 256  # of one function, where its owner se
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What one function may use in one activation."""
+    """
+    What one function may use in one activation. What is read off the bus is checked against what makes sense at all,
+    and not against the ceilings: those may be lowered, and what was registered before is still to be read.
+    """
 
-    memory_mib: int = 128
-    cpus: float = 1.0
-    pids: int = 64
-    timeout_s: float = 30.0
-    max_concurrency: int | None = None  # activations in flight, waiting and running alike; None for no limit of its own
+    memory_mib: Annotated[int, msgspec.Meta(ge=1, le=2**24)] = 128
+    cpus: Annotated[float, msgspec.Meta(gt=0, le=4096)] = 1.0
+    pids: Annotated[int, msgspec.Meta(ge=1, le=2**22)] = 64
+    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 30.0
+    max_concurrency: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Activations in flight, waiting and running alike; None for no limit of its own."""
 
     @property
     def memory_bytes(self) -> int:

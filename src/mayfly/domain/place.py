@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import msgspec
 
+from mayfly.domain.stored import StoredKey
+
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
     """A place that is taken; a free one is not there."""
 
     v: int = 1
-    holder: str  # key of the record of the activation that has it
+    holder: StoredKey  # key of the record of the activation that has it

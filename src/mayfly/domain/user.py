@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from mayfly.domain.ids import SessionId, UserId, UserName
+from mayfly.domain.stored import Moment, StoredSessionId, StoredUserId, StoredUserName
 
 PASSWORD_MIN_CHARACTERS = 10
 PASSWORD_MAX_CHARACTERS = 256
@@ -16,10 +16,10 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
     """An account. The id is random and never reused; the name may be, after the account was deleted."""
 
     v: int = 1
-    id: UserId
-    name: UserName
+    id: StoredUserId
+    name: StoredUserName
     password_hash: str
-    created_at: float
+    created_at: Moment
     role: Literal["user", "operator"] = "user"
     max_activations: int | None = None  # in flight, below the limit for every user
 
@@ -33,11 +33,11 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     v: int = 1
-    id: SessionId
-    user_id: UserId
-    user_name: UserName
+    id: StoredSessionId
+    user_id: StoredUserId
+    user_name: StoredUserName
     role: Literal["user", "operator"] = "user"
     max_activations: int | None = None  # the user's, so that a call reads one entry less
     refresh_digest: bytes
-    created_at: float
-    expires_at: float
+    created_at: Moment
+    expires_at: Moment

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from mayfly.domain.ids import WorkerId
+from mayfly.domain.stored import Count, Moment, StoredWorkerId
 
 BEAT_EVERY_S = 1.0
 BEAT_LIVES_S = 5.0  # a worker not heard of for this long is not there
@@ -18,15 +18,15 @@ class WorkerBeat(msgspec.Struct, frozen=True, kw_only=True):
     """One sign of life."""
 
     v: int = 1
-    id: WorkerId
+    id: StoredWorkerId
     host: str
     version: str
     runtime: str
-    slots: int
-    running: int
-    held: int = 0  # containers that are created and wait for a call
-    images: int
-    started_at: float
-    beat_at: float
+    slots: Count
+    running: Count
+    held: Count = 0  # containers that are created and wait for a call
+    images: Count
+    started_at: Moment
+    beat_at: Moment
     draining: bool = False  # it claims nothing more, and leaves when what runs has ended
     gone: bool = False  # its last words, or its successor's: no container of it lives, and none ever will

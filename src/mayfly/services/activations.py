@@ -7,6 +7,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import structlog
+
+from mayfly.bus.codec import Undecodable
 from mayfly.bus.connection import Bus
 from mayfly.bus.responses import Listener, read_response
 from mayfly.bus.schema import LEAK_BACKSTOP_S
@@ -16,6 +19,8 @@ from mayfly.domain.errors import Gone, MayflyError, NotFound
 from mayfly.domain.ids import UserId, split_activation_id, ulid_time
 from mayfly.services.outcome import Succeeded, outcome_of
 from mayfly.services.settle import settle_lost, settle_out_of_time
+
+log = structlog.get_logger()
 
 LATE_S = 2.0  # from a deadline on, others have so long to end a record before a reader does
 ULID_SKEW_S = 60.0  # how far the moment in an id may lie before that in its record: some ids are older than their call
@@ -92,7 +97,7 @@ class Activations:
         looked_at = left[: max(LOOKED_AT_MOST, limit)]
         found: list[Activation] = []
         for chunk in _chunks(looked_at, limit):
-            records = await asyncio.gather(*(self._read(key) for key in chunk))
+            records = await asyncio.gather(*(self._read_if_readable(key) for key in chunk))
             found += [record for record in records if record and wanted.fits(record)]
             if len(found) > limit:
                 return found[:limit], _cursor(found[limit - 1])
@@ -133,6 +138,14 @@ class Activations:
                     await asyncio.wait({waiter.final}, timeout=min(pause, left))
                     pause = min(pause * 2, LOOK_AT_LEAST_EVERY_S)
         return waiter.final.result() if waiter.final.done() else record
+
+    async def _read_if_readable(self, key: str) -> Activation | None:
+        """Read a record for a list, which it is no reason to show nothing of, if it cannot be read."""
+        try:
+            return await self._read(key)
+        except Undecodable as error:
+            log.error("activations.undecodable", activation=key, error=str(error))
+            return None
 
     async def _read(self, key: str) -> Activation | None:
         """

@@ -13,6 +13,7 @@ import time
 import structlog
 from msgspec.structs import asdict, replace
 
+from mayfly.bus.codec import Undecodable
 from mayfly.bus.connection import Bus
 from mayfly.bus.requests import ask_for_image, tell_to_prefetch
 from mayfly.bus.store import Conflict, Entry
@@ -119,9 +120,17 @@ class Functions:
         names = [key.partition(".")[2] for key in await self._store.keys(owner)]
         names = [name for name in names if after is None or name > after]
         page = names[:limit]
-        entries = await asyncio.gather(*(self._store.get(f"{owner}.{name}") for name in page))
+        entries = await asyncio.gather(*(self._if_readable(f"{owner}.{name}") for name in page))
         more = page[-1] if len(names) > limit else None
         return [entry for entry in entries if entry], more
+
+    async def _if_readable(self, key: str) -> Entry[Function] | None:
+        """Read one for a list; one that cannot be read is left out, and no reason to show nothing."""
+        try:
+            return await self._store.get(key)
+        except Undecodable as error:
+            log.error("functions.undecodable", function=key, error=str(error))
+            return None
 
     async def deregister(self, owner: UserId, name: FunctionName, *, if_match: int | None = None) -> None:
         """

@@ -15,7 +15,7 @@ from typing import TypeVar
 import structlog
 from msgspec.structs import replace
 
-from mayfly.bus.codec import Versioned
+from mayfly.bus.codec import Undecodable, Versioned
 from mayfly.bus.connection import Bus
 from mayfly.bus.responses import purge_responses
 from mayfly.bus.store import Conflict, Entry, Store
@@ -183,14 +183,23 @@ async def _delete_all(store: Store[T], owner: UserId) -> None:
 
     async def delete(key: str) -> None:
         async with room:
-            while (entry := await store.get(key)) and not _in_flight(entry.value):
-                try:
-                    await store.delete(key, revision=entry.revision)
-                except Conflict:
-                    continue
-                return
+            try:
+                while (entry := await store.get(key)) and not _in_flight(entry.value):
+                    if await _is_deleted(store, entry):
+                        return
+            except Undecodable as error:  # it is nobody's any more, and no reason to keep the account
+                log.error("user.entry-undecodable", key=key, error=str(error))
 
     await asyncio.gather(*(delete(key) for key in await store.keys(owner)))
+
+
+async def _is_deleted(store: Store[T], entry: Entry[T]) -> bool:
+    """Delete an entry; False if it changed meanwhile."""
+    try:
+        await store.delete(entry.key, revision=entry.revision)
+    except Conflict:
+        return False
+    return True
 
 
 def _in_flight(value: object) -> bool:

@@ -271,7 +271,7 @@ async def test_pulling_survives_a_restart_of_nats(nats: Installation) -> None:
 
 async def test_a_message_is_deleted_only_where_it_lies(bus: Bus) -> None:
     """Where another one lies at its sequence by now, as after a restore, or none, nothing is deleted."""
-    first, second = (replace(some_work(), ulid=new_id()) for _ in range(2))
+    first, second = (_work_of(new_id()) for _ in range(2))
     for work in (first, second):
         await submit(bus, work, wait_s=0)
     one, other = [queued async for queued in walk(bus)]
@@ -433,7 +433,9 @@ async def test_without_a_maximum_nobody_is_refused() -> None:
 
 def _work_of(user: str) -> Work:
     work = some_work()
-    return replace(work, user_id=UserId(user), record=replace(work.record, user_id=UserId(user)))
+    user_id = UserId(user)
+    record, function = replace(work.record, user_id=user_id), replace(work.function, user_id=user_id)
+    return replace(work, user_id=user_id, record=record, function=function)
 
 
 async def _submit_when_back(bus: Bus, work: Work) -> None:

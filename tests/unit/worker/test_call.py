@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from mayfly.domain.activation import Work
 from mayfly.domain.function import Function, ParameterMode
-from mayfly.domain.ids import FunctionName, UserId, new_id
+from mayfly.domain.ids import FunctionName, UserId
 from mayfly.domain.image import ProcessConfig
 from mayfly.worker.call import call_of
 from tests.unit.domain.test_activation import a_record
@@ -21,7 +21,12 @@ def some_work(parameter: bytes = b"hello", **given: Any) -> Work:
     """Make a message as an API server would."""
     record = a_record()
     function = Function(
-        id=new_id(), user_id=UserId(record.user_id), name=FunctionName("upper"), image="x", created_at=1, updated_at=1
+        id=record.function_id,
+        user_id=UserId(record.user_id),
+        name=FunctionName("upper"),
+        image="x",
+        created_at=1,
+        updated_at=1,
     )
     return Work(
         user_id=record.user_id,
