@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -20,7 +21,11 @@ def compose(*, operator: bool = True) -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command line. A user's call does not wait for the operator's part."""
+    """
+    Run the command line. A user's call does not wait for the operator's part. Nobody may write to what is made but its
+    owner, with which umask ever the program was started.
+    """
+    os.umask(os.umask(0o077) | 0o022)
     users = {*names(build()), "--version"}
     compose(operator=sys.argv[1:2] == [] or sys.argv[1] not in users)(prog_name="mayfly")
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,7 +76,7 @@ async def test_a_private_image_is_not_run_from_the_cache(image: str) -> None:
     """
     async with Registry() as private:
         reference = await build_and_push(private.url, "private", "1", cmd=["/bin/echo", "secret"])
-        settings = {"private_registries": private.url, "plain_http_registries": private.url}
+        settings: dict[str, Any] = {"private_registries": private.url, "plain_http_registries": private.url}
         with running_up(slots=2, **settings) as up:
             async with await up.user() as owner, await up.user() as thief:
                 made = await owner.post("/v1/functions", json={"name": "mine", "image": reference})

@@ -33,6 +33,7 @@ from mayfly.bus.schema import bootstrap
 from mayfly.domain.ids import new_id
 from mayfly.services.tokens import write_new_key
 from mayfly.settings import BootstrapSettings, NatsSettings
+from tests.support.leaks import leaks
 
 PROGRAM = "from mayfly.settings import ApiSettings, load; from mayfly.api.server import run; run(load(ApiSettings))"
 START_S = 20
@@ -180,7 +181,7 @@ class ApiServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop it."""
+        """Stop it. Its log must have no secret in it."""
         if self.process.returncode is None:
             self.process.terminate()
             try:
@@ -190,6 +191,14 @@ class ApiServer:
                 self.process.kill()
                 await self.process.wait()
         await self._reader
+        if kind is None:
+            secrets = {"a password": PASSWORD} | self._gateway_secrets()
+            assert leaks("\n".join(map(json.dumps, self.log)), secrets) == []
+
+    def _gateway_secrets(self) -> dict[str, str]:
+        file = self._environment.get("MAYFLY_GATEWAY_SECRET_FILE")
+        lines = Path(file).read_text().split() if file and Path(file).exists() else []
+        return {f"the gateway's secret {number}": line for number, line in enumerate(lines)}
 
     async def _read_log(self) -> None:
         assert self.process.stderr

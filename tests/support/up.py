@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 
 from mayfly.domain.ids import new_id
+from tests.support.leaks import leaks, secrets_in
 from tests.support.nats import free_port
 
 READY_S = 60
@@ -71,8 +72,11 @@ class Up:
 
 
 @contextmanager
-def running_up(registry: str | None = None, **settings: object) -> Iterator[Up]:
-    """Run `mayfly up` with a data directory of its own; *settings* are its settings, such as `slots=8`."""
+def running_up(registry: str | None = None, *, umask: int = -1, **settings: object) -> Iterator[Up]:
+    """
+    Run `mayfly up` with a data directory of its own; *settings* are its settings, such as `slots=8`. In the end its log
+    must have no secret in it.
+    """
     with tempfile.TemporaryDirectory(prefix="mayfly-up-", ignore_cleanup_errors=True) as directory:
         data_dir = Path(directory)
         listen = f"127.0.0.1:{free_port()}"
@@ -93,6 +97,7 @@ def running_up(registry: str | None = None, **settings: object) -> Iterator[Up]:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 text=True,
+                umask=umask,
             )
         up = Up(f"https://{listen}", data_dir / "ca.crt", data_dir, process)
         try:
@@ -103,6 +108,7 @@ def running_up(registry: str | None = None, **settings: object) -> Iterator[Up]:
             up.reader.join(timeout=5)
             if process.stdout:
                 process.stdout.close()
+        assert leaks(up.log(), {"a password": PASSWORD, **secrets_in(data_dir)}) == []
 
 
 def stop(process: subprocess.Popen[str]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import ipaddress
+import os
 import signal
 import socket
 import ssl
@@ -335,10 +336,10 @@ def _is_address(host: str) -> bool:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Keep a second `up` away from the same data directory."""
-
+    """Keep a second `up` away from the same data directory; and whoever may only read it, as that is enough to lock."""
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with (directory / "up.lock").open("w") as lock:
+    with os.fdopen(os.open(directory / "up.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600), "w") as lock:
+        os.fchmod(lock.fileno(), 0o600)  # earlier versions let everybody read it
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -96,6 +96,31 @@ async def test_tls_is_1_2_or_newer(api: ApiServer, version: ssl.TLSVersion, work
 
 
 @pytest.mark.F1
+@pytest.mark.parametrize(
+    ("cipher", "works"),
+    [
+        ("ECDHE-ECDSA-AES128-GCM-SHA256", True),
+        ("ECDHE-ECDSA-CHACHA20-POLY1305", True),
+        ("ECDHE-ECDSA-AES128-SHA256", False),
+        ("ECDHE-ECDSA-AES128-SHA", False),
+        ("aNULL:eNULL", False),
+    ],
+)
+async def test_ciphers_of_tls_1_2_are_good_ones(api: ApiServer, cipher: str, works: bool) -> None:
+    """What encrypts and authenticates in one is taken; CBC, and what does without either, is refused."""
+    context = api.tls
+    context.set_ciphers(f"{cipher}:@SECLEVEL=0")
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    if works:
+        _, writer = await asyncio.open_connection("127.0.0.1", api.port, ssl=context)
+        assert writer.get_extra_info("cipher")[0] == cipher
+        writer.close()
+    else:
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await asyncio.open_connection("127.0.0.1", api.port, ssl=context)
+
+
+@pytest.mark.F1
 async def test_certificate_is_checked_by_the_client(api: ApiServer) -> None:
     """Without the CA a client refuses to talk: the certificate is the one that was configured, and no other."""
     async with httpx.AsyncClient(base_url=api.url) as stranger:
