@@ -353,7 +353,7 @@ class OciContainer:
 
     async def _hand_over(self, message: bytes, stdin: bytes) -> None:
         assert self._control is not None and self._stdin is not None  # noqa: S101, PT018 - open since creation
-        assert self._stdout is not None and self._stderr is not None  # noqa: S101, PT018
+        assert self._stdout is not None and self._stderr is not None  # noqa: S101, PT018 - open since creation
         self._stdout.start(self._loop)
         self._stderr.start(self._loop)
         self._stdin.start(self._loop, stdin)

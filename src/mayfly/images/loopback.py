@@ -110,8 +110,8 @@ async def _new_namespace() -> int:
 
 async def _opened(child: asyncio.subprocess.Process) -> int:
     assert child.stdin is not None  # noqa: S101 - a pipe, as asked for
-    assert child.stdout is not None  # noqa: S101
-    assert child.stderr is not None  # noqa: S101
+    assert child.stdout is not None  # noqa: S101 - a pipe, as it was started
+    assert child.stderr is not None  # noqa: S101 - a pipe, as it was started
     child.stdin.write(b"\n")
     if await child.stdout.read(1) != b"\n":  # `cat` answers from inside
         words = (await child.stderr.read()).decode(errors="replace").strip()
