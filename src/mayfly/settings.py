@@ -136,7 +136,39 @@ class AdmissionSettings(Settings):
     refused; 0 refuses at once."""
 
 
-class ApiSettings(LogSettings, NatsSettings, AdmissionSettings, MetricsSettings):
+class BackOffSettings(Settings):
+    """How failed logins, and changes of a password with a wrong one, slow down those that follow."""
+
+    login_failures_per_user_and_address: Annotated[int, Field(ge=1, le=1_000_000)] = 5
+    """Wrong passwords for one user name from one address (IPv6: one /64) that cost nothing. After them the next has to
+    wait (`login_back_off_s`), and each further one twice as long: 429 `too-many-attempts`. A right password begins the
+    count anew."""
+
+    login_failures_per_user: Annotated[int, Field(ge=1, le=1_000_000)] = 10
+    """Likewise for one user name from all addresses together. It does not hold where this user has logged in before:
+    see `known_address_s`."""
+
+    login_failures_per_address: Annotated[int, Field(ge=1, le=1_000_000)] = 20
+    """Likewise from one address for all user names together, but for those who have logged in from there before."""
+
+    login_back_off_s: Annotated[float, Field(ge=0.1, le=86_400)] = 1.0
+    """How long the first attempt after the free ones has to wait, in seconds; each further one twice as long."""
+
+    login_back_off_max_s: Annotated[float, Field(ge=1, le=86_400)] = 900.0
+    """The longest that anybody has to wait, in seconds."""
+
+    login_failures_kept_s: Annotated[int, Field(ge=60, le=30 * 86_400)] = 86_400
+    """How long a failure counts, in seconds: all are forgotten so long after the last of them."""
+
+    known_address_s: Annotated[int, Field(ge=60, le=366 * 86_400)] = 30 * 86_400
+    """How long an address is known as one where a user has logged in, in seconds after his last login there. From it he
+    cannot be kept out by who guesses at his password elsewhere."""
+
+    registrations_per_address: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    """Users that may be registered from one address within `login_failures_kept_s`; then each has to wait likewise."""
+
+
+class ApiSettings(LogSettings, NatsSettings, AdmissionSettings, MetricsSettings, BackOffSettings):
     """An API server."""
 
     listen: str = "127.0.0.1:8443"
@@ -380,7 +412,7 @@ class ClientSettings(Settings):
     """The certificate authority to trust, if not the system's."""
 
     token: str | None = None
-    """An access token to use instead of the one that `mayfly login` keeps."""
+    """An access token or a key to use instead of what `mayfly login` keeps."""
 
     config_dir: Path = Path("~/.config/mayfly")
     """Where `mayfly login` keeps its token (0600)."""

@@ -17,6 +17,8 @@ import json
 import os
 import ssl
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,15 +30,21 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from mayfly.api.app import create_app
+from mayfly.api.state import ApiState
 from mayfly.bus.connection import connect
 from mayfly.bus.schema import bootstrap
 from mayfly.domain.ids import new_id
 from mayfly.services.tokens import write_new_key
-from mayfly.settings import BootstrapSettings, NatsSettings
+from mayfly.settings import ApiSettings, BootstrapSettings, NatsSettings
 from tests.support.leaks import leaks
 
 PROGRAM = "from mayfly.settings import ApiSettings, load; from mayfly.api.server import run; run(load(ApiSettings))"
 START_S = 20
+NO_BACK_OFF = dict.fromkeys(
+    ("login_failures_per_user_and_address", "login_failures_per_user", "login_failures_per_address"), 1_000_000
+)
+"""All tests come from one address, and many fail to log in."""
 PASSWORD = "correct horse battery"
 
 
@@ -101,15 +109,39 @@ def _certificate(
     )
 
 
+@asynccontextmanager
+async def in_process(
+    nats_url: str, directory: Path, **settings: Any
+) -> AsyncIterator[tuple[ApiState, httpx.AsyncClient]]:
+    """
+    Run an API server in this process, without TLS or a gateway: what it holds, and a client. A second one of the same
+    *directory* has the first one's token keys.
+    """
+    keys = token_keys_in(directory)
+    app = create_app(ApiSettings(nats_url=nats_url, token_keys_dir=keys, **settings))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://test") as client,
+    ):
+        yield app.state.mayfly, client
+
+
+def token_keys_in(directory: Path) -> Path:
+    """Make token keys there, unless there are any."""
+    keys = directory / "token-keys"
+    if not keys.exists():
+        keys.mkdir()
+        write_new_key(keys)
+    return keys
+
+
 class ApiServer:
     """The process. Its log is read as it comes; `log` has every event so far."""
 
     def __init__(self, nats_url: str, directory: Path, **settings: object) -> None:
         """*settings* are further ones of the API server's, such as `registration="closed"`."""
         self.certificates = make_certificates(directory)
-        self.token_keys = directory / "token-keys"
-        self.token_keys.mkdir()
-        write_new_key(self.token_keys)
+        self.token_keys = token_keys_in(directory)  # a second server of one directory has the first one's
         self._environment = {
             "MAYFLY_NATS_URL": nats_url,
             "MAYFLY_LISTEN": "127.0.0.1:0",
@@ -118,7 +150,7 @@ class ApiServer:
             "MAYFLY_TOKEN_KEYS_DIR": str(self.token_keys),
             "MAYFLY_LOG_FORMAT": "json",
             "MAYFLY_DRAIN_S": "0",
-            **{f"MAYFLY_{name.upper()}": str(value) for name, value in settings.items()},
+            **{f"MAYFLY_{name.upper()}": str(value) for name, value in (NO_BACK_OFF | settings).items()},
         }
         self.log: list[dict[str, Any]] = []
         self.port = 0

@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import ipaddress
 
+import structlog
 from starlette.requests import Request
 
 from mayfly.api.envelope import exchange_of
+from mayfly.domain.attempts import network_of
+
+log = structlog.get_logger()
 
 HEADER = "x-forwarded-for"
 UNKNOWN = "unknown"
@@ -25,6 +29,17 @@ def client_address(request: Request) -> str:
     """
     told = _told_by_the_gateway(request) if exchange_of(request.scope).through_gateway else None
     return told or _canonical(request.client.host if request.client else "") or UNKNOWN
+
+
+def caller_network(request: Request) -> str | None:
+    """
+    Say whose attempts count together with the caller's: its IPv4 address, or the /64 of its IPv6 address; None, and a
+    warning, where the gateway does not tell: then its own address would be everybody's.
+    """
+    if exchange_of(request.scope).through_gateway and _told_by_the_gateway(request) is None:
+        log.warning("address.unknown", reason="the gateway sends no address in X-Forwarded-For")
+        return None
+    return network_of(client_address(request))
 
 
 def _told_by_the_gateway(request: Request) -> str | None:

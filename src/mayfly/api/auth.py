@@ -21,7 +21,7 @@ from fastapi.security.base import SecurityBase
 from mayfly.api.envelope import exchange_of
 from mayfly.api.shapes import FUNCTION_NAME_RULE
 from mayfly.api.state import ApiState
-from mayfly.domain.errors import NotAuthenticated, NotFound
+from mayfly.domain.errors import NotAllowed, NotAuthenticated, NotFound
 from mayfly.domain.function import Function
 from mayfly.domain.ids import FUNCTION_NAME, FunctionName, UserId
 from mayfly.domain.user import Session
@@ -44,7 +44,9 @@ class _Bearer(SecurityBase):
     """Reads the token from `Authorization`, and nowhere else."""
 
     def __init__(self) -> None:
-        self.model = HTTPBearerModel(bearerFormat="JWT", description="The access_token of POST /v1/tokens.")
+        self.model = HTTPBearerModel(
+            bearerFormat="JWT", description="The access_token of POST /v1/tokens, or a key of POST /v1/keys."
+        )
         self.scheme_name = "token"
 
     async def __call__(self, request: Request) -> str:
@@ -114,6 +116,23 @@ def function_name(text: str) -> FunctionName:
 AUTHENTICATORS = frozenset({authenticated, authenticated_for_function})
 
 Caller = Annotated[Session, Depends(authenticated)]
+
+
+async def logged_in(caller: Caller) -> Session:
+    """
+    Require a login, where a key is not enough: it may not become more than it is, nor take the account over.
+
+    Raises: NotAllowed.
+    """
+    if caller.kind != "login":
+        raise NotAllowed(
+            "A key may not do this: only who is logged in makes and deletes keys, logs out, changes the password or "
+            "deletes the account. POST /v1/tokens logs in."
+        )
+    return caller
+
+
+Login = Annotated[Session, Depends(logged_in)]
 CallerAndFunction = Annotated[tuple[Session, Function], Depends(authenticated_for_function)]
 
 

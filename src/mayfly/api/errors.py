@@ -112,14 +112,16 @@ MEANINGS: dict[type[MayflyError], Meaning] = {
     ),
     domain.NotAuthenticated: Meaning(
         401,
-        "There is no access token, or it has expired, was not issued here, or its login has ended (logout, new "
-        "password, deleted account). On POST /v1/tokens: the user name, the password or the refresh token is wrong.",
+        "There is no access token or key, or it has expired, was not issued here, or its login or the key has ended "
+        "(logout, new password, deleted key or account). On POST /v1/tokens: the user name, the password or the "
+        "refresh token is wrong.",
         "Get a token from POST /v1/tokens and send it as `Authorization: Bearer TOKEN`.",
     ),
     domain.NotAllowed: Meaning(
         403,
-        "The account is known, and may not do this; or registration is closed; or, changing a password, the current "
-        "one is wrong; or the call went to an API server directly, not through its gateway.",
+        "The account is known, and may not do this; or a key was sent where a login is needed; or registration is "
+        "closed; or, changing a password, the current one is wrong; or the call went to an API server directly, not "
+        "through its gateway.",
         "`detail` says which. The operator of the installation can change what is closed.",
     ),
     domain.NotFound: Meaning(
@@ -136,8 +138,8 @@ MEANINGS: dict[type[MayflyError], Meaning] = {
     ),
     domain.AlreadyExists: Meaning(
         409,
-        "The user name is taken, or you have a function of this name.",
-        "Choose another name, or replace the function with PUT.",
+        "The user name is taken, or you have a function or a key of this name.",
+        "Choose another name, replace the function with PUT, or delete the key first.",
     ),
     domain.IdempotencyConflict: Meaning(
         409,
@@ -191,7 +193,12 @@ MEANINGS: dict[type[MayflyError], Meaning] = {
         "Call again after Retry-After.",
     ),
     domain.TooManyAttempts: Meaning(
-        429, "More logins and registrations arrive than can be checked.", "Try again after Retry-After."
+        429,
+        "Too many logins (or changes of a password) have failed with this user name or from this address, so the next "
+        "one has to wait, at first 1 s, at last 15 minutes; a right password is refused until then as well, and "
+        "nothing was looked at. Or too many users were registered from this address; or more logins arrive than can "
+        "be checked. Whether there is such a user is not told. Logins and keys that exist are not affected.",
+        "Try again after Retry-After, or from where you have logged in before. See docs/howto/log-in-under-attack.md.",
     ),
     GatewayRateLimit: Meaning(
         429,

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from mayfly.bus.health import STREAMS, StreamHealth
 from mayfly.domain.activation import State
 from mayfly.domain.errors import Cancelled, Gone, InternalError, LimitReached, MayflyError, TimedOut, WorkerLost
+from mayfly.services.attempts import SCOPES as ATTEMPT_SCOPES
 from mayfly.services.janitor import ACTIONS
 from mayfly.services.metrics import NO_CODE, Metrics
 
@@ -49,6 +50,13 @@ class ApiMetrics(Metrics):
             "mayfly_logins_total",
             "Logins and refreshed logins: `succeeded`, or the code of the error with which one was refused.",
             "outcome",
+        )
+        self._attempts = self._counter(
+            "mayfly_attempts_refused_total",
+            "Logins, changes of a password and registrations that were refused unread, since too many had failed: with "
+            "one user name from one address, with it from anywhere (`user`), or from one `address`; or since too many "
+            "users were registered from one address (`registrations`).",
+            "scope",
         )
         self._janitor = self._counter(
             "mayfly_janitor_actions_total",
@@ -91,6 +99,7 @@ class ApiMetrics(Metrics):
             (self._refusals, SCOPES),
             (self._submissions, ("accepted",)),
             (self._logins, ("succeeded",)),
+            (self._attempts, ATTEMPT_SCOPES),
             (self._janitor, ACTIONS),
         ):
             for value in values:
@@ -175,6 +184,10 @@ class ApiMetrics(Metrics):
             self._logins.labels(error.code).inc()
             raise
         self._logins.labels("succeeded").inc()
+
+    def attempt_refused(self, scope: str) -> None:
+        """Count an attempt that has to wait: one of `services.attempts.SCOPES`."""
+        self._attempts.labels(scope).inc()
 
     def janitor_acted(self, action: str) -> None:
         """Count one thing that the janitor put right: one of `services.janitor.ACTIONS`."""

@@ -34,9 +34,17 @@ from mayfly.domain.function import (
 )
 from mayfly.domain.ids import FUNCTION_NAME, USER_NAME
 from mayfly.domain.limits import Limits
-from mayfly.domain.user import PASSWORD_MAX_CHARACTERS, PASSWORD_MIN_CHARACTERS, User
+from mayfly.domain.user import (
+    KEY_LIVES_DEFAULT_S,
+    KEY_LIVES_MAX_S,
+    KEY_LIVES_MIN_S,
+    PASSWORD_MAX_CHARACTERS,
+    PASSWORD_MIN_CHARACTERS,
+    User,
+)
 from mayfly.domain.worker import WorkerBeat
 from mayfly.images.reference import PATTERN as IMAGE_PATTERN
+from mayfly.services.keys import Key
 from mayfly.services.status import Status
 
 IMAGE_MAX_CHARACTERS = 512
@@ -183,6 +191,9 @@ class PasswordChange(Shape):
 
     new_password: NewPassword
 
+    end_keys: bool = False
+    """End all keys as well. Otherwise they go on, as they know no password."""
+
 
 class UserShape(Shape):
     """A user."""
@@ -212,6 +223,57 @@ class Tokens(Shape):
 
     refresh_token: str
     """Good for one `grant_type=refresh_token`, which answers with the next one. Using an old one ends the login."""
+
+
+class NewKey(Shape):
+    """A key to be made."""
+
+    name: Annotated[
+        str,
+        AfterValidator(_matching(FUNCTION_NAME, "a key's name", FUNCTION_NAME_RULE)),
+        Field(
+            description=f"{FUNCTION_NAME_RULE.capitalize()}. What it is for, such as `ci` or `backup-host`.",
+            json_schema_extra={"pattern": f"^{FUNCTION_NAME.pattern}$"},
+        ),
+    ]
+    expires_in_s: Annotated[int, Field(ge=KEY_LIVES_MIN_S, le=KEY_LIVES_MAX_S)] = KEY_LIVES_DEFAULT_S
+    """Seconds that it is good for: 90 days by default, 366 days at most. Nothing renews it."""
+
+
+class KeyShape(Shape):
+    """A key: a long-lived token for a machine."""
+
+    id: str
+    name: str
+    created_at: datetime
+    expires_at: datetime
+    usable: bool
+    """false: the token key that signed it was removed by the operator, so it is refused. Make another."""
+
+    @classmethod
+    def of(cls, key: Key) -> KeyShape:
+        """Show a key, without its token, which is kept nowhere."""
+        session = key.session
+        return cls(
+            id=session.id,
+            name=session.key_name or "",
+            created_at=instant(session.created_at),
+            expires_at=instant(session.expires_at),
+            usable=key.usable,
+        )
+
+
+class MadeKey(KeyShape):
+    """A key that was just made."""
+
+    token: str
+    """For the header `Authorization: Bearer TOKEN`. It is shown here and never again."""
+
+
+class KeyList(Shape):
+    """All of one's keys, by name."""
+
+    keys: list[KeyShape]
 
 
 class LimitsShape(Shape):

@@ -17,11 +17,13 @@ from mayfly.bus.responses import Listener
 from mayfly.bus.stores import Stores
 from mayfly.domain.ids import new_id
 from mayfly.services.activations import Activations
+from mayfly.services.attempts import Attempts
 from mayfly.services.audit import Audit, Refusals
 from mayfly.services.cancel import Canceller
 from mayfly.services.functions import Functions
 from mayfly.services.invoke import Invoker
 from mayfly.services.janitor import Janitor
+from mayfly.services.keys import Keys
 from mayfly.services.metrics_port import served
 from mayfly.services.passwords import Passwords
 from mayfly.services.retention import Keeper
@@ -41,6 +43,8 @@ class ApiState:
     stores: Stores
     users: Users
     sessions: Sessions
+    attempts: Attempts
+    keys: Keys
     functions: Functions
     activations: Activations
     canceller: Canceller
@@ -92,6 +96,8 @@ def _build(settings: ApiSettings, bus: Bus, listener: Listener, *, keys: TokenKe
         stores=stores,
         users=Users(bus, stores, sessions, passwords, open_to_all=settings.registration == "open"),
         sessions=sessions,
+        attempts=Attempts(stores, settings, passwords, on_refusal=metrics.attempt_refused),
+        keys=Keys(stores, sessions, keys),
         functions=Functions(bus, stores),
         activations=Activations(bus, stores, listener, keep_s=keep_s),
         canceller=Canceller(bus, stores, listener, keep_s=keep_s),

@@ -35,6 +35,9 @@ DEDUPE_WINDOW_S = TIMEOUT_MAX_S + 60.0  # longer than anything waits in ACT: a c
 AUDIT_KEEP_S = 90 * 86_400.0
 AUDIT_MAX_ENTRIES = 10_000  # of one user and kind, some 5 MB: the oldest go first, and nobody else's
 AUDIT_ENTRY_MAX_BYTES = 2048  # with its headers
+BOUNDED_BUCKETS = {subjects.ATTEMPTS: 32 * MIB, subjects.ADDRESSES: 16 * MIB}
+"""Who has no account may write there, with as many names as he likes: at the bound the oldest go first. Some 150,000
+attempts fit, each of which an API server has spent a hash on."""
 
 
 def unlimited(limit: object) -> int:
@@ -132,7 +135,8 @@ def bucket_stream(bucket: str, settings: BootstrapSettings) -> api.StreamConfig:
         subjects=[subjects.kv_subject(bucket, ">")],
         storage=api.StorageType.FILE,
         num_replicas=settings.nats_replicas,
-        discard=api.DiscardPolicy.NEW,
+        discard=api.DiscardPolicy.OLD if bucket in BOUNDED_BUCKETS else api.DiscardPolicy.NEW,
+        max_bytes=BOUNDED_BUCKETS.get(bucket),
         max_msgs_per_subject=1,
         allow_rollup_hdrs=False,
         deny_delete=bucket != subjects.PLACES,

@@ -8,6 +8,7 @@ from mayfly.bus import subjects
 from mayfly.bus.connection import Bus
 from mayfly.bus.store import Store
 from mayfly.domain.activation import Activation
+from mayfly.domain.attempts import KnownAddress, Tally
 from mayfly.domain.function import Function
 from mayfly.domain.idempotency import IdempotencyEntry
 from mayfly.domain.user import Session, User
@@ -24,6 +25,8 @@ class Stores:
     activations: Store[Activation]
     idempotency: Store[IdempotencyEntry]
     workers: Store[WorkerBeat]
+    attempts: Store[Tally]
+    addresses: Store[KnownAddress]
 
     @classmethod
     def on(cls, bus: Bus) -> Stores:
@@ -35,4 +38,6 @@ class Stores:
             activations=Store(bus, subjects.ACTIVATIONS, Activation),
             idempotency=Store(bus, subjects.IDEMPOTENCY, IdempotencyEntry),
             workers=Store(bus, subjects.WORKERS, WorkerBeat),
+            attempts=Store(bus, subjects.ATTEMPTS, Tally),
+            addresses=Store(bus, subjects.ADDRESSES, KnownAddress),
         )

@@ -18,7 +18,9 @@ ACTIVATIONS = "activations"  # key: <user id>.<instance>.<ulid>
 IDEMPOTENCY = "idempotency"
 PLACES = "places"
 WORKERS = "workers"  # key: <worker id>
-BUCKETS = (USERS, SESSIONS, FUNCTIONS, ACTIVATIONS, IDEMPOTENCY, PLACES, WORKERS)
+ATTEMPTS = "attempts"  # key: hash of a user name, an address, or both
+ADDRESSES = "addresses"  # where users have logged in; key: hash of user name and address
+BUCKETS = (USERS, SESSIONS, FUNCTIONS, ACTIVATIONS, IDEMPOTENCY, PLACES, WORKERS, ATTEMPTS, ADDRESSES)
 
 STREAMS_API = "$JS.API"
 WORKERS_API = "streams.API"  # its name in the workers' account, where `$JS.API` is that account's own, without streams

@@ -19,6 +19,8 @@ PasswordsStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read two lines from stdin: the password until now, and the new one.")
 ]
 
+EndKeys = Annotated[bool, typer.Option("--end-keys", help="End all your keys as well.")]
+
 
 @connected
 async def register(terminal: Terminal, name: Name, *, password_stdin: PasswordStdin = False) -> None:
@@ -91,11 +93,11 @@ async def whoami(terminal: Terminal) -> None:
 
 
 @connected
-async def password(terminal: Terminal, *, password_stdin: PasswordsStdin = False) -> None:
+async def password(terminal: Terminal, *, password_stdin: PasswordsStdin = False, end_keys: EndKeys = False) -> None:
     """
     Change your password.
 
-    All your other logins end; this one goes on.
+    All your other logins end; this one goes on, and so do keys.
 
     Example: mayfly password
     """
@@ -104,8 +106,9 @@ async def password(terminal: Terminal, *, password_stdin: PasswordsStdin = False
     else:
         current, new = passwords.ask("Password until now"), passwords.ask_new("New password")
     async with terminal.client() as client:
-        await client.change_password(current=current, new=new)
-    terminal.done({}, "Your password is changed. All other logins have ended.")
+        await client.change_password(current=current, new=new, end_keys=end_keys)
+    ended = "All other logins and all keys have ended." if end_keys else "All other logins have ended; keys go on."
+    terminal.done({}, f"Your password is changed. {ended}")
 
 
 async def _log_in(terminal: Terminal, client: Client, name: str, password: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import mayfly
-from mayfly.cli import account, activations, functions
+from mayfly.cli import account, activations, functions, keys
 from mayfly.cli.audit import audit
 from mayfly.cli.exits import EPILOG
 from mayfly.cli.invoke import invoke
@@ -27,6 +27,7 @@ def build() -> typer.Typer:
     app.callback()(root)
     for command in (account.register, account.login, account.logout, account.whoami, account.password, audit):
         app.command(rich_help_panel=ACCOUNT)(command)
+    app.add_typer(keys.app, name="keys", rich_help_panel=ACCOUNT)
     app.add_typer(functions.app, name="functions", rich_help_panel=FUNCTIONS)
     app.command(rich_help_panel=FUNCTIONS)(invoke)
     app.add_typer(activations.app, name="activations", rich_help_panel=FUNCTIONS)

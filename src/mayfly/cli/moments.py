@@ -1,4 +1,4 @@
-"""Moments as people write them: so long ago, or a time."""
+"""Moments as people write them: so long ago, or a time; and how long something is to last."""
 
 from __future__ import annotations
 
@@ -26,3 +26,18 @@ def moment(text: str, *, now: datetime | None = None) -> datetime:
             f"{text!r} is not a moment. Write how long ago, such as 90s, 10m, 2h or 1d, or a time, such as "
             "2026-11-29T12:00 or 2026-11-29T12:00Z."
         ) from None
+
+
+def duration(text: str) -> float:
+    """
+    Read how long something is to last, in seconds: `90s`, `10m`, `2h`, `30d`.
+
+    Raises: Refused.
+    """
+    found = _AGO.fullmatch(text)
+    try:
+        if found:
+            return timedelta(**{_UNITS[found[2]]: float(found[1])}).total_seconds()
+    except (ValueError, OverflowError):
+        pass  # more than there is
+    raise Refused(f"{text!r} is no length of time. Write such as 90s, 10m, 2h or 30d.")

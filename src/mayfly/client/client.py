@@ -32,7 +32,10 @@ from mayfly.client.shapes import (
     Function,
     FunctionPage,
     InvokeResult,
+    Key,
+    KeyList,
     Logs,
+    MadeKey,
     Spec,
     Status,
     User,
@@ -112,15 +115,30 @@ class Client:
         """Show the account that the token belongs to."""
         return _read(await self._send("GET", "/v1/users/me"), User)
 
-    async def change_password(self, *, current: str, new: str) -> None:
-        """Set a new password. All other logins end."""
-        body = {"current_password": current, "new_password": new}
+    async def change_password(self, *, current: str, new: str, end_keys: bool = False) -> None:
+        """Set a new password. All other logins end, and keys if *end_keys*."""
+        body = {"current_password": current, "new_password": new, **({"end_keys": True} if end_keys else {})}
         await self._send("PUT", "/v1/users/me/password", **_json(body))
 
     async def delete_me(self) -> None:
         """Delete the account with its functions and records."""
         await self._send("DELETE", "/v1/users/me")
         await self._tokens.keep(None)
+
+    # Keys
+
+    async def create_key(self, name: str, *, expires_in_s: int | None = None) -> MadeKey:
+        """Make a key for a machine, by default for 90 days. Its token is in the answer, and nowhere else."""
+        body = {"name": name} | ({} if expires_in_s is None else {"expires_in_s": expires_in_s})
+        return _read(await self._send("POST", "/v1/keys", **_json(body)), MadeKey)
+
+    async def keys(self) -> list[Key]:
+        """List one's keys by name."""
+        return _read(await self._send("GET", "/v1/keys"), KeyList).keys
+
+    async def delete_key(self, key: str) -> None:
+        """End a key, by its name or id: it is refused from now on."""
+        await self._send("DELETE", f"/v1/keys/{_segment(key)}")
 
     # Functions
 

@@ -25,6 +25,28 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
 
 
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """A key for a machine; one that is not `usable` is refused, since the operator has rotated it away."""
+
+    id: str
+    name: str
+    created_at: datetime
+    expires_at: datetime
+    usable: bool
+
+
+class MadeKey(Key, frozen=True, kw_only=True):
+    """A key that was just made, with its token, which nobody can read again."""
+
+    token: str
+
+
+class KeyList(msgspec.Struct, frozen=True, kw_only=True):
+    """All of one's keys."""
+
+    keys: list[Key]
+
+
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What one activation may use, and how many may be in flight at once (None: as many as the user's limit allows)."""
 

@@ -37,6 +37,8 @@ class Action(StrEnum):
     SESSION_BEGIN = "session.begin"
     SESSION_END = "session.end"
     SESSION_REUSE = "session.reuse"
+    KEY_MAKE = "key.make"
+    KEY_DELETE = "key.delete"
     FUNCTION_REGISTER = "function.register"
     FUNCTION_REPLACE = "function.replace"
     FUNCTION_DEREGISTER = "function.deregister"
@@ -51,6 +53,8 @@ MEANINGS: dict[Action, str] = {
     Action.SESSION_BEGIN: "A login. Refused: the password was wrong; `times` says how often within a minute.",
     Action.SESSION_END: "A logout.",
     Action.SESSION_REUSE: "A refresh token came that had been used before, so it was copied: the login was ended.",
+    Action.KEY_MAKE: "A key for a machine was made.",
+    Action.KEY_DELETE: "A key was ended.",
     Action.FUNCTION_REGISTER: "A function was registered.",
     Action.FUNCTION_REPLACE: "A function was replaced.",
     Action.FUNCTION_DEREGISTER: "A function was deregistered.",

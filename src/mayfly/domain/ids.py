@@ -22,6 +22,7 @@ ActivationId = NewType("ActivationId", str)  # "<instance>-<ulid>", as callers s
 Digest = NewType("Digest", str)  # "sha256:<64 hex digits>", of an image's manifest
 
 ID = re.compile(r"[a-z0-9]{20,32}")
+KEY_ID = re.compile(r"key[a-z0-9]{24}")  # the session of a key; that of a login has no such prefix
 FUNCTION_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 USER_NAME = re.compile(r"[a-z][a-z0-9-]{2,31}")
 ACTIVATION_ID = re.compile(r"([a-z0-9]{20,32})-([a-z0-9]{26})")
@@ -51,6 +52,11 @@ def new_id() -> str:
     """Make a random id of 24 characters (120 bits) that nobody can guess: users, sessions, workers, instances."""
     number = secrets.randbits(120)
     return "".join(_CROCKFORD[number >> shift & 31] for shift in range(115, -1, -5))
+
+
+def new_key_id() -> SessionId:
+    """Make a random id for the session of a key, which is longer than any other's."""
+    return SessionId(f"key{new_id()}")
 
 
 def activation_id(instance: str, ulid: str) -> ActivationId:

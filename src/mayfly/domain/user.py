@@ -10,6 +10,8 @@ from mayfly.domain.stored import Moment, StoredSessionId, StoredUserId, StoredUs
 
 PASSWORD_MIN_CHARACTERS = 10
 PASSWORD_MAX_CHARACTERS = 256
+KEYS_MAX = 50  # of one user
+KEY_LIVES_MIN_S, KEY_LIVES_DEFAULT_S, KEY_LIVES_MAX_S = 60, 90 * 86_400, 366 * 86_400
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,10 +28,10 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
     """
-    One login. Its access tokens are good only while it exists, so deleting it logs out at once.
+    One login, or one key. Its access tokens are good only while it exists, so deleting it logs out at once.
 
     `refresh_digest` is the SHA-256 of the one refresh token that is good now; showing an older one is proof that
-    somebody copied a token, and ends the session.
+    somebody copied a token, and ends the session. A key has none.
     """
 
     v: int = 1
@@ -41,3 +43,6 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     refresh_digest: bytes
     created_at: Moment
     expires_at: Moment
+    kind: Literal["login", "key"] = "login"
+    key_name: str | None = None
+    signed_by: str | None = None  # of a key: the id of the token key

@@ -166,6 +166,8 @@ def api_permissions() -> dict[str, Any]:
         subjects.ACTIVATIONS,
         subjects.IDEMPOTENCY,
         subjects.PLACES,
+        subjects.ATTEMPTS,
+        subjects.ADDRESSES,
     )
     read = (subjects.ACT, subjects.RESPONSES, *map(subjects.kv_stream, (*own, subjects.WORKERS)))
     publish = [

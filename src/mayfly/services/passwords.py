@@ -60,10 +60,18 @@ class Passwords:
         """
         return await self._run(_verify, password_hash or self._nobody, password) and password_hash is not None
 
-    async def _run(self, work: Callable[..., T], *args: str) -> T:
+    def refuse_beyond_line(self) -> None:
+        """
+        Do nothing while there is room in the line.
+
+        Raises: TooManyAttempts.
+        """
         if self._inside >= self._most:
             wait_s = math.ceil(self._inside * HASH_S / self._threads)
             raise TooManyAttempts("Too many logins at once; try again in a few seconds.", retry_after_s=float(wait_s))
+
+    async def _run(self, work: Callable[..., T], *args: str) -> T:
+        self.refuse_beyond_line()
         self._inside += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)

@@ -25,7 +25,7 @@ from msgspec.structs import replace
 from mayfly.bus.store import Conflict, Entry, Store
 from mayfly.bus.stores import Stores
 from mayfly.domain.errors import NotAuthenticated
-from mayfly.domain.ids import USER_NAME, SessionId, UserId, new_id
+from mayfly.domain.ids import KEY_ID, USER_NAME, SessionId, UserId, new_id
 from mayfly.domain.user import Session, User
 from mayfly.services.passwords import Passwords
 from mayfly.services.tokens import Claims, TokenKeys
@@ -33,6 +33,7 @@ from mayfly.services.tokens import Claims, TokenKeys
 log = structlog.get_logger()
 
 ENDED_AT_ONCE = 16
+NOBODY = "0"  # a key that no user has: a text that cannot be a name costs a read like any other
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,9 @@ class Sessions:
         """
         entry = await self._store.get(_key(claims.user_id, claims.session_id))
         if entry is None or entry.value.expires_at <= time.time():
-            raise NotAuthenticated("This login has ended. POST /v1/tokens begins a new one.", error="invalid_token")
+            raise NotAuthenticated(
+                "This login or key has ended. POST /v1/tokens begins a new login.", error="invalid_token"
+            )
         return entry.value
 
     async def log_in(self, username: str, password: str) -> TokenPair:
@@ -103,7 +106,7 @@ class Sessions:
         Raises: NotAuthenticated, alike and after the same time for an unknown user and a wrong password;
         TooManyAttempts; QueueUnavailable.
         """
-        user = await self._users.get(username) if USER_NAME.fullmatch(username) else None
+        user = await self._users.get(username if USER_NAME.fullmatch(username) else NOBODY)
         if not await self._passwords.matches(password, user.value.password_hash if user else None) or user is None:
             raise WrongPassword(user.value if user else None)
         while True:
@@ -146,14 +149,20 @@ class Sessions:
             if await self._end(entry):
                 return
 
-    async def end_all(self, user_id: UserId, *, but: SessionId | None = None) -> None:
+    async def end_all(self, user_id: UserId, *, but: SessionId | None = None, keys: bool = True) -> None:
         """
-        End all sessions of a user, or all *but* one.
+        End all logins of a user, or all *but* one, and then all *keys*: a login may make one until it has ended.
 
         Raises: QueueUnavailable.
         """
-        spared = _key(user_id, but) if but else None
-        ids = [SessionId(key.partition(".")[2]) for key in await self._store.keys(user_id) if key != spared]
+        await self._end_each(user_id, but=but, keys=False)
+        if keys:
+            await self._end_each(user_id, but=but, keys=True)
+
+    async def _end_each(self, user_id: UserId, *, but: SessionId | None, keys: bool) -> None:
+        """End the logins that there are, or the keys."""
+        found = [SessionId(key.partition(".")[2]) for key in await self._store.keys(user_id)]
+        ids = [each for each in found if each != but and bool(KEY_ID.fullmatch(each)) == keys]
         for start in range(0, len(ids), ENDED_AT_ONCE):
             await asyncio.gather(*(self.end(Claims(user_id, each)) for each in ids[start : start + ENDED_AT_ONCE]))
 

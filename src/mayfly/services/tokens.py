@@ -80,6 +80,15 @@ class TokenKeys:
             )
         return cls(keys, issuer=issuer, audience=audience)
 
+    @property
+    def signing_kid(self) -> str:
+        """The id of the key that signs."""
+        return self._signing_kid
+
+    def has(self, kid: str | None) -> bool:
+        """Whether what this key has signed is still good."""
+        return kid in self._public
+
     def sign(self, claims: Claims, use: Use, *, lives_s: float) -> str:
         """Issue a token that is good for *lives_s*."""
         now = int(time.time())

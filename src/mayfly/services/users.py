@@ -76,9 +76,9 @@ class Users:
         """
         return (await self._entry(session)).value
 
-    async def change_password(self, session: Session, *, current: str, new: str) -> None:
+    async def change_password(self, session: Session, *, current: str, new: str, end_keys: bool = False) -> None:
         """
-        Set a new password and end all the user's other sessions.
+        Set a new password and end all the user's other logins; his keys only if *end_keys*.
 
         Raises: NotAllowed when *current* is wrong; TooManyAttempts; QueueUnavailable.
         """
@@ -95,7 +95,7 @@ class Users:
             except Conflict:
                 continue  # the password changed meanwhile, so the current one is checked again
             break
-        await self._sessions.end_all(session.user_id, but=session.id)
+        await self._sessions.end_all(session.user_id, but=session.id, keys=end_keys)
         log.info("user.password-changed", user_id=session.user_id)
 
     async def delete(self, session: Session) -> None:

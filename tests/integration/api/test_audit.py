@@ -97,6 +97,16 @@ class Walk:
         await self.send("PUT", "/v1/users/me/password", json=body)
         return "password.change", self.name
 
+    async def make_key(self) -> tuple[str, str]:
+        """POST /v1/keys"""
+        self.tokens["key"] = (await self.send("POST", "/v1/keys", json={"name": "ci"}))["token"]
+        return "key.make", "ci"
+
+    async def delete_key(self) -> tuple[str, str]:
+        """DELETE /v1/keys/{key}"""
+        await self.send("DELETE", "/v1/keys/ci")
+        return "key.delete", "ci"
+
     async def register_function(self) -> tuple[str, str]:
         """POST /v1/functions"""
         env = {"TOKEN": SECRET_VALUES["env"]}
@@ -147,6 +157,8 @@ class Walk:
             self.register,
             self.log_in,
             self.change_password,
+            self.make_key,
+            self.delete_key,
             self.register_function,
             self.replace_function,
             self.cancel,
@@ -181,7 +193,9 @@ async def test_each_change_and_login_is_in_the_trail_and_no_secret_is(
     for way in walk.ways:
         done.append(await way())
         secrets |= {
-            f"{way.__name__}, {name}": walk.tokens[name] for name in ("access_token", "refresh_token") if walk.tokens
+            f"{way.__name__}, {name}": walk.tokens[name]
+            for name in ("access_token", "refresh_token", "key")
+            if name in walk.tokens
         }
         if walk.tokens and not user_id:
             user_id = UserId((await walk.send("GET", "/v1/users/me"))["id"])

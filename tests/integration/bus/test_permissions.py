@@ -215,7 +215,7 @@ async def test_what_each_role_writes_of_the_database(installed: Installation) ->
     """A worker writes records, functions and its own sign of life, with keys of the right length, and nothing else."""
     keys = {"activations": "u.i.a", "functions": "u.f", "workers": "w", "sessions": "u.s"}
     written = {
-        "api": {"users", "sessions", "functions", "activations", "idempotency", "places"},
+        "api": {"users", "sessions", "functions", "activations", "idempotency", "places", "attempts", "addresses"},
         "worker": {"activations", "functions", "workers"},
     }
     for role, meant in written.items():

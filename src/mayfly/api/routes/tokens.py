@@ -12,15 +12,23 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from mayfly.api.address import caller_network
 from mayfly.api.answers import raises
-from mayfly.api.auth import Caller, private_router
+from mayfly.api.auth import Login, private_router
 from mayfly.api.bodies import FORM, read_form
 from mayfly.api.shapes import Tokens
 from mayfly.api.state import State
 from mayfly.api.trail import CallersTrail, NobodysTrail, Trail, acting
 from mayfly.api.write import no_content, write
 from mayfly.domain.audit import Action
-from mayfly.domain.errors import InvalidRequest, MayflyError, NotAuthenticated, QueueUnavailable, TooManyAttempts
+from mayfly.domain.errors import (
+    InvalidRequest,
+    MayflyError,
+    NotAllowed,
+    NotAuthenticated,
+    QueueUnavailable,
+    TooManyAttempts,
+)
 from mayfly.services.sessions import RefreshTokenReused, TokenPair, WrongPassword
 from mayfly.services.tokens import Claims
 
@@ -69,7 +77,7 @@ async def get_tokens(request: Request, state: State, trail: NobodysTrail) -> Res
     """Log in with user name and password, or exchange a refresh token for the next pair of tokens."""
     try:
         with state.metrics.login():
-            tokens = await _grant(state, trail, await read_form(request))
+            tokens = await _grant(request, state, trail, await read_form(request))
     except MayflyError as error:
         error.members.setdefault("error", "invalid_request" if error.fault == "caller" else "temporarily_unavailable")
         raise
@@ -77,18 +85,20 @@ async def get_tokens(request: Request, state: State, trail: NobodysTrail) -> Res
     return write(shape, headers={"Pragma": "no-cache"})
 
 
-@private.delete("/v1/tokens/current", status_code=204, response_class=Response, openapi_extra=raises())
-async def log_out(state: State, caller: Caller, trail: CallersTrail) -> Response:
+@private.delete("/v1/tokens/current", status_code=204, response_class=Response, openapi_extra=raises(NotAllowed))
+async def log_out(state: State, caller: Login, trail: CallersTrail) -> Response:
     """End the login that the token belongs to: its access and refresh tokens are refused from now on."""
     async with trail(Action.SESSION_END, caller.id):
         await state.sessions.end(Claims(caller.user_id, caller.id))
     return no_content()
 
 
-async def _grant(state: State, trail: Trail, form: dict[str, str]) -> TokenPair:
+async def _grant(request: Request, state: State, trail: Trail, form: dict[str, str]) -> TokenPair:
     grant_type = _field(form, "grant_type")
     if grant_type == "password":
-        return await _log_in(state, trail, _field(form, "username"), _field(form, "password"))
+        username, password = _field(form, "username"), _field(form, "password")
+        async with state.attempts.guess(username, caller_network(request)):
+            return await _log_in(state, trail, username, password)
     if grant_type == "refresh_token":
         return await _refresh(state, trail, _field(form, "refresh_token"))
     raise InvalidRequest(

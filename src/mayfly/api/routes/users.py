@@ -6,8 +6,9 @@ from fastapi import APIRouter, Request
 from msgspec.structs import replace
 from starlette.responses import Response
 
+from mayfly.api.address import caller_network
 from mayfly.api.answers import raises
-from mayfly.api.auth import Caller, private_router
+from mayfly.api.auth import Caller, Login, private_router
 from mayfly.api.bodies import read_json, takes_json
 from mayfly.api.shapes import NewUser, PasswordChange, UserShape
 from mayfly.api.state import State
@@ -30,7 +31,7 @@ private = private_router(tags=["Users"])
 async def register(request: Request, state: State, trail: NobodysTrail) -> Response:
     """Register a user. Log in with POST /v1/tokens then."""
     new = await read_json(request, NewUser)
-    async with trail(Action.USER_REGISTER) as change:
+    async with state.attempts.registration(caller_network(request)), trail(Action.USER_REGISTER) as change:
         user = await state.users.register(UserName(new.username), new.password)
         change.actor = replace(change.actor, by="user", user_id=user.id, user_name=user.name)
         change.subject = user.name
@@ -43,9 +44,9 @@ async def show_me(state: State, caller: Caller) -> Response:
     return write(UserShape.of(await state.users.get(caller)))
 
 
-@private.delete("/v1/users/me", status_code=204, response_class=Response, openapi_extra=raises())
-async def delete_me(state: State, caller: Caller, trail: CallersTrail) -> Response:
-    """Delete one's account with its logins, functions and records. What runs finishes; nobody can read it."""
+@private.delete("/v1/users/me", status_code=204, response_class=Response, openapi_extra=raises(NotAllowed))
+async def delete_me(state: State, caller: Login, trail: CallersTrail) -> Response:
+    """Delete one's account with its logins, keys, functions and records. What runs finishes; nobody can read it."""
     async with trail(Action.USER_DELETE, caller.user_name):
         await state.users.delete(caller)
     return no_content()
@@ -57,9 +58,12 @@ async def delete_me(state: State, caller: Caller, trail: CallersTrail) -> Respon
     response_class=Response,
     openapi_extra=takes_json(PasswordChange) | raises(NotAllowed, TooManyAttempts),
 )
-async def change_password(request: Request, state: State, caller: Caller, trail: CallersTrail) -> Response:
-    """Set a new password. All other logins end; the one that asks goes on."""
+async def change_password(request: Request, state: State, caller: Login, trail: CallersTrail) -> Response:
+    """Set a new password. All other logins end; the one that asks goes on, and so do keys unless `end_keys` is set."""
     change = await read_json(request, PasswordChange)
-    async with trail(Action.PASSWORD_CHANGE, caller.user_name):
-        await state.users.change_password(caller, current=change.current_password, new=change.new_password)
+    guess = state.attempts.guess(caller.user_name, caller_network(request))
+    async with trail(Action.PASSWORD_CHANGE, caller.user_name), guess:
+        await state.users.change_password(
+            caller, current=change.current_password, new=change.new_password, end_keys=change.end_keys
+        )
     return no_content()
