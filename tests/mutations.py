@@ -24,6 +24,8 @@ class Mutation:
 WORKER = "tests/integration/worker"
 AUDIT = "tests/integration/api/test_audit.py"
 IMAGES = "tests/integration/images"
+API = "tests/integration/api"
+ATTEMPTS = "tests/integration/services/test_attempts.py"
 
 MUTATIONS = (
     Mutation(
@@ -391,5 +393,118 @@ MUTATIONS = (
         old="if isinstance(address, ipaddress.IPv6Address) and address not in GLOBAL_UNICAST:",
         new="if False:",
         tests=("tests/unit/images/test_policy.py::test_private_addresses_are_refused",),
+    ),
+    Mutation(
+        safeguard="the hash for unknown users",
+        file="src/mayfly/services/passwords.py",
+        old="return await self._run(_verify, password_hash or self._nobody, password) and password_hash is not None",
+        new="return password_hash is not None and await self._run(_verify, password_hash, password)",
+        tests=(f"{API}/test_back_off.py::test_unknown_user_and_wrong_password_cost_the_same",),
+    ),
+    Mutation(
+        safeguard="the read for what cannot be a user",
+        file="src/mayfly/services/sessions.py",
+        old="await self._users.get(username if USER_NAME.fullmatch(username) else NOBODY)",
+        new="await self._users.get(username) if USER_NAME.fullmatch(username) else None",
+        tests=(f"{API}/test_back_off.py::test_unknown_user_and_wrong_password_cost_the_same",),
+    ),
+    Mutation(
+        safeguard="the bound of hashes computed at once",
+        file="src/mayfly/services/passwords.py",
+        old="        if self._inside >= self._most:\n",
+        new="        if False:\n",
+        tests=("tests/unit/api/test_secrets.py::test_line_is_bounded_and_empties",),
+    ),
+    Mutation(
+        safeguard="the end of a login whose refresh token is shown twice",
+        file="src/mayfly/services/sessions.py",
+        old="            await self.end(claims)\n            raise RefreshTokenReused(",
+        new="            raise RefreshTokenReused(",
+        tests=(f"{API}/test_identity.py::test_refresh_rotates_and_reuse_ends_the_login",),
+    ),
+    Mutation(
+        safeguard="the read of the session at each call",
+        file="src/mayfly/services/sessions.py",
+        old="        entry = await self._store.get(_key(claims.user_id, claims.session_id))\n",
+        new="        entry = await self._store.get(_key(claims.user_id, claims.session_id))\n"
+        "        entry = self.__dict__.setdefault(str(claims), entry)\n",
+        tests=(f"{API}/test_identity.py::test_logout_counts_at_once",),
+    ),
+    Mutation(
+        safeguard="the end of logins by a new password",
+        file="src/mayfly/services/users.py",
+        old="        await self._sessions.end_all(session.user_id, but=session.id, keys=end_keys)\n",
+        new="",
+        tests=(f"{API}/test_identity.py::test_new_password_ends_all_other_logins",),
+    ),
+    Mutation(
+        safeguard="the back-off by name and address",
+        file="src/mayfly/services/attempts.py",
+        old="counters = [pair, *counters, _Counter",
+        new="counters = [*counters, _Counter",
+        tests=(f"{ATTEMPTS}::test_who_fails_too_often_waits_longer_and_longer",),
+    ),
+    Mutation(
+        safeguard="the back-off by name",
+        file="src/mayfly/services/attempts.py",
+        old="counters = [pair, *counters, _Counter",
+        new="counters = [pair, _Counter",
+        tests=(f"{ATTEMPTS}::test_one_name_is_guarded_against_many_addresses",),
+    ),
+    Mutation(
+        safeguard="the back-off by address",
+        file="src/mayfly/services/attempts.py",
+        old='counters = [pair, *counters, _Counter("address", _key("address", network))]',
+        new="counters = [pair, *counters]",
+        tests=(f"{ATTEMPTS}::test_one_address_is_slowed_over_many_names",),
+    ),
+    Mutation(
+        safeguard="the back-off of registrations",
+        file="src/mayfly/services/attempts.py",
+        old="counters = [] if network is None else",
+        new="counters: list[_Counter] = [] if True else",
+        tests=(f"{ATTEMPTS}::test_registrations_count_by_address",),
+    ),
+    Mutation(
+        safeguard="the count before the hash",
+        file="src/mayfly/services/attempts.py",
+        old="await self._tallies.update(counter.key, tally, revision=entry.revision, ttl_s=self._kept_s)",
+        new="await self._tallies.put(counter.key, tally, ttl_s=self._kept_s)",
+        tests=(f"{ATTEMPTS}::test_racing_guesses_at_several_servers_get_no_more_than_is_free",),
+    ),
+    Mutation(
+        safeguard="the known address",
+        file="src/mayfly/services/attempts.py",
+        old="        if is_known:\n",
+        new="        if False:\n",
+        tests=(f"{ATTEMPTS}::test_an_owner_is_not_kept_out_where_he_has_logged_in_before",),
+    ),
+    Mutation(
+        safeguard="the back-off of a wrong current password",
+        file="src/mayfly/api/routes/users.py",
+        old="    async with trail(Action.PASSWORD_CHANGE, caller.user_name), guess:\n",
+        new="    async with trail(Action.PASSWORD_CHANGE, caller.user_name):\n",
+        tests=(f"{API}/test_back_off.py::test_a_stolen_access_token_is_no_oracle_for_the_password",),
+    ),
+    Mutation(
+        safeguard="what a key may not do",
+        file="src/mayfly/api/auth.py",
+        old='    if caller.kind != "login":\n',
+        new="    if False:\n",
+        tests=(f"{API}/test_keys.py::test_a_key_takes_no_account_over",),
+    ),
+    Mutation(
+        safeguard="the second look after a key was made",
+        file="src/mayfly/services/keys.py",
+        old="                await self._sessions.alive(Claims(login.user_id, login.id))\n",
+        new="",
+        tests=(f"{API}/test_keys.py::test_a_key_that_is_made_while_its_login_ends_is_not_left_over",),
+    ),
+    Mutation(
+        safeguard="the end of keys with the account",
+        file="src/mayfly/services/sessions.py",
+        old="        if keys:\n            await self._end_each(user_id, but=but, keys=True)\n",
+        new="",
+        tests=(f"{API}/test_keys.py::test_a_deleted_account_has_no_keys",),
     ),
 )
