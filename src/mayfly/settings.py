@@ -199,8 +199,9 @@ class ApiSettings(LogSettings, NatsSettings, AdmissionSettings, MetricsSettings,
     refresh_token_s: Annotated[int, Field(ge=60, le=31_536_000)] = 30 * 86_400
     """How long a login lasts without being used, in seconds: each refresh begins it anew."""
 
-    registration: Literal["open", "closed"] = "open"
-    """`open`: anybody may register. `closed`: nobody new; those who are registered stay."""
+    registration: Literal["open", "invitation", "closed"] = "open"
+    """`open`: anybody may register. `invitation`: whoever has a code that an operator made (`mayfly admin invitations
+    create`). `closed`: nobody new. Those who are registered stay in any case."""
 
     login_concurrency: Annotated[int, Field(ge=1, le=64)] = max(1, CORES // 2)
     """Password hashes computed at once. Each takes a core for some 50 ms; the bound keeps calls responsive."""
@@ -303,7 +304,7 @@ class UpSettings(LogSettings, AdmissionSettings, ImageSettings, MetricsSettings)
     nats_server: Path | None = None
     """A nats-server (>= 2.15.1) to run instead of the one in the package."""
 
-    registration: Literal["open", "closed"] = "open"
+    registration: Literal["open", "invitation", "closed"] = "open"
     """As for an API server."""
 
     unprivileged_uid: Annotated[int, Field(ge=1, le=60_000)] = 59_801

@@ -15,7 +15,7 @@ from typing import Any
 
 from mayfly.bus.connection import Bus, connect
 from mayfly.bus.queue import Claim, PullLoop
-from mayfly.bus.requests import answering_images, answering_owner
+from mayfly.bus.requests import answering_images, answering_operator, answering_owner
 from mayfly.bus.responses import publish_response
 from mayfly.bus.stores import Stores
 from mayfly.domain.activation import Response, State, Steps, Work
@@ -66,6 +66,7 @@ class AnsweringWorker:
         )
         self.claimed: list[Work] = []
         self.asked: list[PrepareImage] = []
+        self.drains: list[bool] = []  # what it was told of that
         self.hold = asyncio.Event()
         self.hold.set()
         self._owned: dict[str, asyncio.Event] = {}  # by the record's key; set when it is to be cancelled
@@ -78,6 +79,7 @@ class AnsweringWorker:
         async with (
             answering_images(self._bus, self._prepare, at_once=4, per_owner=4),
             answering_owner(self._bus, self.id, self._owned.__contains__, self._cancel),
+            answering_operator(self._bus, self.id, self._drain),
         ):
             pulling = asyncio.create_task(loop.run(), name="pull")
             try:
@@ -90,7 +92,10 @@ class AnsweringWorker:
         self.asked.append(request)
         return self.image(request)
 
-    def _cancel(self, key: str) -> bool:
+    async def _drain(self, drained: bool) -> None:
+        self.drains.append(drained)
+
+    def _cancel(self, key: str, _by_operator: bool) -> bool:
         if key in self._owned:
             self._owned[key].set()
         return key in self._owned

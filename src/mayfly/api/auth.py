@@ -1,7 +1,7 @@
 """
 Who calls. Everything but registration, login, health and the API's description needs a token, by construction:
 those routes live on routers from `private_router`, and the server does not start with a route that lives elsewhere
-and is not in `PUBLIC`.
+and is not in `PUBLIC`. All below `ADMIN`, and nothing else, needs the role `operator` as well, likewise.
 
 Only the token counts. Headers in which a gateway says who somebody is are not read anywhere. Rows: F3, A1.
 """
@@ -38,6 +38,10 @@ PUBLIC = frozenset(
     }
 )
 """All that answers without a token."""
+
+
+ADMIN = "/v1/admin/"
+"""Where all is for operators only."""
 
 
 class _Bearer(SecurityBase):
@@ -98,6 +102,33 @@ async def authenticated_for_function(
     return session, function
 
 
+async def logged_in(caller: Annotated[Session, Depends(authenticated)]) -> Session:
+    """
+    Require a login, where a key is not enough: it may not become more than it is, nor take the account over.
+
+    Raises: NotAllowed.
+    """
+    if caller.kind != "login":
+        raise NotAllowed(
+            "A key may not do this: only who is logged in makes and deletes keys, logs out, changes the password, "
+            "deletes the account or acts as an operator. POST /v1/tokens logs in."
+        )
+    return caller
+
+
+async def operator(request: Request, caller: Annotated[Session, Depends(logged_in)]) -> Session:
+    """
+    Require the login of an operator; a key is not enough. The account itself is asked, not the copy of it in the
+    login: a role that is taken away is gone with that one write.
+
+    Raises: NotAuthenticated; NotAllowed; QueueUnavailable.
+    """
+    state: ApiState = request.app.state.mayfly
+    if (await state.users.get(caller)).role != "operator":
+        raise NotAllowed("This is for operators only. Whoever has the machine makes one, with `mayfly users role`.")
+    return caller
+
+
 async def _read_function(state: ApiState, owner: UserId, name: str) -> Function:
     return (await state.functions.get(owner, function_name(name))).value
 
@@ -113,23 +144,10 @@ def function_name(text: str) -> FunctionName:
     return FunctionName(text)
 
 
-AUTHENTICATORS = frozenset({authenticated, authenticated_for_function})
+AUTHENTICATORS = frozenset({authenticated, authenticated_for_function, operator})
 
+Operator = Annotated[Session, Depends(operator)]
 Caller = Annotated[Session, Depends(authenticated)]
-
-
-async def logged_in(caller: Caller) -> Session:
-    """
-    Require a login, where a key is not enough: it may not become more than it is, nor take the account over.
-
-    Raises: NotAllowed.
-    """
-    if caller.kind != "login":
-        raise NotAllowed(
-            "A key may not do this: only who is logged in makes and deletes keys, logs out, changes the password or "
-            "deletes the account. POST /v1/tokens logs in."
-        )
-    return caller
 
 
 Login = Annotated[Session, Depends(logged_in)]
@@ -143,12 +161,14 @@ def private_router(authenticator: Callable[..., Any] = authenticated, *, tags: l
 
 def check_routes(routes: Iterable[APIRoute]) -> None:
     """
-    Check that each route needs a token or is in `PUBLIC`.
+    Check that each route needs a token or is in `PUBLIC`, and that those below `ADMIN` need an operator, and no others.
 
     Raises: RuntimeError, which stops the start.
     """
     for route in routes:
+        asked = {dependency.call for dependency in route.dependant.dependencies}
         for method in route.methods or ():
-            needs_token = any(dependency.call in AUTHENTICATORS for dependency in route.dependant.dependencies)
-            if needs_token == ((method, route.path) in PUBLIC):
+            if bool(asked & AUTHENTICATORS) == ((method, route.path) in PUBLIC):
                 raise RuntimeError(f"{method} {route.path} is public and should not be, or the other way round")
+            if (operator in asked) != route.path.startswith(ADMIN):
+                raise RuntimeError(f"{method} {route.path} is for operators and should not be, or the other way round")

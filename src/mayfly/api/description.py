@@ -18,11 +18,20 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from mayfly.api.admin_shapes import NewInvitation, UserChange
 from mayfly.api.answers import add_errors
 from mayfly.api.errors import MEANINGS
 from mayfly.api.shapes import FunctionChange, NewFunction, NewUser, PasswordChange, Problem
 
-READ_BY_HAND: tuple[type[BaseModel], ...] = (NewUser, PasswordChange, NewFunction, FunctionChange, Problem)
+READ_BY_HAND: tuple[type[BaseModel], ...] = (
+    NewUser,
+    PasswordChange,
+    NewFunction,
+    FunctionChange,
+    UserChange,
+    NewInvitation,
+    Problem,
+)
 """Shapes that FastAPI does not see, because the routes read bodies and write errors themselves."""
 
 STYLE = """

@@ -119,9 +119,9 @@ MEANINGS: dict[type[MayflyError], Meaning] = {
     ),
     domain.NotAllowed: Meaning(
         403,
-        "The account is known, and may not do this; or a key was sent where a login is needed; or registration is "
-        "closed; or, changing a password, the current one is wrong; or the call went to an API server directly, not "
-        "through its gateway.",
+        "The account is known, and may not do this, as it is no operator's, or is suspended; or a key was sent where a "
+        "login is needed; or registration is closed or takes a good invitation; or, changing a password, the current "
+        "one is wrong; or the call went to an API server directly, not through its gateway.",
         "`detail` says which. The operator of the installation can change what is closed.",
     ),
     domain.NotFound: Meaning(
@@ -207,7 +207,11 @@ MEANINGS: dict[type[MayflyError], Meaning] = {
         "Send fewer requests a second, after Retry-After.",
     ),
     HeadTooLarge: Meaning(431, "The request line and headers are larger than 64 KiB in all.", "Send less."),
-    domain.Cancelled: Meaning(499, "The activation was cancelled by its owner.", "None is needed."),
+    domain.Cancelled: Meaning(
+        499,
+        "The activation was cancelled by its owner, or ended by an operator, as `detail` says then.",
+        "None is needed; after an operator's end ask him before you call again.",
+    ),
     domain.InternalError: Meaning(
         500,
         "Something failed in Mayfly that should not.",

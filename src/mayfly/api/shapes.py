@@ -181,6 +181,8 @@ class NewUser(Shape):
 
     username: Username
     password: NewPassword
+    invitation: Annotated[str, Field(max_length=128)] | None = None
+    """A code that an operator gave, where registration is by invitation; elsewhere it is not looked at."""
 
 
 class PasswordChange(Shape):
@@ -657,7 +659,7 @@ class WorkerShape(Shape):
 
     since: datetime
     draining: bool
-    """It claims nothing more, and leaves when what runs has ended."""
+    """It claims nothing more. Told to stop, it leaves when what runs has ended; drained by an operator, it stays."""
 
     @classmethod
     def of(cls, beat: WorkerBeat) -> WorkerShape:

@@ -21,10 +21,12 @@ from mayfly.services.attempts import Attempts
 from mayfly.services.audit import Audit, Refusals
 from mayfly.services.cancel import Canceller
 from mayfly.services.functions import Functions
+from mayfly.services.invitations import Invitations
 from mayfly.services.invoke import Invoker
 from mayfly.services.janitor import Janitor
 from mayfly.services.keys import Keys
 from mayfly.services.metrics_port import served
+from mayfly.services.operators import Operators
 from mayfly.services.passwords import Passwords
 from mayfly.services.retention import Keeper
 from mayfly.services.room import Guard
@@ -42,6 +44,8 @@ class ApiState:
     bus: Bus
     stores: Stores
     users: Users
+    invitations: Invitations
+    operators: Operators
     sessions: Sessions
     attempts: Attempts
     keys: Keys
@@ -90,17 +94,22 @@ def _build(settings: ApiSettings, bus: Bus, listener: Listener, *, keys: TokenKe
     audit = Audit(bus)
     keep_s, room = settings.record_keep_s, settings.responses_max_bytes_per_user
     sessions = Sessions(stores, keys, passwords, access_s=settings.access_token_s, refresh_s=settings.refresh_token_s)
+    users = Users(bus, stores, sessions, passwords, registration=settings.registration)
+    activations = Activations(bus, stores, listener, keep_s=keep_s)
+    canceller = Canceller(bus, stores, listener, keep_s=keep_s)
     return ApiState(
         settings=settings,
         bus=bus,
         stores=stores,
-        users=Users(bus, stores, sessions, passwords, open_to_all=settings.registration == "open"),
+        users=users,
+        invitations=Invitations(stores),
+        operators=Operators(bus, stores, users, canceller),
         sessions=sessions,
         attempts=Attempts(stores, settings, passwords, on_refusal=metrics.attempt_refused),
         keys=Keys(stores, sessions, keys),
         functions=Functions(bus, stores),
-        activations=Activations(bus, stores, listener, keep_s=keep_s),
-        canceller=Canceller(bus, stores, listener, keep_s=keep_s),
+        activations=activations,
+        canceller=canceller,
         invoker=Invoker(bus, stores, listener, wait_ms=settings.admission_wait_ms, keep_s=keep_s, guard=guard),
         janitor=Janitor(bus, stores, keep_s=keep_s, on_action=metrics.janitor_acted),
         keeper=Keeper(bus, listener.instance, max_bytes=room, keep_s=keep_s),

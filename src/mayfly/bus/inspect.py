@@ -1,8 +1,8 @@
 """
 Looking into streams and buckets, for operators: what lies there, without claiming or changing it.
 
-What is nobody's business but the user's (parameters, results, logs, password hashes, token digests) is left out, and
-its size shown instead. Rows: A3, A4.
+What is nobody's business but the user's (parameters, results, logs, password hashes, digests of tokens and codes) is
+left out, and its size shown instead. Rows: A3, A4.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mayfly.bus.messages import read_through
 from mayfly.domain.errors import NotFound
 
 STREAMS = (subjects.ACT, subjects.RESPONSES, subjects.AUDIT)
-PRIVATE = {"parameter", "result", "stderr", "password_hash", "refresh_digest", "env"}
+PRIVATE = {"parameter", "result", "stderr", "password_hash", "refresh_digest", "secret_digest", "env"}
 MOST = 1000
 
 

@@ -27,7 +27,10 @@ log = structlog.get_logger()
 PREPARE = Codec(PrepareImage)
 ANSWER = Codec(ImageAnswer)
 OWNS_TIMEOUT_S = 1.0
+DRAIN_TIMEOUT_S = 5.0  # it gives a sign of life first, so that the list of workers says what was answered
 YES, NO = b"1", b"0"
+BY_OPERATOR = "Mayfly-By-Operator"
+"""A header of the request to cancel. Whoever does not know it cancels all the same, and takes it for the owner's."""
 
 
 class Ownership(enum.Enum):
@@ -85,14 +88,20 @@ async def ask_owner(bus: Bus, worker_id: str, activation: str) -> Ownership:
     return Ownership.OWNED if answer.data == YES else Ownership.DENIED
 
 
-async def ask_to_cancel(bus: Bus, worker_id: str, activation: str) -> bool:
+async def ask_to_cancel(bus: Bus, worker_id: str, activation: str, *, by_operator: bool = False) -> bool:
     """
-    Have a worker end an activation; False when it does not have it, or does not answer. How it ends its record tells.
+    Have a worker end an activation, as its owner or an operator wants; False when it does not have it, or does not
+    answer. How it ends its record tells.
 
     Raises: QueueUnavailable when this process itself has no connection.
     """
     try:
-        answer = await bus.client.request(subjects.cancel(worker_id), activation.encode(), timeout=OWNS_TIMEOUT_S)
+        answer = await bus.client.request(
+            subjects.cancel(worker_id),
+            activation.encode(),
+            timeout=OWNS_TIMEOUT_S,
+            headers={BY_OPERATOR: "1"} if by_operator else None,
+        )
     except (nats.errors.NoRespondersError, nats.errors.TimeoutError):
         return False
     except nats.errors.Error as error:
@@ -100,23 +109,64 @@ async def ask_to_cancel(bus: Bus, worker_id: str, activation: str) -> bool:
     return answer.data == YES
 
 
+async def ask_to_drain(bus: Bus, worker_id: str, *, drained: bool) -> bool:
+    """
+    Have a worker claim nothing more, or claim again; False when nobody answers for it.
+
+    Raises: QueueUnavailable when this process itself has no connection.
+    """
+    try:
+        await bus.client.request(subjects.drain(worker_id), YES if drained else NO, timeout=DRAIN_TIMEOUT_S)
+    except (nats.errors.NoRespondersError, nats.errors.TimeoutError):
+        return False
+    except nats.errors.Error as error:
+        raise QueueUnavailable(retry_after_s=1) from error
+    return True
+
+
 @asynccontextmanager
 async def answering_owner(
-    bus: Bus, worker_id: str, owns: Callable[[str], bool], cancel: Callable[[str], bool] = lambda _: False
+    bus: Bus,
+    worker_id: str,
+    owns: Callable[[str], bool],
+    cancel: Callable[[str, bool], bool] = lambda _key, _by_operator: False,
 ) -> AsyncIterator[None]:
-    """Answer, as a worker, whether it has an activation, and end one that is to be cancelled, if it has that."""
+    """
+    Answer, as a worker, whether it has an activation, and end one that is to be cancelled, if it has that; *cancel* is
+    also told whether it is an operator who wants it.
+    """
 
-    def answering(answer: Callable[[str], bool]) -> Callable[[Msg], Awaitable[None]]:
-        async def on_question(message: Msg) -> None:
-            await message.respond(YES if answer(message.data.decode(errors="replace")) else NO)
+    async def on_owns(message: Msg) -> None:
+        await message.respond(YES if owns(_text(message)) else NO)
 
-        return on_question
+    async def on_cancel(message: Msg) -> None:
+        await message.respond(YES if cancel(_text(message), BY_OPERATOR in (message.headers or {})) else NO)
 
+    async with _hearing(bus, {subjects.owns(worker_id): on_owns, subjects.cancel(worker_id): on_cancel}):
+        yield
+
+
+@asynccontextmanager
+async def answering_operator(bus: Bus, worker_id: str, drain: Callable[[bool], Awaitable[None]]) -> AsyncIterator[None]:
+    """Do, as a worker, what operators tell it: to claim nothing more (*drain* is given True), or to claim again."""
+
+    async def on_drain(message: Msg) -> None:
+        await drain(message.data == YES)
+        await message.respond(YES)
+
+    async with _hearing(bus, {subjects.drain(worker_id): on_drain}):
+        yield
+
+
+def _text(message: Msg) -> str:
+    return message.data.decode(errors="replace")
+
+
+@asynccontextmanager
+async def _hearing(bus: Bus, answers: dict[str, Callable[[Msg], Awaitable[None]]]) -> AsyncIterator[None]:
+    """Have each subject answered."""
     with translated("listen for questions"):
-        subscriptions = [
-            await bus.client.subscribe(subjects.owns(worker_id), cb=answering(owns)),
-            await bus.client.subscribe(subjects.cancel(worker_id), cb=answering(cancel)),
-        ]
+        subscriptions = [await bus.client.subscribe(subject, cb=answer) for subject, answer in answers.items()]
         await bus.client.flush()
     try:
         yield

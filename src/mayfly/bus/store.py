@@ -129,6 +129,25 @@ class Store(Generic[T]):
         headers = {"KV-Operation": "PURGE", **_time_to_live(stored)}
         await self._compare_and_set(key, b"", revision=revision, ttl_s=None, headers=headers)
 
+    async def vacancy(self, key: str) -> int | None:
+        """
+        Say at which revision a key is free: 0 if nothing was ever there; None if it is taken.
+
+        Raises: QueueUnavailable.
+        """
+        stored = await self._read(key)
+        if stored is None:
+            return 0
+        return stored.seq if _is_tombstone(stored) else None
+
+    async def bury(self, key: str, *, revision: int) -> None:
+        """
+        See that a key which is free at *revision* is so at a later one: whoever was to write it at this one never can.
+
+        Raises: Conflict when it is taken by now; QueueUnavailable.
+        """
+        await self._compare_and_set(key, b"", revision=revision, ttl_s=None, headers={"KV-Operation": "DEL"})
+
     async def keys(self, prefix: str | None = None) -> list[str]:
         """
         List the keys below *prefix* (whole tokens, such as a user id), or all, sorted. Entries that were deleted

@@ -11,6 +11,7 @@ from mayfly.domain.activation import Activation
 from mayfly.domain.attempts import KnownAddress, Tally
 from mayfly.domain.function import Function
 from mayfly.domain.idempotency import IdempotencyEntry
+from mayfly.domain.invitation import Invitation
 from mayfly.domain.user import Session, User
 from mayfly.domain.worker import WorkerBeat
 
@@ -27,6 +28,7 @@ class Stores:
     workers: Store[WorkerBeat]
     attempts: Store[Tally]
     addresses: Store[KnownAddress]
+    invitations: Store[Invitation]
 
     @classmethod
     def on(cls, bus: Bus) -> Stores:
@@ -40,4 +42,5 @@ class Stores:
             workers=Store(bus, subjects.WORKERS, WorkerBeat),
             attempts=Store(bus, subjects.ATTEMPTS, Tally),
             addresses=Store(bus, subjects.ADDRESSES, KnownAddress),
+            invitations=Store(bus, subjects.INVITATIONS, Invitation),
         )

@@ -20,7 +20,19 @@ PLACES = "places"
 WORKERS = "workers"  # key: <worker id>
 ATTEMPTS = "attempts"  # key: hash of a user name, an address, or both
 ADDRESSES = "addresses"  # where users have logged in; key: hash of user name and address
-BUCKETS = (USERS, SESSIONS, FUNCTIONS, ACTIVATIONS, IDEMPOTENCY, PLACES, WORKERS, ATTEMPTS, ADDRESSES)
+INVITATIONS = "invitations"  # key: <invitation id>
+BUCKETS = (
+    USERS,
+    SESSIONS,
+    FUNCTIONS,
+    ACTIVATIONS,
+    IDEMPOTENCY,
+    PLACES,
+    WORKERS,
+    ATTEMPTS,
+    ADDRESSES,
+    INVITATIONS,
+)
 
 STREAMS_API = "$JS.API"
 WORKERS_API = "streams.API"  # its name in the workers' account, where `$JS.API` is that account's own, without streams
@@ -125,6 +137,11 @@ def owns(worker_id: str) -> str:
 def cancel(worker_id: str) -> str:
     """Where a worker is asked to end an activation."""
     return f"worker.{worker_id}.cancel"
+
+
+def drain(worker_id: str) -> str:
+    """Where a worker is told to claim nothing more, or to claim again."""
+    return f"worker.{worker_id}.drain"
 
 
 def places_of(user_id: str, of: str) -> str:

@@ -11,7 +11,7 @@ from mayfly.cli.output import say
 from mayfly.cli.terminal import Terminal, connected
 
 if TYPE_CHECKING:
-    from mayfly.client import Client
+    from mayfly.client import Client, User
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.", show_default=False)]
 PasswordStdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password from stdin, one line.")]
@@ -23,17 +23,27 @@ EndKeys = Annotated[bool, typer.Option("--end-keys", help="End all your keys as 
 
 
 @connected
-async def register(terminal: Terminal, name: Name, *, password_stdin: PasswordStdin = False) -> None:
+async def register(
+    terminal: Terminal,
+    name: Name,
+    *,
+    invitation: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Your invitation's code, where registration takes one.")
+    ] = None,
+    password_stdin: PasswordStdin = False,
+) -> None:
     """
     Make an account, and log in.
 
-    You are asked for a password twice; it needs at least 10 characters.
+    You are asked for a password twice; it needs at least 10 characters. Where
+    registration is by invitation you are asked for the code, too, if you have
+    not given it.
 
     Example: mayfly register ann
     """
     password = passwords.from_stdin()[0] if password_stdin else passwords.ask_new()
     async with terminal.client() as client:
-        user = await client.register(name, password)
+        user = await _register(client, name, password, invitation)
         await _log_in(terminal, client, name, password)
     terminal.done(user, f"{name} is registered and logged in at {terminal.url}.")
 
@@ -109,6 +119,19 @@ async def password(terminal: Terminal, *, password_stdin: PasswordsStdin = False
         await client.change_password(current=current, new=new, end_keys=end_keys)
     ended = "All other logins and all keys have ended." if end_keys else "All other logins have ended; keys go on."
     terminal.done({}, f"Your password is changed. {ended}")
+
+
+async def _register(client: Client, name: str, password: str, invitation: str | None) -> User:
+    """Register; where it turns out that this takes an invitation, and there is somebody to ask, ask for the code."""
+    from mayfly.client import ApiError
+
+    try:
+        return await client.register(name, password, invitation=invitation)
+    except ApiError as error:
+        if invitation or error.members.get("field") != "invitation" or not passwords.can_ask():
+            raise
+        say(error.detail)
+    return await client.register(name, password, invitation=passwords.ask("Code of the invitation").strip())
 
 
 async def _log_in(terminal: Terminal, client: Client, name: str, password: str) -> None:

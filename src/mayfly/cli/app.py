@@ -8,12 +8,13 @@ import typer
 
 import mayfly
 from mayfly.cli import account, activations, functions, keys
+from mayfly.cli.admin.app import app as admin
 from mayfly.cli.audit import audit
 from mayfly.cli.exits import EPILOG
 from mayfly.cli.invoke import invoke
 from mayfly.cli.status import status
 
-ACCOUNT, FUNCTIONS = "Your account", "Your functions"
+ACCOUNT, FUNCTIONS, OPERATORS = "Your account", "Your functions", "Operators' commands, through the API"
 
 
 def build() -> typer.Typer:
@@ -32,6 +33,7 @@ def build() -> typer.Typer:
     app.command(rich_help_panel=FUNCTIONS)(invoke)
     app.add_typer(activations.app, name="activations", rich_help_panel=FUNCTIONS)
     app.command(rich_help_panel=FUNCTIONS)(status)
+    app.add_typer(admin, name="admin", rich_help_panel=OPERATORS)
     return app
 
 

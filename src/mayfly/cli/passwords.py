@@ -10,6 +10,11 @@ from mayfly.cli.interrupts import interruptible, stdin
 STDIN_MAX_BYTES = 16 * 1024
 
 
+def can_ask() -> bool:
+    """Whether there is somebody to ask."""
+    return stdin().isatty()
+
+
 def ask(prompt: str) -> str:
     """
     Ask for a password.

@@ -49,11 +49,12 @@ def _parts(url: str, now: Status) -> Iterator[str]:
 
 def _tables(operator: OperatorStatus) -> Iterator[str]:
     if operator.workers:
-        yield columns(WORKERS, map(_worker, operator.workers))
+        yield columns(WORKERS, map(worker_row, operator.workers))
     yield columns(STREAMS, map(_stream, operator.streams))
 
 
-def _worker(each: Worker) -> tuple[object, ...]:
+def worker_row(each: Worker) -> tuple[object, ...]:
+    """Lay out a worker under `WORKERS`."""
     state = "draining" if each.draining else "ready"
     used = (each.slots, each.running, each.held, each.images)
     return (each.id, each.host, each.version, each.runtime, *used, each.since, state)

@@ -16,11 +16,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import httpx
 import msgspec
 
+from mayfly.client.admin import Admin
+from mayfly.client.bodies import as_json as _json
+from mayfly.client.bodies import as_utf8 as _utf8
+from mayfly.client.bodies import read as _read
+from mayfly.client.bodies import segment as _segment
 from mayfly.client.connection import Connection, Trace
 from mayfly.client.errors import ApiError, ClientError, InvalidCall, NotLoggedIn, answer_error, not_mayfly
 from mayfly.client.repeats import repeated
@@ -94,9 +98,12 @@ class Client:
 
     # Accounts
 
-    async def register(self, username: str, password: str) -> User:
-        """Make an account. Log in then."""
-        body = {"username": username, "password": password}
+    async def register(self, username: str, password: str, *, invitation: str | None = None) -> User:
+        """
+        Make an account. Log in then. Where registration is by invitation it takes the code of one; without, or with one
+        that is not good, the ApiError has the member `field` with the value `invitation`.
+        """
+        body = {"username": username, "password": password, **({"invitation": invitation} if invitation else {})}
         return _read(await self._send_public("POST", "/v1/users", **_json(body)), User)
 
     async def log_in(self, username: str, password: str) -> Tokens:
@@ -283,6 +290,11 @@ class Client:
         """Show how the platform and one's own share of it stand."""
         return _read(await self._send("GET", "/v1/status"), Status)
 
+    @property
+    def admin(self) -> Admin:
+        """What only operators may do."""
+        return Admin(self._send)
+
     # How it is sent
 
     async def _call(
@@ -357,24 +369,6 @@ def _bearing(tokens: Tokens, options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "headers": headers}
 
 
-def _json(body: dict[str, Any]) -> dict[str, Any]:
-    try:
-        content = msgspec.json.encode(body)
-    except UnicodeEncodeError as error:
-        raise InvalidCall(_not_text("What you gave", error)) from None
-    return {"content": content, "headers": {"Content-Type": "application/json"}}
-
-
-def _utf8(text: str | bytes, what: str = "parameter") -> bytes:
-    """Encode text; bytes go as they are, and the API says whether they are text."""
-    if isinstance(text, bytes):
-        return text
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidCall(_not_text(f"The {what}", error)) from None
-
-
 def _seconds(value: float) -> str:
     """Write a duration for the API, which says which ones it takes; what is none would end in our own timers."""
     if not 0 <= value < math.inf:
@@ -389,27 +383,6 @@ def _key(text: str) -> str:
             f"An idempotency key has 1 to {KEY_MAX_CHARACTERS} printable ASCII characters, such as a UUID."
         )
     return text
-
-
-def _not_text(what: str, error: UnicodeEncodeError) -> str:
-    return (
-        f"{what} is not text: character {error.start} is a lone surrogate (U+{ord(error.object[error.start]):04X}), "
-        "which UTF-8 cannot express. Encode binary data, for example as base64."
-    )
-
-
-def _segment(text: str) -> str:
-    """Put a name into a path, where it must stay one segment."""
-    if text in {"", ".", ".."}:
-        raise InvalidCall(f"{text!r} is not a name.")
-    return quote(_utf8(text, "name"), safe="")
-
-
-def _read(response: httpx.Response, shape: type[T]) -> T:
-    try:
-        return msgspec.json.decode(response.content, type=shape)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise not_mayfly(response) from None
 
 
 def _function(response: httpx.Response) -> Function:

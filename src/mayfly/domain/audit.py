@@ -44,6 +44,13 @@ class Action(StrEnum):
     FUNCTION_DEREGISTER = "function.deregister"
     ACTIVATION_CANCEL = "activation.cancel"
     LIMIT_SET = "limit.set"
+    ROLE_SET = "role.set"
+    USER_SUSPEND = "user.suspend"
+    USER_RESUME = "user.resume"
+    INVITATION_CREATE = "invitation.create"
+    INVITATION_REVOKE = "invitation.revoke"
+    WORKER_DRAIN = "worker.drain"
+    WORKER_UNDRAIN = "worker.undrain"
 
 
 MEANINGS: dict[Action, str] = {
@@ -60,6 +67,13 @@ MEANINGS: dict[Action, str] = {
     Action.FUNCTION_DEREGISTER: "A function was deregistered.",
     Action.ACTIVATION_CANCEL: "An activation was cancelled.",
     Action.LIMIT_SET: "An operator set or lifted the user's own limit on activations in flight.",
+    Action.ROLE_SET: "The role was given or taken away.",
+    Action.USER_SUSPEND: "An operator suspended the account: no login and no call of it is taken.",
+    Action.USER_RESUME: "An operator takes logins and calls of the account again.",
+    Action.INVITATION_CREATE: "An operator made an invitation.",
+    Action.INVITATION_REVOKE: "An operator revoked an invitation.",
+    Action.WORKER_DRAIN: "An operator drained a worker.",
+    Action.WORKER_UNDRAIN: "An operator let a worker claim again.",
 }
 """What each stands for, in words for the user whose trail it is in."""
 

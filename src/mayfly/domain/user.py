@@ -13,6 +13,8 @@ PASSWORD_MAX_CHARACTERS = 256
 KEYS_MAX = 50  # of one user
 KEY_LIVES_MIN_S, KEY_LIVES_DEFAULT_S, KEY_LIVES_MAX_S = 60, 90 * 86_400, 366 * 86_400
 
+Role = Literal["user", "operator"]
+
 
 class User(msgspec.Struct, frozen=True, kw_only=True):
     """An account. The id is random and never reused; the name may be, after the account was deleted."""
@@ -22,8 +24,10 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
     name: StoredUserName
     password_hash: str
     created_at: Moment
-    role: Literal["user", "operator"] = "user"
+    role: Role = "user"
     max_activations: int | None = None  # in flight, below the limit for every user
+    suspended: bool = False  # by an operator: neither a login nor any call is taken
+    invitation: str | None = None  # the id of the one that this account used up
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,8 +42,9 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     id: StoredSessionId
     user_id: StoredUserId
     user_name: StoredUserName
-    role: Literal["user", "operator"] = "user"
+    role: Role = "user"
     max_activations: int | None = None  # the user's, so that a call reads one entry less
+    suspended: bool = False  # likewise
     refresh_digest: bytes
     created_at: Moment
     expires_at: Moment

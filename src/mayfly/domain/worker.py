@@ -28,5 +28,5 @@ class WorkerBeat(msgspec.Struct, frozen=True, kw_only=True):
     images: Count
     started_at: Moment
     beat_at: Moment
-    draining: bool = False  # it claims nothing more, and leaves when what runs has ended
+    draining: bool = False  # it claims nothing more: told to stop, it then leaves; drained by an operator, it stays
     gone: bool = False  # its last words, or its successor's: no container of it lives, and none ever will

@@ -5,10 +5,10 @@ The file is a tar: one archive of nats-server's for each stream, a manifest with
 size and sha256, and the manifest's own sha256. It has password hashes, so it is written 0600. Streams are saved one
 after the other while everything runs, those that point at others first, so that what is pointed at is there.
 
-What says only what happens at this moment is not saved: the queue, places, workers, logins that failed. Activations
-that were in flight when the backup was made are restored as lost, before functions and users come back: nobody knows
-any more whether they ran, and none may run twice, so whoever repeats a call by its Idempotency-Key has to find a record
-that has ended.
+What says only what happens at this moment is not saved: the queue, places, workers, logins that failed; nor are
+invitations, since one that was used after the backup would be good again. Activations that were in flight when the
+backup was made are restored as lost, before functions and users come back: nobody knows any more whether they ran, and
+none may run twice, so whoever repeats a call by its Idempotency-Key has to find a record that has ended.
 Nobody stays logged in over a restore, unless asked for: a logout since would be undone. Rows: A3, A4.
 """
 

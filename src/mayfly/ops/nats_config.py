@@ -168,6 +168,7 @@ def api_permissions() -> dict[str, Any]:
         subjects.PLACES,
         subjects.ATTEMPTS,
         subjects.ADDRESSES,
+        subjects.INVITATIONS,
     )
     read = (subjects.ACT, subjects.RESPONSES, *map(subjects.kv_stream, (*own, subjects.WORKERS)))
     publish = [
@@ -177,6 +178,7 @@ def api_permissions() -> dict[str, Any]:
         subjects.PREFETCH_IMAGE,
         subjects.owns("*"),
         subjects.cancel("*"),
+        subjects.drain("*"),
         subjects.response(f"*.{subjects.BOOKS}.*"),
         *(subjects.kv_subject(bucket, ">") for bucket in own),
         *(subjects.message_get(stream) for stream in (*read, subjects.AUDIT)),
@@ -225,7 +227,7 @@ def named_by_worker(subject: str) -> str:
 
 def answered_by_workers() -> list[str]:
     """What API servers ask workers."""
-    return [subjects.owns("*"), subjects.cancel("*"), subjects.PREPARE_IMAGE]
+    return [subjects.owns("*"), subjects.cancel("*"), subjects.drain("*"), subjects.PREPARE_IMAGE]
 
 
 def worker_permissions() -> dict[str, Any]:
@@ -241,6 +243,7 @@ def worker_permissions() -> dict[str, Any]:
         f"{inbox_prefix(WORKER)}.>",
         subjects.owns("*"),
         subjects.cancel("*"),
+        subjects.drain("*"),
         subjects.PREPARE_IMAGE,
         subjects.PREFETCH_IMAGE,
     ]

@@ -1,4 +1,4 @@
-"""`mayfly users`: who has an account, and a lower limit for one of them. Rows: F13."""
+"""`mayfly users`: who has an account, a limit for one of them, who is operator, who is invited. Rows: F2, F13."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn, TypeVar
 
 import typer
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mayfly.bus.stores import Stores
     from mayfly.domain.user import User
     from mayfly.services.audit import Audit
+    from mayfly.services.invitations import Issued
 
 # What each command needs it imports itself, so that `mayfly invoke` starts quickly.
 # ruff: noqa: PLC0415
@@ -37,7 +38,9 @@ DataDir = Annotated[
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
-users = typer.Typer(no_args_is_help=True, help="Everybody's accounts, and a lower limit for one of them.")
+users = typer.Typer(
+    no_args_is_help=True, help="Everybody's accounts: a limit for one of them, the role, an invitation."
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -48,7 +51,7 @@ def register(app: typer.Typer) -> None:
 @users.command("list")
 def list_(data_dir: DataDir = None, *, as_json: AsJson = False) -> None:
     """
-    List the accounts: name, id, since when, and a limit of one's own.
+    List the accounts: name, id, since when, a limit of one's own, and who is operator.
 
     Example: mayfly users list
     """
@@ -102,6 +105,60 @@ def limit(
     typer.echo(_line(user, as_json=False))
 
 
+@users.command()
+def role(
+    name: Name,
+    given: Annotated[Literal["operator", "user"], typer.Argument(metavar="ROLE", help="`operator` or `user`.")],
+    data_dir: DataDir = None,
+) -> None:
+    """
+    Make a registered user an operator, or an operator a user again.
+
+    This is how an installation gets its first operator; operators do the rest
+    through the API, with the commands of `admin`. It holds from the next call
+    on, in all logins. Status 5 says that there is no such user.
+
+    Example: mayfly users role ann operator
+    """
+    from mayfly.domain.audit import OPERATOR, Action
+    from mayfly.services.users import give_role
+
+    async def set_role(stores: Stores, trail: Audit) -> User:
+        user = await give_role(stores, name, given)
+        await trail.record(OPERATOR, Action.ROLE_SET, given, in_trail_of=user.id)
+        return user
+
+    typer.echo(_line(_run(data_dir, set_role), as_json=False))
+
+
+@users.command()
+def invite(
+    data_dir: DataDir = None,
+    note: Annotated[str, typer.Option(metavar="TEXT", help="For operators: for whom it is.")] = "",
+) -> None:
+    """
+    Make an invitation that is good for a week, and print its code.
+
+    For the first user of an installation where registration is by invitation,
+    who is to be its operator: later operators invite through the API.
+
+    Example: mayfly users invite --note "the first operator"
+    """
+    from mayfly.domain.audit import OPERATOR, Action
+    from mayfly.domain.invitation import BY_HOST, EXPIRES_DEFAULT_S, NOTE, NOTE_MAX_CHARACTERS
+    from mayfly.services.invitations import Invitations
+
+    if not NOTE.fullmatch(note):
+        _fail(f"A note is one line of at most {NOTE_MAX_CHARACTERS} characters.", EXIT_USAGE)
+
+    async def issue(stores: Stores, trail: Audit) -> Issued:
+        issued = await Invitations(stores).issue(BY_HOST, expires_in_s=EXPIRES_DEFAULT_S, note=note)
+        await trail.record(OPERATOR, Action.INVITATION_CREATE, issued.invitation.id)
+        return issued
+
+    typer.echo(_run(data_dir, issue).code)
+
+
 def _count(text: str) -> int | None:
     if text == NO_LIMIT:
         return None
@@ -113,6 +170,7 @@ def _count(text: str) -> int | None:
 
 def _run(data_dir: Path | None, action: Callable[[Stores, Audit], Awaitable[T]]) -> T:
     """Connect as admin, and do it; what changes something writes it into the audit trail."""
+    from mayfly.bus.clock_reading import keeping_time
     from mayfly.bus.connection import connect
     from mayfly.bus.stores import Stores
     from mayfly.domain.errors import MayflyError, NotFound
@@ -122,7 +180,7 @@ def _run(data_dir: Path | None, action: Callable[[Stores, Audit], Awaitable[T]])
     from mayfly.settings import SettingsError
 
     async def run() -> T:
-        async with connect(admin_access(data_dir, "users"), role=ADMIN) as bus:
+        async with connect(admin_access(data_dir, "users"), role=ADMIN) as bus, keeping_time(bus):
             return await action(Stores.on(bus), Audit(bus))
 
     try:
@@ -140,9 +198,10 @@ def _line(user: User, *, as_json: bool) -> str:
     since = datetime.fromtimestamp(user.created_at, UTC)
     if as_json:
         shown = {"name": user.name, "id": user.id, "role": user.role, "created_at": since.isoformat()}
-        return json.dumps({**shown, "max_activations": user.max_activations})
+        return json.dumps({**shown, "max_activations": user.max_activations, "suspended": user.suspended})
     limit = f"at most {user.max_activations} in flight" if user.max_activations else "no limit of its own"
-    return f"{user.name:<32} {user.id} since {since:%Y-%m-%d %H:%M:%SZ} {limit}"
+    marks = "".join([", operator" if user.role == "operator" else "", ", suspended" if user.suspended else ""])
+    return f"{user.name:<32} {user.id} since {since:%Y-%m-%d %H:%M:%SZ} {limit}{marks}"
 
 
 def _fail(sentence: str, status: int) -> NoReturn:

@@ -25,7 +25,7 @@ from mayfly.bus.stores import Stores
 from mayfly.domain.errors import AlreadyExists, NotAllowed, NotAuthenticated, NotFound
 from mayfly.domain.ids import KEY_ID, UserId, new_key_id
 from mayfly.domain.user import KEYS_MAX, Session, User
-from mayfly.services.sessions import Sessions
+from mayfly.services.sessions import Sessions, as_the_account
 from mayfly.services.tokens import Claims, TokenKeys
 
 log = structlog.get_logger()
@@ -70,7 +70,7 @@ class Keys:
                 raise
             if now.revision == user.revision:
                 break
-            await self._end(session)  # the operator has set a limit meanwhile: the key is to have it, too
+            await self._end(session)  # an operator has changed the account meanwhile: the key is to be as it is
         log.info("key.made", user_id=session.user_id, key_id=session.id, lives_s=lives_s)
         token = self._token_keys.sign(Claims(session.user_id, session.id), "access", lives_s=lives_s)
         return token, Key(session, usable=True)
@@ -101,12 +101,10 @@ class Keys:
 
     def _new(self, user: User, name: str, lives_s: int) -> Session:
         now = time.time()
-        return Session(
+        key = Session(
             id=new_key_id(),
             user_id=user.id,
             user_name=user.name,
-            role=user.role,
-            max_activations=user.max_activations,
             refresh_digest=b"",
             created_at=now,
             expires_at=now + lives_s,
@@ -114,6 +112,7 @@ class Keys:
             key_name=name,
             signed_by=self._token_keys.signing_kid,
         )
+        return as_the_account(key, user)
 
     async def _user(self, login: Session) -> Entry[User]:
         entry = await self._users.get(login.user_name)

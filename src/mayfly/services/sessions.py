@@ -6,8 +6,8 @@ account counts at once. Rows: F3.
 
 Guarantees:
 - a refresh token is good once; showing an older one that we did issue ends the session, for somebody copied it;
-- whoever logs in while the password or the limit changes or the account goes is not left with a session: the user is
-  read again after the session was written, and whoever changes the user sweeps the sessions after that.
+- whoever logs in while the password or what an operator sets changes or the account goes is not left with a session:
+  the user is read again after the session was written, and whoever changes the user sweeps the sessions after that.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ import hmac
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from msgspec.structs import replace
 
 from mayfly.bus.store import Conflict, Entry, Store
 from mayfly.bus.stores import Stores
-from mayfly.domain.errors import NotAuthenticated
+from mayfly.domain.errors import NotAllowed, NotAuthenticated
 from mayfly.domain.ids import KEY_ID, USER_NAME, SessionId, UserId, new_id
 from mayfly.domain.user import Session, User
 from mayfly.services.passwords import Passwords
@@ -90,13 +91,14 @@ class Sessions:
         """
         Read the session behind a token.
 
-        Raises: NotAuthenticated when it has ended; QueueUnavailable.
+        Raises: NotAuthenticated when it has ended; NotAllowed when the account is suspended; QueueUnavailable.
         """
         entry = await self._store.get(_key(claims.user_id, claims.session_id))
         if entry is None or entry.value.expires_at <= time.time():
             raise NotAuthenticated(
                 "This login or key has ended. POST /v1/tokens begins a new login.", error="invalid_token"
             )
+        _refuse_suspended(entry.value)
         return entry.value
 
     async def log_in(self, username: str, password: str) -> TokenPair:
@@ -104,12 +106,13 @@ class Sessions:
         Begin a session.
 
         Raises: NotAuthenticated, alike and after the same time for an unknown user and a wrong password;
-        TooManyAttempts; QueueUnavailable.
+        NotAllowed when the account is suspended, to whom knows its password; TooManyAttempts; QueueUnavailable.
         """
         user = await self._users.get(username if USER_NAME.fullmatch(username) else NOBODY)
         if not await self._passwords.matches(password, user.value.password_hash if user else None) or user is None:
             raise WrongPassword(user.value if user else None)
         while True:
+            _refuse_suspended(user.value, error="invalid_grant")
             tokens, entry = await self._begin(user.value)
             again = await self._users.get(username)
             if again is not None and again.revision == user.revision:
@@ -118,13 +121,14 @@ class Sessions:
             await self.end(Claims(entry.value.user_id, entry.value.id))  # as it is now: the limit may be in it already
             if again is None or again.value.password_hash != user.value.password_hash:
                 raise WrongPassword(user.value)
-            user = again  # the operator has set a limit meanwhile
+            user = again  # an operator has changed the account meanwhile
 
     async def refresh(self, refresh_token: str) -> TokenPair:
         """
         Exchange a refresh token for the next pair; each use makes the session last anew.
 
-        Raises: NotAuthenticated when the token is not the newest, or the session has ended; QueueUnavailable.
+        Raises: NotAuthenticated when the token is not the newest, or the session has ended; NotAllowed when the account
+        is suspended; QueueUnavailable.
         """
         try:
             claims = self._keys.verify(refresh_token, "refresh")
@@ -137,6 +141,7 @@ class Sessions:
             log.warning("session.refresh-token-reused", user_id=claims.user_id, session_id=claims.session_id)
             await self.end(claims)
             raise RefreshTokenReused(entry.value)
+        _refuse_suspended(entry.value, error="invalid_grant")
         return await self._reissue(entry)
 
     async def end(self, claims: Claims) -> None:
@@ -185,7 +190,7 @@ class Sessions:
                         "Another refresh with this token came first; use the tokens that it got.",
                         error="invalid_grant",
                     ) from None
-                entry = now  # the operator has set a limit meanwhile
+                entry = now  # an operator has changed the account meanwhile
             else:
                 return tokens
 
@@ -212,31 +217,39 @@ class Sessions:
         return tokens, session
 
 
-async def tell_sessions(sessions: Store[Session], user_id: UserId, *, max_activations: int | None) -> None:
+async def tell_sessions(sessions: Store[Session], user: User) -> None:
     """
-    Write a user's limit into all the logins that he has.
+    Write what an operator has set about a user into all the logins that he has.
 
     Raises: QueueUnavailable.
     """
-    for key in await sessions.keys(user_id):
-        while (entry := await sessions.get(key)) and entry.value.max_activations != max_activations:
-            changed = replace(entry.value, max_activations=max_activations)
+    for key in await sessions.keys(user.id):
+        while (entry := await sessions.get(key)) and (changed := as_the_account(entry.value, user)) != entry.value:
             left_s = max(1.0, changed.expires_at - time.time())
             with suppress(Conflict):  # refreshed meanwhile, or ended
                 await sessions.update(key, changed, revision=entry.revision, ttl_s=left_s)
 
 
 def _new_session(user: User, session_id: SessionId) -> Session:
-    return Session(
+    session = Session(
         id=session_id,
         user_id=user.id,
         user_name=user.name,
-        role=user.role,
-        max_activations=user.max_activations,
         refresh_digest=b"",
         created_at=time.time(),
         expires_at=0.0,
     )
+    return as_the_account(session, user)
+
+
+def as_the_account(session: Session, user: User) -> Session:
+    """Copy into a login or key what a call is to find there instead of reading the account."""
+    return replace(session, role=user.role, max_activations=user.max_activations, suspended=user.suspended)
+
+
+def _refuse_suspended(who: User | Session, **members: Any) -> None:
+    if who.suspended:
+        raise NotAllowed("This account is suspended: no login and no call of it is taken. Ask the operator.", **members)
 
 
 def _pair(claims: Claims) -> tuple[UserId, SessionId]:

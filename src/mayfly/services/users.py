@@ -3,14 +3,14 @@ Users: registering, changing the password, deleting the account; and what the op
 
 A user's id is random and never used again; the name is free again after a deletion. Deleting ends the sessions first,
 then the functions, then the records, and the account itself last, so that a deletion which was interrupted can be
-repeated by its owner. Rows: F2.
+repeated by its owner. An account is made by `Users.register` and in no other way. Rows: F2.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import structlog
 from msgspec.structs import replace
@@ -23,13 +23,16 @@ from mayfly.bus.stores import Stores
 from mayfly.domain.activation import Activation
 from mayfly.domain.errors import AlreadyExists, NotAllowed, NotAuthenticated, NotFound
 from mayfly.domain.ids import USER_NAME, UserId, UserName, new_id
-from mayfly.domain.user import Session, User
+from mayfly.domain.user import Role, Session, User
+from mayfly.services.invitations import Invitations
 from mayfly.services.passwords import Passwords
 from mayfly.services.sessions import Sessions, tell_sessions
 
 log = structlog.get_logger()
 
 DELETED_AT_ONCE = 16
+
+Registration = Literal["open", "invitation", "closed"]
 
 T = TypeVar("T", bound=Versioned)
 
@@ -38,33 +41,47 @@ class Users:
     """All accounts."""
 
     def __init__(
-        self, bus: Bus, stores: Stores, sessions: Sessions, passwords: Passwords, *, open_to_all: bool
+        self, bus: Bus, stores: Stores, sessions: Sessions, passwords: Passwords, *, registration: Registration
     ) -> None:
-        """Registration is refused unless *open_to_all*."""
+        """*registration* says who may register: anybody, those with an invitation, or nobody."""
         self._bus = bus
         self._store = stores.users
         self._functions = stores.functions
         self._activations = stores.activations
         self._sessions = sessions
         self._passwords = passwords
-        self._open_to_all = open_to_all
+        self._registration = registration
+        self._invitations = Invitations(stores)
 
-    async def register(self, name: UserName, password: str) -> User:
+    async def register(self, name: UserName, password: str, *, invitation: str | None = None) -> User:
         """
-        Make an account.
+        Make an account. Where registration is by invitation, *invitation* is the code of one, and used up by this;
+        elsewhere it is not looked at.
 
-        Raises: NotAllowed when registration is closed; AlreadyExists; TooManyAttempts; QueueUnavailable.
+        Raises: NotAllowed when registration is closed, or the invitation is not good; AlreadyExists; TooManyAttempts;
+        QueueUnavailable.
         """
-        if not self._open_to_all:
-            raise NotAllowed("Registration is closed here. The operator opens it with MAYFLY_REGISTRATION=open.")
-        if await self._store.get(name):
+        code = await self._admitted_by(invitation)
+        free_at = await self._store.vacancy(name)
+        if free_at is None:
             raise _taken(name)
         password_hash = await self._passwords.hash(password)
-        user = User(id=UserId(new_id()), name=name, password_hash=password_hash, created_at=time.time())
+        claimed = await self._invitations.claim(code, name, revision=free_at) if code else None
+        user = User(
+            id=claimed.user_id if claimed else UserId(new_id()),
+            name=name,
+            password_hash=password_hash,
+            created_at=time.time(),
+            invitation=claimed.invitation_id if claimed else None,
+        )
         try:
-            await self._store.create(name, user)
+            await self._store.update(name, user, revision=free_at)
         except Conflict:
+            if claimed:
+                await self._invitations.release(claimed)
             raise _taken(name) from None
+        if claimed:
+            await self._invitations.use_up(claimed)
         log.info("user.registered", user_id=user.id)
         return user
 
@@ -104,21 +121,46 @@ class Users:
 
         Raises: NotAuthenticated when it is gone already; QueueUnavailable, and then it can be repeated.
         """
-        owner = session.user_id
-        entry = await self._entry(session)
+        await self.remove((await self._entry(session)).value)
+
+    async def remove(self, user: User) -> None:
+        """
+        Delete an account as `delete` does, for an operator; nothing happens if it is gone already.
+
+        Raises: QueueUnavailable, and then it can be repeated.
+        """
+        owner = user.id
         await self._sessions.end_all(owner)
         await _delete_all(self._functions, owner)
         await _delete_all(self._activations, owner)
         await purge_responses(self._bus, owner)
-        while True:
+        if user.invitation:  # before the account: `services.invitations` says why
+            await self._invitations.remove(user.invitation)
+        while (entry := await self._store.get(user.name)) and entry.value.id == owner:
             try:
                 await self._store.delete(entry.key, revision=entry.revision)
             except Conflict:
-                entry = await self._entry(session)
                 continue
-            break
         await self._sessions.end_all(owner)  # whoever logged in meanwhile
         log.info("user.deleted", user_id=owner)
+
+    async def _admitted_by(self, invitation: str | None) -> str | None:
+        """
+        Let somebody register; return the code of the invitation that it takes, or None if it takes none.
+
+        Raises: NotAllowed; QueueUnavailable.
+        """
+        if self._registration == "open":
+            return None
+        if self._registration == "closed":
+            raise NotAllowed("Registration is closed here. The operator opens it with MAYFLY_REGISTRATION=open.")
+        if invitation is None:
+            raise NotAllowed(
+                "Registration is by invitation here: send `invitation`, a code that an operator gives you.",
+                field="invitation",
+            )
+        await self._invitations.check(invitation)
+        return invitation
 
     async def _entry(self, session: Session) -> Entry[User]:
         entry = await self._store.get(session.user_name)
@@ -151,29 +193,46 @@ async def all_users(stores: Stores) -> list[User]:
 
 async def limit_user(stores: Stores, name: str, max_activations: int | None) -> User:
     """
-    Set how many activations of a user may be in flight, below the limit for all; None lifts that. It holds from the
-    next call on, whichever login it comes with.
+    Set how many activations of a user may be in flight, below the limit for all; None lifts that.
 
-    Raises: NotFound; QueueUnavailable.
+    Raises: as `change_user`.
     """
-    await _set_limit(stores, name, max_activations)
+    return await change_user(stores, name, max_activations=max_activations)
+
+
+async def give_role(stores: Stores, name: str, role: Role) -> User:
+    """
+    Make a user an operator, or an operator a user.
+
+    Raises: as `change_user`.
+    """
+    return await change_user(stores, name, role=role)
+
+
+async def change_user(stores: Stores, name: str, **changes: object) -> User:
+    """
+    Change what operators set about an account: `role`, `max_activations`, `suspended`. It holds from the next call on,
+    whichever login it comes with.
+
+    Raises: NotFound; QueueUnavailable, and then it can be repeated.
+    """
+    await _set(stores, name, changes)
     while True:  # once, unless somebody else changes the account: all logins get what it says in the end
         entry = await find_user(stores, name)
-        user = entry.value
-        await tell_sessions(stores.sessions, user.id, max_activations=user.max_activations)
+        await tell_sessions(stores.sessions, entry.value)
         if (await find_user(stores, name)).revision == entry.revision:
-            return user
+            return entry.value
 
 
-async def _set_limit(stores: Stores, name: str, max_activations: int | None) -> None:
+async def _set(stores: Stores, name: str, changes: dict[str, object]) -> None:
     while True:
         entry = await find_user(stores, name)
-        user = replace(entry.value, max_activations=max_activations)
+        user = replace(entry.value, **changes)
         try:
             await stores.users.update(entry.key, user, revision=entry.revision)
         except Conflict:
             continue  # the password has changed meanwhile
-        log.info("user.limited", user_id=user.id, max_activations=max_activations)
+        log.info("user.changed", user_id=user.id, **changes)
         return
 
 

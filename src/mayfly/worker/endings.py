@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from mayfly.containers.runtime import Ending, EndReason
 from mayfly.domain.activation import State
@@ -33,14 +34,22 @@ class Verdict:
     result: bytes | None = None
 
 
-CANCELLED = "The activation was cancelled, and its container ended."
-NOT_STARTED = "The activation was cancelled before its command was started."
+CancelledBy = Literal["owner", "operator"]
+
+CANCELLED: dict[CancelledBy, str] = {
+    "owner": "The activation was cancelled, and its container ended.",
+    "operator": "The activation was ended by an operator of this installation.",
+}
+NOT_STARTED: dict[CancelledBy, str] = {
+    "owner": "The activation was cancelled before its command was started.",
+    "operator": "The activation was ended by an operator of this installation before its command was started.",
+}
 
 
-def verdict_of(ending: Ending, limits: Limits, *, allowed_s: float, is_cancelled: bool = False) -> Verdict:
+def verdict_of(ending: Ending, limits: Limits, *, allowed_s: float, cancelled_by: CancelledBy | None = None) -> Verdict:
     """
     Judge an ending. Only exit code 0 with text on stdout is a success. *allowed_s* is what the call had of time in all,
-    and *is_cancelled* says that its owner wanted the end.
+    and *cancelled_by* says who wanted the end, if somebody did.
     """
     match ending.reason:
         case EndReason.TIMED_OUT:
@@ -54,8 +63,8 @@ def verdict_of(ending: Ending, limits: Limits, *, allowed_s: float, is_cancelled
             return _failed(
                 ResultTooLarge, f"The function wrote more than {RESULT_MAX_BYTES} bytes to stdout and was ended."
             )
-        case EndReason.CANCELLED if is_cancelled:
-            return Verdict(state=State.CANCELLED, code=Cancelled.code, detail=CANCELLED)
+        case EndReason.CANCELLED if cancelled_by:
+            return Verdict(state=State.CANCELLED, code=Cancelled.code, detail=CANCELLED[cancelled_by])
         case EndReason.CANCELLED:
             detail = "The worker had to stop, or was cut off from NATS, before the function ended."
             return Verdict(state=State.WORKER_LOST, code=WorkerLost.code, detail=detail, ran="unknown")
@@ -73,10 +82,10 @@ def _exited(ending: Ending) -> Verdict:
     return Verdict(state=State.SUCCEEDED, result=ending.stdout)
 
 
-def verdict_of_failure(error: RuntimeFailed, *, is_cancelled: bool = False) -> Verdict:
+def verdict_of_failure(error: RuntimeFailed, *, cancelled_by: CancelledBy | None = None) -> Verdict:
     """Judge a container that could not be run to an end; one that was killed before its start cannot."""
-    if is_cancelled and error.ran == "no":
-        return Verdict(state=State.CANCELLED, code=Cancelled.code, detail=NOT_STARTED, ran="no")
+    if cancelled_by and error.ran == "no":
+        return Verdict(state=State.CANCELLED, code=Cancelled.code, detail=NOT_STARTED[cancelled_by], ran="no")
     return Verdict(state=State.FAILED, code=error.code, detail=error.detail, ran=error.ran)
 
 

@@ -1,6 +1,7 @@
 """
 The worker: as many claims as it has slots, each carried out by a `Run`; a sign of life a second, which is part of the
-proof that it may go on (`worker.lease`); a stop that loses nothing. Rows: A5, F13.
+proof that it may go on (`worker.lease`); a stop that loses nothing; and a rest, when an operator drains it, that ends
+as it began. Rows: A5, F13.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 
 from mayfly import __version__
 from mayfly.bus.queue import Claim, PullLoop
-from mayfly.bus.requests import answering_images, answering_owner
+from mayfly.bus.requests import answering_images, answering_operator, answering_owner
 from mayfly.containers.watchdog import Feed
 from mayfly.domain.errors import QueueUnavailable
 from mayfly.domain.worker import BEAT_LIVES_S, GONE_LIVES_S, WorkerBeat
@@ -38,7 +39,8 @@ class Worker:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._feed = feed or Feed()
         self._lease = Lease(self._feed, beat=self._beat, runs=self._runs.values)
-        self._is_draining = False
+        self._is_stopping = False
+        self._is_drained = False  # by an operator, until he lets it claim again
         self._may_have_left_one = False
         self._pulls = PullLoop(tools.bus, free_slots=self._free_slots, on_claim=self._on_claim)
         self._started_at = time.time()
@@ -55,6 +57,7 @@ class Worker:
         tools = self._tools
         async with (
             answering_owner(tools.bus, tools.worker_id, self._owns, self._cancel),
+            answering_operator(tools.bus, tools.worker_id, self._drain),
             answering_images(
                 tools.bus, image_answerer(tools.images), at_once=IMAGES_AT_ONCE, per_owner=IMAGES_PER_OWNER
             ),
@@ -67,7 +70,7 @@ class Worker:
             try:
                 await asyncio.wait((stopping, pulling, proving), return_when=asyncio.FIRST_COMPLETED)
             finally:
-                self._is_draining = True
+                self._is_stopping = True
                 self._pulls.stop()
                 await self._finish(grace_s)
                 stopping.cancel()
@@ -80,16 +83,32 @@ class Worker:
         return is_told
 
     def _free_slots(self) -> int:
-        return self._slots - len(self._tasks)
+        return 0 if self._is_drained else self._slots - len(self._tasks)
 
     def _owns(self, key: str) -> bool:
         return key in self._runs
 
-    def _cancel(self, key: str) -> bool:
+    def _cancel(self, key: str, by_operator: bool) -> bool:
         run = self._runs.get(key)
         if run:
-            run.cancel()
+            run.cancel(by_operator=by_operator)
         return run is not None
+
+    async def _drain(self, drained: bool) -> None:
+        """
+        Claim nothing more, and give back what has not started; or claim again. What runs goes on either way. The list
+        of workers says so by the time that it is answered, unless NATS cannot be reached: then soon after.
+        """
+        self._is_drained = drained
+        log.info("worker.drained" if drained else "worker.undrained", running=len(self._tasks))
+        if drained:
+            await self._give_back_what_has_not_started()
+        else:
+            self._pulls.slot_freed()
+        try:
+            await self._beat()
+        except QueueUnavailable as error:
+            log.info("worker.not-told", reason=error.detail)
 
     def _on_claim(self, claim: Claim) -> None:
         """Start on a claim. One delivered again while it still runs here has an owner already: this very worker."""
@@ -144,7 +163,7 @@ class Worker:
             images=len(self._tools.images.list()),
             started_at=self._started_at,
             beat_at=time.time(),
-            draining=self._is_draining,
+            draining=self._is_stopping or self._is_drained,
         )
 
     async def _say_goodbye(self) -> bool:

@@ -37,7 +37,7 @@ from mayfly.domain.errors import Gone, ImageUnavailable, MayflyError, QueueUnava
 from mayfly.domain.ids import WorkerId, new_id
 from mayfly.images.store import ImageStore, PreparedImage
 from mayfly.worker.call import call_of
-from mayfly.worker.endings import Verdict, verdict_of, verdict_of_failure
+from mayfly.worker.endings import CancelledBy, Verdict, verdict_of, verdict_of_failure
 from mayfly.worker.images import prepare_image
 from mayfly.worker.metrics import WorkerMetrics
 
@@ -86,7 +86,7 @@ class Run:
         self._steps = replace(claim.work.record.steps, queue_s=claim.queued_s)
         self._container: Container | None = None
         self._leases = ExitStack()
-        self._is_cancelled = False
+        self._cancelled_by: CancelledBy | None = None
         self._is_gone = False  # the record, at the last look
         self.is_preparing = False
         """Nothing has begun that another worker could not begin anew."""
@@ -103,9 +103,9 @@ class Run:
         if self._container:
             self._container.kill()
 
-    def cancel(self) -> None:
-        """End it, as its owner wants. One whose command has ended by itself meanwhile stays what it is."""
-        self._is_cancelled = True
+    def cancel(self, *, by_operator: bool = False) -> None:
+        """End it, as its owner or an operator wants. One whose command has ended by itself stays what it is."""
+        self._cancelled_by = self._cancelled_by or ("operator" if by_operator else "owner")
         self.kill()
 
     async def kill_if_settled(self) -> None:
@@ -274,11 +274,11 @@ class Run:
                 ending,
                 self._work.function.limits,
                 allowed_s=self._work.record.deadline_at - self._work.record.created_at,
-                is_cancelled=self._is_cancelled,
+                cancelled_by=self._cancelled_by,
             )
         except RuntimeFailed as error:
             log.error("container.failed", activation=self._work.record.id, reason=error.detail)
-            verdict = verdict_of_failure(error, is_cancelled=self._is_cancelled)
+            verdict = verdict_of_failure(error, cancelled_by=self._cancelled_by)
         response = _response(running.value, verdict, ending)
         seq = await self._persistently(
             lambda: publish_response(self._tools.bus, self.key, response, keep_s=self._tools.keep_s)

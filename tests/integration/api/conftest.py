@@ -11,6 +11,10 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from mayfly.bus.connection import connect
+from mayfly.bus.stores import Stores
+from mayfly.services.users import give_role
+from mayfly.settings import NatsSettings
 from tests.support.answering import AnsweringWorker, answering_worker, echo
 from tests.support.api import ApiServer, bootstrapped
 from tests.support.nats import NatsServer
@@ -95,6 +99,21 @@ async def ann(api: ApiServer) -> AsyncIterator[Someone]:
 async def bob(api: ApiServer) -> AsyncIterator[Someone]:
     """Another user."""
     async for one in _someone(api):
+        yield one
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def database(nats_url: str) -> AsyncIterator[Stores]:
+    """The database, as an admin sees it."""
+    async with connect(NatsSettings(nats_url=nats_url), role="admin") as bus:
+        yield Stores.on(bus)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def operator(api: ApiServer, database: Stores) -> AsyncIterator[Someone]:
+    """A user who was made an operator after the login."""
+    async for one in _someone(api):
+        await give_role(database, one.username, "operator")
         yield one
 
 

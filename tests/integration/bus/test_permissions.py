@@ -16,6 +16,7 @@ from nats.js.errors import APIError
 from mayfly.bus import subjects
 from mayfly.bus.connection import Bus
 from mayfly.bus.queue import delete_queued, in_flight, submit, walk
+from mayfly.bus.requests import answering_operator, ask_to_drain
 from mayfly.bus.responses import purge_responses
 from mayfly.bus.schema import limits_in_force
 from mayfly.bus.stores import Stores
@@ -215,7 +216,17 @@ async def test_what_each_role_writes_of_the_database(installed: Installation) ->
     """A worker writes records, functions and its own sign of life, with keys of the right length, and nothing else."""
     keys = {"activations": "u.i.a", "functions": "u.f", "workers": "w", "sessions": "u.s"}
     written = {
-        "api": {"users", "sessions", "functions", "activations", "idempotency", "places", "attempts", "addresses"},
+        "api": {
+            "users",
+            "sessions",
+            "functions",
+            "activations",
+            "idempotency",
+            "places",
+            "attempts",
+            "addresses",
+            "invitations",
+        },
         "worker": {"activations", "functions", "workers"},
     }
     for role, meant in written.items():
@@ -293,6 +304,22 @@ async def test_only_an_api_server_cancels(installed: Installation) -> None:
         assert not await may_publish(worker, subjects.cancel(new_id()))
 
 
+async def test_only_an_api_server_drains(installed: Installation) -> None:
+    """A worker cannot have another one rest; the one that is told hears it, and its answer comes back."""
+    async with installed.connect("api") as api_bus, installed.connect("worker") as worker:
+        told: list[bool] = []
+
+        async def drain(drained: bool) -> None:
+            told.append(drained)
+
+        async with answering_operator(worker, "w", drain):
+            assert await ask_to_drain(api_bus, "w", drained=True)
+            assert await ask_to_drain(api_bus, "w", drained=False)
+        assert told == [True, False]
+        assert not await ask_to_drain(api_bus, "w", drained=True)
+        assert not await may_publish(worker, subjects.drain(new_id()))
+
+
 async def test_nobody_listens_in(installed: Installation, admin: Bus) -> None:
     """Neither role hears the other's inbox, the queue, the database, the API of JetStream or everything."""
     everything = [
@@ -317,7 +344,7 @@ async def test_nobody_listens_in(installed: Installation, admin: Bus) -> None:
         "act.*",
     ]
     others = {
-        "api": ["_INBOX_worker.>", "worker.*.owns", "worker.*.cancel", "image.prepare", "audit.*.*"],
+        "api": ["_INBOX_worker.>", "worker.*.owns", "worker.*.cancel", "worker.*.drain", "image.prepare", "audit.*.*"],
         "worker": ["_INBOX_api.>", "response.*.*.*", "audit.>", "audit.*.*"],
     }
     for role, refused in others.items():

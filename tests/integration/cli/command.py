@@ -83,6 +83,23 @@ class Mayfly:
             stdout, stderr = await process.communicate(stdin)
         return Ended(process.returncode or 0, stdout, stderr.decode())
 
+    async def shell(self, script: str, directory: Path) -> tuple[int, str]:
+        """Have a shell carry out a script; return its status and what was said, stdout and stderr as they come."""
+        process = await asyncio.create_subprocess_exec(
+            "bash",
+            "-euo",
+            "pipefail",
+            "-c",
+            script,
+            cwd=directory,
+            env=self._env(),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        async with asyncio.timeout(5 * WAIT_S):
+            said, _ = await process.communicate()
+        return process.returncode or 0, said.decode()
+
     async def start(self, *arguments: str | bytes, **options: Any) -> asyncio.subprocess.Process:
         """Start it, with stdout and stderr as pipes unless *options* say otherwise."""
         pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.PIPE}

@@ -41,7 +41,7 @@ async def test_a_user_sees_who_did_what(with_echo: Mayfly, nats_url: str, name: 
 
 async def test_no_command_of_the_operators_is_left_out() -> None:
     """Those that change something are in the trail, as `limit` is above; a new one is added here, with its test."""
-    recorded, only_looking = {"limit"}, {"list", "show"}
+    recorded, only_looking = {"limit", "role", "invite"}, {"list", "show"}
 
     assert names(users) == recorded | only_looking
 

@@ -112,7 +112,7 @@ async def test_accounts_are_shown_without_their_secrets(mayfly: Mayfly, operator
 
     found = [json.loads(each) for each in listed.stdout.splitlines()]
     (shown,) = [each for each in found if each["name"] == name]
-    assert set(shown) == {"name", "id", "role", "created_at", "max_activations"}
+    assert set(shown) == {"name", "id", "role", "created_at", "max_activations", "suspended"}
     assert (shown["role"], shown["max_activations"]) == ("user", 3)
     assert re.fullmatch(rf"{name} +{shown['id']} since \d{{4}}-\d\d-\d\d [\d:]{{8}}Z at most 3 in flight\n", line)
 

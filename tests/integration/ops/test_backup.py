@@ -19,10 +19,11 @@ from mayfly.bus.queue import in_flight, submit
 from mayfly.bus.responses import read_response
 from mayfly.bus.stores import Stores
 from mayfly.domain.activation import State
-from mayfly.domain.errors import PreconditionFailed, QueueUnavailable, WorkerLost
+from mayfly.domain.errors import NotAllowed, PreconditionFailed, QueueUnavailable, WorkerLost
 from mayfly.domain.ids import UserName, new_id
 from mayfly.ops.backup import LOGINS, STREAMS, BackupUnusable, backup, restore
 from mayfly.services.call import CallOptions
+from mayfly.services.invitations import Invitations
 from tests.integration.bus.test_queue import _work_of
 from tests.support.backup import Content, a_record, fill, mayfly
 from tests.support.bus import Installation, installation
@@ -87,6 +88,21 @@ async def test_what_lasts_comes_back_and_nothing_else(bus: Bus, elsewhere: Bus, 
     assert lost.value.nonce != content.queued.nonce
     assert "ended 1 activations as lost, which were in flight when the backup was made" in said
     assert any(line.startswith("nobody is logged in") for line in said)
+
+
+@pytest.mark.F2
+async def test_an_invitation_that_was_used_since_stays_used(bus: Bus, file: Path) -> None:
+    """It is in no backup, so that a restore onto its own source gives no used code back; one that is good stays so."""
+    invitations = Invitations(Stores.on(bus))
+    used, good = [await invitations.issue(UserName("root"), expires_in_s=3600, note="") for _ in range(2)]
+    await backup(bus, file)
+    await invitations.remove(used.invitation.id)
+
+    await restore(bus, file, replace_all=True)
+
+    with pytest.raises(NotAllowed):
+        await invitations.check(used.code)
+    assert (await invitations.check(good.code)).value == good.invitation
 
 
 async def test_what_comes_back_can_be_changed(bus: Bus, elsewhere: Bus, file: Path) -> None:

@@ -49,6 +49,23 @@ async def test_a_running_activation_is_ended_by_its_worker(world: World) -> None
     assert (await world.record(function)).state is State.CANCELLED
 
 
+@pytest.mark.parametrize("started", [False, True], ids=["waiting", "running"])
+async def test_one_that_an_operator_ended_says_so(world: World, started: bool) -> None:
+    """Record and caller are told that it was not the owner who ended it, whether it waited or ran."""
+    world.runtime.gate.clear()
+    function = await world.function()
+    async with world.worker(slots=1 if started else 0):
+        calling = asyncio.create_task(world.invoke(function))
+        await (world.until_started(1) if started else world.until(1))
+        ended = await world.canceller.cancel(await world.record(function), by_operator=True)
+        with pytest.raises(Cancelled, match="by an operator of this installation") as caught:
+            await calling
+
+    assert (ended.state, ended.ran) == (State.CANCELLED, "yes" if started else "no")
+    assert caught.value.ran == ended.ran
+    assert ended.detail == caught.value.detail
+
+
 async def test_another_api_server_can_cancel_it(world: World) -> None:
     """It need not be the one that has the caller."""
     world.runtime.gate.clear()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI
@@ -10,7 +12,7 @@ from starlette.responses import Response
 from structlog.testing import capture_logs
 
 from mayfly.api.app import ROUTES, create_app
-from mayfly.api.auth import PUBLIC, check_routes
+from mayfly.api.auth import PUBLIC, authenticated, check_routes, operator, private_router
 from mayfly.api.trail import UNRECORDED, callers_trail, check_recorded
 from mayfly.bus.store import Conflict
 from mayfly.domain.errors import FunctionFailed
@@ -91,6 +93,20 @@ def test_route_without_a_token_stops_the_start() -> None:
         return Response()
 
     with pytest.raises(RuntimeError, match="GET /v1/everything"):
+        check_routes(route for route in careless.routes if isinstance(route, APIRoute))
+
+
+@pytest.mark.F3
+@pytest.mark.parametrize(("path", "authenticator"), [("/v1/admin/all", authenticated), ("/v1/all", operator)])
+def test_route_that_is_half_an_operators_stops_the_start(path: str, authenticator: Callable[..., object]) -> None:
+    """Neither below /v1/admin without the role, nor with it elsewhere."""
+    careless = private_router(authenticator, tags=["Careless"])
+
+    @careless.get(path)
+    async def everything() -> Response:
+        return Response()
+
+    with pytest.raises(RuntimeError, match=f"GET {path} is for operators and should not be"):
         check_routes(route for route in careless.routes if isinstance(route, APIRoute))
 
 

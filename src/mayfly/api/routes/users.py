@@ -29,10 +29,12 @@ private = private_router(tags=["Users"])
     openapi_extra=takes_json(NewUser) | raises(NotAllowed, AlreadyExists, TooManyAttempts, QueueUnavailable),
 )
 async def register(request: Request, state: State, trail: NobodysTrail) -> Response:
-    """Register a user. Log in with POST /v1/tokens then."""
+    """
+    Register a user. Log in with POST /v1/tokens then. Where registration is by invitation it takes the code of one.
+    """
     new = await read_json(request, NewUser)
     async with state.attempts.registration(caller_network(request)), trail(Action.USER_REGISTER) as change:
-        user = await state.users.register(UserName(new.username), new.password)
+        user = await state.users.register(UserName(new.username), new.password, invitation=new.invitation)
         change.actor = replace(change.actor, by="user", user_id=user.id, user_name=user.name)
         change.subject = user.name
     return write(UserShape.of(user), status=201, headers={"Location": "/v1/users/me"})
