@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import pytest
 
+from mayfly.domain.sandbox import LOST_WITH_DOCKER
+
 OCI = ("crun", "runc")
 DRIVERS = (*OCI, "docker")
 
@@ -27,23 +29,24 @@ EXCEPTIONS: dict[str, dict[str, Promise]] = {
     "docker": {
         "user namespace": Promise(
             "Root in a container is host user 100000, with 65,536 ids of its own.",
-            "Root in a container is root outside, without capabilities: ids are shifted only where the whole daemon "
-            "runs with `userns-remap`.",
+            LOST_WITH_DOCKER["user namespace"],
         ),
         "scratch size": Promise(
             "The writable root has a size; full, it is ENOSPC for this function alone.",
-            "The writable root has no size: only /tmp (where the image brings no files there) and /dev/shm are "
-            "limited. A function can fill the disk of the daemon until it ends, and calls that start meanwhile are "
-            "refused.",
+            LOST_WITH_DOCKER["scratch size"],
         ),
         "the init's own file": Promise(
             "The held init is a read-only mount.",
             "The held init lies in the container's root, where root can delete its own copy: that changes nothing of "
             "this container or of another.",
         ),
+        "pending signals": Promise(
+            "A function has 1,024 queued signals and timers of its own.",
+            LOST_WITH_DOCKER["pending signals"],
+        ),
         "shared cap": Promise(
             "All functions together are capped a quarter of a core below the machine.",
-            "There is no common limit for all functions together: each has its own, and a low CPU weight.",
+            LOST_WITH_DOCKER["shared cap"],
         ),
         "device nodes": Promise(
             "Nobody in a container owns its device nodes.",

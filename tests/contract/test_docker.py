@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from mayfly.containers import bundle
 from mayfly.containers.docker import rootfs as rootfs_of
 from mayfly.containers.docker import runtime as runtime_of
 from mayfly.containers.docker.config import container_name
 from mayfly.containers.docker.rootfs import Roots
 from mayfly.containers.docker.runtime import DockerRuntime
 from mayfly.containers.runtime import Call, EndReason
+from mayfly.domain import sandbox
 from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import PARAMETER_MAX_BYTES, STDERR_MAX_BYTES
@@ -317,8 +317,8 @@ async def test_what_is_asked_of_the_daemon_is_in_force(world: World, docker_daem
         "",
         [],
     )
-    assert set(bundle.MASKED) <= set(host["MaskedPaths"])
-    assert set(bundle.READ_ONLY) <= set(host["ReadonlyPaths"])
+    assert set(sandbox.MASKED) <= set(host["MaskedPaths"])
+    assert set(sandbox.READ_ONLY) <= set(host["ReadonlyPaths"])
     assert [each["Destination"] for each in seen["Mounts"]] == []
     assert host["Memory"] == host["MemorySwap"] == 64 << 20
     assert (host["RestartPolicy"]["Name"], host["AutoRemove"], host["LogConfig"]["Type"]) == ("no", False, "none")

@@ -13,6 +13,7 @@ from mayfly.containers.oci import OciRuntime
 from mayfly.containers.runtime import Call, EndReason
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import MIB
+from mayfly.domain.sandbox import SIGNALS_PENDING
 from tests.contract.exceptions import not_with
 from tests.support.containers import IS_AMD64, SCALE, SHIFT, OurContainer, World, processes_of, spoken
 from tests.support.need import need
@@ -218,6 +219,23 @@ async def test_setuid_files_of_an_image_are_ordinary(world: World) -> None:
     spec = world.spec(ProcessConfig(uid=1234, gid=1234))
     ending = await world.run("/bin/setuid-id", "-u", spec=spec)
     assert b"0" not in ending.stdout.split()
+
+
+@not_with("docker", "device nodes")
+async def test_the_root_knows_no_devices_and_no_set_user_id(world: World) -> None:
+    """Whatever an image has, its file system is mounted nodev and nosuid."""
+    options = (await lines(world, "grep ' / overlay ' /proc/mounts"))[0].split()[3].split(",")
+    assert {"nodev", "nosuid"} <= set(options)
+
+
+@not_with("docker", "pending signals")
+async def test_pending_signals_are_the_functions_own(world: World) -> None:
+    """A function has so many queued signals and timers of its own, and can raise that by none."""
+    assert await lines(world, "ulimit -i; ulimit -Hi; ulimit -i 1025 2>/dev/null || echo no") == [
+        str(SIGNALS_PENDING),
+        str(SIGNALS_PENDING),
+        "no",
+    ]
 
 
 async def test_no_device_can_be_made(world: World) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mayfly.cli import sandbox
 from mayfly.cli.exits import Refused
 from mayfly.cli.output import columns, pairs, say, short_digest
 from mayfly.cli.terminal import Terminal, connected
@@ -117,7 +118,7 @@ async def list_(terminal: Terminal) -> None:
 @connected
 async def show(terminal: Terminal, name: Name) -> None:
     """
-    Show a function.
+    Show a function, and the sandbox that its calls run in.
 
     Example: mayfly functions show upper
     """
@@ -265,6 +266,7 @@ def _lines(function: Function) -> list[tuple[str, object]]:
         ("result type", spec.result_type),
         ("created", function.created_at),
         ("updated", function.updated_at),
+        *sandbox.lines(function.sandbox),
     ]
 
 

@@ -69,8 +69,35 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     result_type: str = DEFAULT_RESULT_TYPE
 
 
+class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
+    """What each call of a function is held in. `lost_with_docker` is what does not hold at a Docker daemon."""
+
+    namespaces: list[str]
+    first_host_id: int
+    ids: int
+    capabilities: list[str]
+    no_new_privileges: bool
+    denied_system_calls: list[str]
+    socket_families: list[str]
+    masked_paths: list[str]
+    read_only_paths: list[str]
+    memory_bytes: int
+    swap_bytes: int
+    writable_bytes: int
+    writable_inodes: int
+    shared_memory_bytes: int
+    cpus: float
+    pids: int
+    open_files: int
+    open_files_max: int
+    core_bytes: int
+    signals_pending: int
+    network: str
+    lost_with_docker: dict[str, str]
+
+
 class Function(Spec, frozen=True, kw_only=True):
-    """A registered function. `etag` is known where one function was asked for, and is for `if_match`."""
+    """A registered function. `etag`, for `if_match`, and `sandbox` are known of one function, not in a list."""
 
     name: str
     id: str
@@ -79,6 +106,7 @@ class Function(Spec, frozen=True, kw_only=True):
     created_at: datetime
     updated_at: datetime
     etag: str | None = None
+    sandbox: Sandbox | None = None
 
     @property
     def spec(self) -> Spec:

@@ -19,6 +19,7 @@ from typing import Protocol
 from mayfly.containers.mounts import Mount, mounts
 from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.limits import Limits
+from mayfly.domain.sandbox import SWAP_BYTES
 
 CONTROLLERS_V1 = ("memory", "pids", "cpu", "cpuacct")
 CONTROLLERS_V2 = ("memory", "pids", "cpu")
@@ -67,7 +68,7 @@ class CgroupV2:
     def limit(self, limits: Limits, *, pids: int, cores: float) -> None:
         write(self.directory / "memory.max", limits.memory_bytes)
         with contextlib.suppress(FileNotFoundError):  # a kernel without swap accounting has no swap to limit
-            write(self.directory / "memory.swap.max", 0)
+            write(self.directory / "memory.swap.max", SWAP_BYTES)
         write(self.directory / "pids.max", pids)
         write(self.directory / "cpu.max", f"{int(min(limits.cpus, cores) * PERIOD_US)} {PERIOD_US}")
 
@@ -100,7 +101,7 @@ class CgroupV1:
     def limit(self, limits: Limits, *, pids: int, cores: float) -> None:
         write(self.memory / "memory.limit_in_bytes", limits.memory_bytes)
         with contextlib.suppress(FileNotFoundError):  # swap is not accounted: then there is none to speak of
-            write(self.memory / "memory.memsw.limit_in_bytes", limits.memory_bytes)
+            write(self.memory / "memory.memsw.limit_in_bytes", limits.memory_bytes + SWAP_BYTES)
         write(self.pids / "pids.max", pids)
         write(self.cpu / "cpu.cfs_period_us", PERIOD_US)
         write(self.cpu / "cpu.cfs_quota_us", int(min(limits.cpus, cores) * PERIOD_US))

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from mayfly.containers import bundle, cgroups, seccomp
+from mayfly.containers import cgroups, seccomp
 from mayfly.containers.docker.engine import Address, find_version
 from mayfly.containers.docker.runtime import DockerRuntime
 from mayfly.containers.oci import Driver, OciRuntime
 from mayfly.containers.place import Place
 from mayfly.containers.programs import install_programs
 from mayfly.containers.runtime import Runtime
+from mayfly.domain import sandbox
 from mayfly.domain.errors import RuntimeFailed
 
 NAMES = ("crun", "runc")  # in the order of preference
@@ -140,4 +141,4 @@ def _require_searchable(driver: Driver, directory: Path) -> None:
 def _nofile_max() -> int:
     """Raising it would need a capability (CAP_SYS_RESOURCE) that the worker can do without."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    return bundle.NOFILE_HARD if hard == resource.RLIM_INFINITY else min(hard, bundle.NOFILE_HARD)
+    return sandbox.NOFILE_HARD if hard == resource.RLIM_INFINITY else min(hard, sandbox.NOFILE_HARD)

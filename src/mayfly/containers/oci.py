@@ -33,6 +33,7 @@ from mayfly.containers.place import Place
 from mayfly.containers.programs import Programs
 from mayfly.containers.runtime import Call, Container, ContainerSpec, Ending, EndReason
 from mayfly.containers.stdio import Reader, Result, Tail, Writer
+from mayfly.domain import sandbox
 from mayfly.domain.errors import RuntimeFailed
 
 CREATE_TIMEOUT_S = 30.0
@@ -99,7 +100,7 @@ class OciRuntime:
         programs: Programs,
         groups: cgroups.Cgroups,
         seccomp_program: bytes,
-        nofile_max: int = bundle.NOFILE_HARD,
+        nofile_max: int = sandbox.NOFILE_HARD,
     ) -> None:
         self.name = driver.name
         self.version = driver.version
@@ -203,7 +204,7 @@ class OciContainer:
 
         Raises: OSError.
         """
-        runtime, room = self._runtime, bundle.Room.of(self._spec.limits)
+        runtime, room = self._runtime, sandbox.Room.of(self._spec.limits)
         self._group = runtime.groups.create(self.id, self._spec.limits, extra_pids=runtime.driver.extra_pids)
         scratch, root = self._directory / SCRATCH, self._directory / bundle.ROOT
         scratch.mkdir(mode=0o700)

@@ -21,37 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from mayfly.domain.errors import RuntimeFailed
+from mayfly.domain.sandbox import DENIED_CALLS, SOCKET_FAMILIES
 
 PROFILES = (Path("/usr/share/containers/seccomp.json"), Path("/etc/containers/seccomp.json"))
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}  # uname's word: Go's word, which the profile uses
 
-# fmt: off
-DENY = frozenset(
-    {
-        # namespaces and mounts
-        "unshare", "setns", "mount", "umount", "umount2", "pivot_root", "chroot", "fsopen", "fsconfig",
-        "fsmount", "fspick", "open_tree", "move_mount", "mount_setattr",
-        # other processes
-        "ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp", "process_madvise",
-        # the kernel's key rings are not namespaced
-        "keyctl", "add_key", "request_key",
-        # files by handle reach beyond the root
-        "name_to_handle_at", "open_by_handle_at",
-        # large kernel surfaces that functions can do without
-        "bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "io_uring_enter", "io_uring_register",
-        "memfd_secret",
-        # the machine itself
-        "reboot", "syslog", "quotactl", "quotactl_fd", "vhangup", "lookup_dcookie", "sethostname",
-        "setdomainname", "acct", "swapon", "swapoff", "nfsservctl", "kexec_load", "kexec_file_load",
-        "init_module", "finit_module", "delete_module",
-    }
-)
-# fmt: on
 NARROWED = frozenset({"clone", "clone3", "socket"})  # allowed by rules of our own below, whatever the profile says
 
 NEW_NAMESPACES = 0x7E020000  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}
-SOCKET_FAMILIES = (1, 2, 10, 16)  # UNIX INET INET6 NETLINK; VSOCK would reach the machine's own hypervisor
 
 _ACTIONS = {"SCMP_ACT_ALLOW": 0x7FFF0000, "SCMP_ACT_KILL_PROCESS": 0x80000000}
 _ERRNO = 0x00050000
@@ -157,7 +135,7 @@ def _rules(entry: dict[str, Any]) -> list[Rule]:
     allows = entry["action"] == "SCMP_ACT_ALLOW"
     if not allows and entry["action"] != "SCMP_ACT_ERRNO":
         return []  # logging, tracing or killing: not allowed is what matters, and that is the default
-    names = tuple(name for name in entry.get("names") or [entry["name"]] if name not in DENY | NARROWED)
+    names = tuple(name for name in entry.get("names") or [entry["name"]] if name not in DENIED_CALLS | NARROWED)
     errno_ret = None if allows else entry.get("errnoRet") or errno.EPERM
     return [Rule(names, errno_ret, tuple(_comparison(arg) for arg in entry.get("args") or ()))] if names else []
 
@@ -169,11 +147,11 @@ def _comparison(arg: dict[str, Any]) -> Comparison:
 def _hardening() -> list[Rule]:
     no_new_namespace = Comparison(0, "SCMP_CMP_MASKED_EQ", NEW_NAMESPACES, 0)
     return [
-        Rule(tuple(sorted(DENY)), errno.EPERM),
+        Rule(tuple(sorted(DENIED_CALLS)), errno.EPERM),
         Rule(("clone",), None, (no_new_namespace,)),
         # Its flags lie in memory, where a filter cannot look. C libraries fall back to clone.
         Rule(("clone3",), errno.ENOSYS),
-        *(Rule(("socket",), None, (Comparison(0, "SCMP_CMP_EQ", family),)) for family in SOCKET_FAMILIES),
+        *(Rule(("socket",), None, (Comparison(0, "SCMP_CMP_EQ", family),)) for family in SOCKET_FAMILIES.values()),
     ]
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from mayfly.domain.image import ImageAnswer, ProcessConfig
+from mayfly.domain.limits import Limits
+from mayfly.domain.sandbox import MASKED, Room
 from tests.integration.cli.command import PASSWORD, Mayfly
 from tests.support.answering import DIGEST, AnsweringWorker
 from tests.support.api import ApiServer, bootstrapped
@@ -69,8 +71,28 @@ async def test_show_and_list_are_for_people_too(mayfly: Mayfly, worker: Answerin
     lines = listed.stdout.decode().splitlines()
     assert [line.split()[0] for line in lines] == ["NAME", "one", "two"]
     assert long in lines[2]
-    assert "command      sh -c 'echo hello'" in shown.stdout.decode().splitlines()
-    assert "env          A=1" in shown.stdout.decode().splitlines()
+    said = [line.split(maxsplit=1) for line in shown.stdout.decode().splitlines()]
+    assert ["command", "sh -c 'echo hello'"] in said
+    assert ["env", "A=1"] in said
+
+
+@pytest.mark.F4
+@pytest.mark.F9
+async def test_show_tells_of_the_sandbox(mayfly: Mayfly, worker: AnsweringWorker) -> None:
+    """`show` has what the function's calls are held in, by its own limits; `--json` all of it."""
+    await mayfly("functions", "create", "one", IMAGE, "--memory", "64")
+
+    shown = (await mayfly("functions", "show", "one")).stdout.decode()
+    held_in = (await mayfly("functions", "show", "one", "--json")).json["sandbox"]
+
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert "capabilities none" in lines
+    assert "no_new_privs set" in lines
+    assert "memory and swap 64.0 MiB, 0 bytes" in lines
+    assert "core dumps none" in lines
+    assert held_in["pids"] == 64
+    assert held_in["writable_bytes"] == Room.of(Limits(memory_mib=64)).scratch_bytes
+    assert held_in["masked_paths"] == list(MASKED)
 
 
 @pytest.mark.F4

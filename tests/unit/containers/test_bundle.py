@@ -7,19 +7,11 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mayfly.containers.bundle import (
-    DEV_BYTES,
-    DEV_INODES,
-    INODE_BYTES,
-    PLAIN_INODE_BYTES,
-    SHM_INODES,
-    Room,
-    hosts_file,
-    oci_config,
-)
+from mayfly.containers.bundle import hosts_file, oci_config
 from mayfly.containers.runtime import ContainerSpec
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import MEMORY_MAX_MIB, MEMORY_MIN_MIB, MIB, SCRATCH_BYTES, SCRATCH_INODES, Limits
+from mayfly.domain.sandbox import DEV_BYTES, DEV_INODES, INODE_BYTES, PLAIN_INODE_BYTES, SHM_INODES, Room
 
 SPEC = ContainerSpec(
     id="01aryz6s41tsv4rrffq69g5fav",

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from mayfly.containers import frame
-from mayfly.containers.bundle import FIRST_HOST_ID
 from mayfly.containers.docker import rootfs, stream
 from mayfly.containers.docker.config import container_config
 from mayfly.containers.docker.engine import ARCHITECTURES, Address, choose_version, find_version, require_limits
@@ -23,6 +22,7 @@ from mayfly.containers.runtime import Call, ContainerSpec
 from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import Limits
+from mayfly.domain.sandbox import FIRST_HOST_ID
 
 pytestmark = [pytest.mark.F9]
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from mayfly.containers import seccomp
-from mayfly.containers.seccomp import DENY, NEW_NAMESPACES, Comparison, Machine, Rule, translate
+from mayfly.containers.seccomp import NEW_NAMESPACES, Comparison, Machine, Rule, translate
 from mayfly.domain.errors import RuntimeFailed
+from mayfly.domain.sandbox import DENIED_CALLS
 from tests.support.need import need
 
 HERE = Machine("amd64", (6, 1))
@@ -71,7 +72,7 @@ def test_what_we_deny_cannot_be_allowed_by_a_profile() -> None:
 def test_our_own_rules() -> None:
     """The deny list, clone without namespaces, clone3 as if unknown, four families of sockets."""
     assert (
-        Rule(tuple(sorted(DENY)), errno.EPERM),
+        Rule(tuple(sorted(DENIED_CALLS)), errno.EPERM),
         Rule(("clone",), None, (Comparison(0, "SCMP_CMP_MASKED_EQ", NEW_NAMESPACES, 0),)),
         Rule(("clone3",), errno.ENOSYS),
         *(Rule(("socket",), None, (Comparison(0, "SCMP_CMP_EQ", family),)) for family in (1, 2, 10, 16)),

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 
 from mayfly import __version__
 from mayfly.api.server import GRACE_S
-from mayfly.containers.seccomp import DENY
 from mayfly.domain.limits import TIMEOUT_MAX_S
+from mayfly.domain.sandbox import DENIED_CALLS
 from mayfly.ops.gateway.render import render
 from mayfly.settings import ROLES, GatewaySettings
 from tests.support.need import need
@@ -312,7 +312,7 @@ def test_the_workers_seccomp_profile_takes_nothing_from_functions() -> None:
     assert profile["defaultAction"] == "SCMP_ACT_ALLOW"
     assert {rule["action"] for rule in profile["syscalls"]} == {"SCMP_ACT_ERRNO"}
     assert len(names) == len(set(names))
-    assert set(names) <= DENY | ONLY_WITH_CAPABILITIES
+    assert set(names) <= DENIED_CALLS | ONLY_WITH_CAPABILITIES
     assert "seccomp=./worker-seccomp.json" in [plain(option) for option in SERVICES["worker"]["security_opt"]]
 
 

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from mayfly.api.answers import raises
 from mayfly.api.auth import Caller, function_name, private_router
 from mayfly.api.bodies import read_json, takes_json
+from mayfly.api.sandbox import FunctionDetail
 from mayfly.api.shapes import FunctionChange, FunctionPage, FunctionShape, NewFunction, Page
 from mayfly.api.state import State
 from mayfly.api.trail import CallersTrail
@@ -38,8 +39,10 @@ _ETAG = re.compile(r'"(\d{1,19})"')
 @private.post(
     "/v1/functions",
     status_code=201,
-    response_model=FunctionShape,
-    responses={202: {"model": FunctionShape, "description": "Registered; no worker could be asked for the image yet."}},
+    response_model=FunctionDetail,
+    responses={
+        202: {"model": FunctionDetail, "description": "Registered; no worker could be asked for the image yet."}
+    },
     openapi_extra=takes_json(NewFunction) | raises(AlreadyExists, ImageUnavailable),
 )
 async def register_function(request: Request, state: State, caller: Caller, trail: CallersTrail) -> Response:
@@ -57,17 +60,17 @@ async def list_functions(state: State, caller: Caller, page: Annotated[Page, Que
     return write(FunctionPage(functions=[FunctionShape.of(entry.value) for entry in entries], next=more))
 
 
-@private.get("/v1/functions/{name}", response_model=FunctionShape, openapi_extra=raises())
+@private.get("/v1/functions/{name}", response_model=FunctionDetail, openapi_extra=raises())
 async def show_function(name: str, state: State, caller: Caller) -> Response:
-    """Show a function. The ETag is for If-Match."""
+    """Show a function, and the sandbox that its calls run in. The ETag is for If-Match."""
     entry = await state.functions.get(caller.user_id, function_name(name))
-    return write(FunctionShape.of(entry.value), headers={"ETag": _etag(entry)})
+    return write(FunctionDetail.of(entry.value), headers={"ETag": _etag(entry)})
 
 
 @private.put(
     "/v1/functions/{name}",
-    response_model=FunctionShape,
-    responses={202: {"model": FunctionShape, "description": "Replaced; no worker could be asked for the image yet."}},
+    response_model=FunctionDetail,
+    responses={202: {"model": FunctionDetail, "description": "Replaced; no worker could be asked for the image yet."}},
     openapi_extra=takes_json(FunctionChange) | raises(PreconditionFailed, ImageUnavailable),
 )
 async def replace_function(
@@ -119,7 +122,7 @@ def _written(entry: Entry[Function], *, status: int) -> Response:
     """Answer with a function that was written: 202 while its image is not known to run."""
     headers = {"Location": f"/v1/functions/{entry.value.name}", "ETag": _etag(entry)}
     pending = entry.value.state is FunctionState.PENDING
-    return write(FunctionShape.of(entry.value), status=202 if pending else status, headers=headers)
+    return write(FunctionDetail.of(entry.value), status=202 if pending else status, headers=headers)
 
 
 def _etag(entry: Entry[Function]) -> str:

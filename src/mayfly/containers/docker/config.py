@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from mayfly.containers import bundle
 from mayfly.containers.runtime import ContainerSpec
+from mayfly.domain import sandbox
+from mayfly.domain.sandbox import Room
 
 INIT = "/mayfly-init"
 """Where `rootfs` puts the held init into every root."""
@@ -56,7 +57,7 @@ def container_config(spec: ContainerSpec, *, image: str, owner: str, has_tmp: bo
 
 
 def _host_config(spec: ContainerSpec, *, has_tmp: bool) -> dict[str, Any]:
-    limits, room = spec.limits, bundle.Room.of(spec.limits)
+    limits, room = spec.limits, Room.of(spec.limits)
     tmp = f"rw,exec,nosuid,nodev,mode=1777,size={room.scratch_bytes},nr_inodes={room.scratch_inodes}"
     return {
         "NetworkMode": "none",
@@ -70,18 +71,18 @@ def _host_config(spec: ContainerSpec, *, has_tmp: bool) -> dict[str, Any]:
         "IpcMode": "private",
         "CgroupnsMode": "private",
         "Memory": limits.memory_bytes,
-        "MemorySwap": limits.memory_bytes,
+        "MemorySwap": limits.memory_bytes + sandbox.SWAP_BYTES,
         "CpuPeriod": CPU_PERIOD_US,
         "CpuQuota": round(limits.cpus * CPU_PERIOD_US),
         "CpuShares": CPU_SHARES,
         "PidsLimit": max(pids_limit(spec), STARTING_PIDS),
         # Open files are limited by the init: it can lower what the daemon has, and the daemon may not raise it.
-        "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
+        "Ulimits": [{"Name": "core", "Soft": sandbox.CORE_BYTES, "Hard": sandbox.CORE_BYTES}],
         "ShmSize": room.shm_bytes,
         "Tmpfs": {} if has_tmp else {"/tmp": tmp},  # noqa: S108 - the container's
-        "OomScoreAdj": 1000,
-        "MaskedPaths": list(bundle.MASKED),
-        "ReadonlyPaths": list(bundle.READ_ONLY),
+        "OomScoreAdj": sandbox.OOM_SCORE_ADJ,
+        "MaskedPaths": list(sandbox.MASKED),
+        "ReadonlyPaths": list(sandbox.READ_ONLY),
         "LogConfig": {"Type": "none"},
         "RestartPolicy": {"Name": "no"},
         "Init": False,

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, unquote_to_bytes
 
-from mayfly.containers import bundle
 from mayfly.containers.docker.config import INIT, OWNER_LABEL
 from mayfly.containers.docker.engine import DockerRefused, Engine
+from mayfly.domain import sandbox
 from mayfly.domain.errors import RuntimeFailed
 
 REPOSITORY = "mayfly/rootfs"
@@ -213,5 +213,5 @@ def _as_in_container(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 
 def _shifted_back(host_id: int) -> int:
-    inside = host_id - bundle.FIRST_HOST_ID
-    return inside if 0 <= inside < bundle.ID_COUNT else 65_534
+    inside = host_id - sandbox.FIRST_HOST_ID
+    return inside if 0 <= inside < sandbox.ID_COUNT else 65_534

@@ -52,7 +52,7 @@ struct prelude { unsigned char secret[16]; uint32_t input_bytes, limit_ms; };
 struct figures { uint64_t cpu_us, memory_peak_bytes, oom_kills; };
 struct last_words { unsigned char secret[16]; struct report report; struct figures figures; };
 enum { HELD_MS = 3600 * 1000 }; /* for a daemon that crashed: nobody else would end us */
-enum { MAX_INPUT_BYTES = 2 << 20, NOFILE_SOFT = 1024, NOFILE_HARD = 65536 };
+enum { MAX_INPUT_BYTES = 2 << 20, NOFILE_SOFT = 1024, NOFILE_HARD = 65536, SIGNALS_PENDING = 1024 };
 #define UNKNOWN UINT64_MAX
 
 static struct prelude prelude;
@@ -274,6 +274,17 @@ static int execute(char **argv, char **env)
     return refused ? refused : ENOENT;
 }
 
+/*
+ * The kernel counts queued signals in each user namespace, and again for who made it, which is root for all containers.
+ * There the limit is that of the moment of making, so a runtime that lowers it first would lower it for all together.
+ */
+static void limit_signals(void)
+{
+    struct rlimit limit = {SIGNALS_PENDING, SIGNALS_PENDING};
+    if (setrlimit(RLIMIT_SIGPENDING, &limit) && errno != EPERM) /* it was lower already */
+        _exit(REFUSED);
+}
+
 static void become_the_function(struct frame *frame, char **env)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -451,6 +462,7 @@ int main(int argc, char **argv, char **env)
         run_by_stdio(env);
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) || prctl(PR_SET_DUMPABLE, 0) || fcntl(CONTROL, F_SETFD, FD_CLOEXEC))
         _exit(REFUSED);
+    limit_signals();
     if (send(CONTROL, "R", 1, MSG_NOSIGNAL) != 1)
         _exit(REFUSED);
     struct frame frame = receive_frame();

@@ -1,0 +1,109 @@
+"""
+What every function is held in: one profile, applied by `containers` and shown by `mayfly functions show`.
+
+Here are the words and numbers; `containers.bundle`, `containers.cgroups`, `containers.seccomp` and the docker driver
+make a container of them. What is said of the profile anywhere is read from here. Rows: F9.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from mayfly.domain.limits import MIB, SCRATCH_INODES, Limits
+
+NAMESPACES = ("user", "pid", "mount", "network", "ipc", "uts", "cgroup")
+FIRST_HOST_ID, ID_COUNT = 100_000, 65_536
+"""Root in a container is this user outside, and so on for as many ids."""
+
+CAPABILITIES: tuple[str, ...] = ()
+NO_NEW_PRIVILEGES = True
+CORE_BYTES = 0
+SWAP_BYTES = 0
+NOFILE_SOFT, NOFILE_HARD = 1024, 65_536
+SIGNALS_PENDING = 1024
+"""Queued signals and timers; set by the held init. The kernel counts those of all functions together, too, against a
+limit of some tens of thousands: without a limit of its own one function could take them all."""
+
+OOM_SCORE_ADJ = 1000  # when the machine itself has no memory left, functions go first
+NETWORK = "none: loopback only"
+
+MOUNTED_DIRECTORIES = ("/proc", "/dev", "/sys")
+MOUNTED_FILES = ("/etc/hosts",)
+
+MASKED = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+)
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+# fmt: off
+DENIED_CALLS = frozenset(
+    {
+        # namespaces and mounts
+        "unshare", "setns", "mount", "umount", "umount2", "pivot_root", "chroot", "fsopen", "fsconfig",
+        "fsmount", "fspick", "open_tree", "move_mount", "mount_setattr",
+        # other processes
+        "ptrace", "process_vm_readv", "process_vm_writev", "pidfd_getfd", "kcmp", "process_madvise",
+        # the kernel's key rings are not namespaced
+        "keyctl", "add_key", "request_key",
+        # files by handle reach beyond the root
+        "name_to_handle_at", "open_by_handle_at",
+        # large kernel surfaces that functions can do without
+        "bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "io_uring_enter", "io_uring_register",
+        "memfd_secret",
+        # the machine itself
+        "reboot", "syslog", "quotactl", "quotactl_fd", "vhangup", "lookup_dcookie", "sethostname",
+        "setdomainname", "acct", "swapon", "swapoff", "nfsservctl", "kexec_load", "kexec_file_load",
+        "init_module", "finit_module", "delete_module",
+    }
+)
+# fmt: on
+SOCKET_FAMILIES = {"unix": 1, "inet": 2, "inet6": 10, "netlink": 16}
+"""All others are refused: vsock, for one, would reach the machine's own hypervisor."""
+
+LOST_WITH_DOCKER = {
+    "user namespace": "Root in a container is root outside, without capabilities: ids are shifted only where the whole "
+    "daemon runs with `userns-remap`.",
+    "scratch size": "The writable root has no size: only /tmp (where the image brings no files there) and /dev/shm are "
+    "limited. A function can fill the disk of the daemon until it ends, and calls that start meanwhile are refused.",
+    "pending signals": "They have the daemon's own limit, for all containers together.",
+    "shared cap": "There is no common limit for all functions together: each has its own, and a low CPU weight.",
+}
+"""Of what is shown of the profile; all that a daemon cannot do is in docs/howto/run-on-docker.md."""
+
+INODE_BYTES = 2048  # kernel memory of a file in the scratch layer, measured: 35 MB for 16,384 empty ones
+PLAIN_INODE_BYTES = 1024  # the same without an overlay above
+DEV_BYTES, DEV_INODES = 64 * 1024, 128
+SHM_MAX_BYTES, SHM_INODES = 64 * MIB, 1024
+
+
+class Room(msgspec.Struct, frozen=True):
+    """Sizes of what a function can fill: its writable layer and /dev/shm."""
+
+    scratch_bytes: int
+    scratch_inodes: int
+    shm_bytes: int
+
+    @classmethod
+    def of(cls, limits: Limits) -> Room:
+        """
+        Share out the memory limit less 16 MiB, so that filling all of it, inodes too, is ENOSPC and not a kill.
+
+        That matters beyond the function: memory held by a tmpfs is not freed by killing, so the kernel would go on to
+        kill the runtime too. A large function has the full SCRATCH_BYTES and SCRATCH_INODES, a small one its share.
+        """
+        budget = limits.memory_bytes - 16 * MIB
+        scratch = min(limits.scratch_bytes, budget * 4 // 7)
+        inodes = min(SCRATCH_INODES, budget * 2 // 7 // INODE_BYTES)
+        left = budget - scratch - inodes * INODE_BYTES - DEV_BYTES - (DEV_INODES + SHM_INODES) * PLAIN_INODE_BYTES
+        return cls(scratch, inodes, min(SHM_MAX_BYTES, left) & ~4095)
