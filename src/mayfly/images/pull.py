@@ -22,6 +22,7 @@ from mayfly.images.manifest import (
     read,
     read_image_manifest,
 )
+from mayfly.images.mount_points import check_mount_points
 from mayfly.images.process import resolve_process, shift
 from mayfly.images.programs import skopeo, umoci
 from mayfly.images.proxy import RegistryProxy
@@ -105,6 +106,7 @@ async def pull(source: Source, digest: Digest | None, work: Path, *, max_bytes: 
     rootfs = work / "bundle" / "rootfs"
     rootfs.parent.mkdir(mode=0o700)
     await within(max_bytes, rootfs, umoci("raw", "unpack", "--image", f"{layout}:image", *shift(), str(rootfs)))
+    check_mount_points(rootfs)
     process = await resolve_process(layout, rootfs, image)
     await asyncio.to_thread(remove, layout)
     size = await asyncio.to_thread(settle, rootfs)

@@ -1,0 +1,26 @@
+"""Where a container's own file systems are mounted: an image must leave those places to them. Rows: F6."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mayfly.domain.errors import ImageUnavailable
+from mayfly.domain.sandbox import MOUNTED_DIRECTORIES, MOUNTED_FILES
+
+
+def check_mount_points(rootfs: Path) -> None:
+    """
+    See that what is mounted on is a directory or an ordinary file, or not there.
+
+    A runtime refuses to mount on a link, rightly; but then each call would fail, and as if by the platform's fault.
+
+    Raises: ImageUnavailable, naming the place.
+    """
+    for name in MOUNTED_DIRECTORIES:
+        path = rootfs / name.lstrip("/")
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            raise ImageUnavailable(f"The image has no directory at {name} but something else; Mayfly mounts there.")
+    for name in MOUNTED_FILES:
+        path = rootfs / name.lstrip("/")
+        if path.is_dir() and not path.is_symlink():
+            raise ImageUnavailable(f"The image has a directory at {name}; Mayfly mounts a file there.")

@@ -1,0 +1,42 @@
+"""What an image may have where Mayfly mounts its own file systems."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mayfly.domain.errors import ImageUnavailable
+from mayfly.images.mount_points import check_mount_points
+
+pytestmark = pytest.mark.F6
+
+
+@pytest.mark.parametrize("name", ["proc", "dev", "sys"])
+@pytest.mark.parametrize("kind", ["link", "dangling link", "file"])
+def test_an_image_leaves_mount_points_alone(tmp_path: Path, name: str, kind: str) -> None:
+    """A link or a file in the place of a directory that is mounted on is refused, and named."""
+    place = tmp_path / name
+    if kind == "file":
+        place.touch()
+    else:
+        place.symlink_to("." if kind == "link" else "/nowhere")
+    with pytest.raises(ImageUnavailable, match=f"no directory at /{name} "):
+        check_mount_points(tmp_path)
+
+
+def test_a_directory_is_no_hosts_file(tmp_path: Path) -> None:
+    """Nor can a file be mounted on a directory."""
+    (tmp_path / "etc" / "hosts").mkdir(parents=True)
+    with pytest.raises(ImageUnavailable, match="a directory at /etc/hosts"):
+        check_mount_points(tmp_path)
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_ordinary_images_pass(tmp_path: Path, filled: bool) -> None:
+    """With those directories, and without, as an image of one static program has them."""
+    if filled:
+        for name in ("proc", "dev", "sys", "etc"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "etc" / "hosts").symlink_to("../../../../etc/hosts")
+    check_mount_points(tmp_path)
