@@ -33,6 +33,19 @@ USER_DATABASE = "".join(
 ETC_GROUP = "root:x:0:\nnogroup:x:65534:\napp:x:1234:\nextra:x:777:app\n"
 
 
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer as a registry keeps it: gzipped, and the digest of the tar inside."""
+
+    content: bytes
+    diff_id: str
+
+    @classmethod
+    def of(cls, tar: bytes) -> Layer:
+        """Make one of a tar."""
+        return cls(gzip.compress(tar, compresslevel=1, mtime=0), _digest(tar))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Image:
     """What to put into an image. *files* maps paths to contents, or to a path of this machine to copy."""
@@ -47,6 +60,7 @@ class Image:
     workdir: str = ""
     busybox: bool = True
     architecture: str = ARCHITECTURE
+    layer: Layer | None = None  # one that was made elsewhere, in place of all files above
 
     def config(self, diff_id: str) -> dict[str, Any]:
         """The image configuration, as the OCI image specification has it."""
@@ -76,9 +90,8 @@ def write_layout(image: Image, directory: Path) -> str:
     """Write *image* as an OCI layout with the name `image`; return the manifest's digest."""
     blobs = directory / "blobs" / "sha256"
     blobs.mkdir(parents=True)
-    tar = _layer(image)
-    layer = gzip.compress(tar, compresslevel=1, mtime=0)
-    config = _json(image.config(_digest(tar)))
+    made = image.layer or Layer.of(_tar(image))
+    layer, config = made.content, _json(image.config(made.diff_id))
     manifest = _json(
         {
             "schemaVersion": 2,
@@ -96,7 +109,7 @@ def write_layout(image: Image, directory: Path) -> str:
     return _digest(manifest)
 
 
-def _layer(image: Image) -> bytes:
+def _tar(image: Image) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for directory, mode in (("bin", 0o755), ("etc", 0o755), ("home", 0o755), ("tmp", 0o1777), ("root", 0o700)):

@@ -18,8 +18,8 @@ import pytest
 
 from mayfly.domain.ids import new_id
 from tests.e2e.conftest import Shell
-from tests.e2e.test_isolation import function_processes, leftovers, seconds_until_nothing_is_left
 from tests.e2e.test_readme import ROOT
+from tests.support.leftovers import function_processes, leftovers, seconds_until_nothing_is_left
 from tests.support.rounds import in_one_round
 from tests.support.through_gateway import stand_in_before
 from tests.support.up import PASSWORD, Up

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from mayfly.domain.ids import new_id
-from tests.e2e.test_isolation import descendants
+from tests.support.leftovers import descendants
 from tests.support.nats import free_port
 from tests.support.processes import is_alive
 from tests.support.up import PASSWORD, Up, stop

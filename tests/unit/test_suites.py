@@ -22,7 +22,7 @@ import os, sys, pytest
 os.environ["THROUGH_GATEWAY"] = "1"
 sys.exit(pytest.main(sys.argv[1:]))
 """  # the one that is ours brings up an installation and a proxy
-SUITES = ("unit", "contract", "integration", "e2e", "chaos", "compose")
+SUITES = ("unit", "contract", "integration", "e2e", "attacks", "chaos", "compose")
 
 
 @pytest.fixture
