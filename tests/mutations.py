@@ -1,25 +1,14 @@
 """
 Safeguards that are taken out one at a time by `scripts/mutate`, and the tests that must then fail.
 
-Each stands for a sentence of docs/reference/promise.md. `tests/unit/test_mutations.py` sees that the code which is to
-be changed is still there.
+Each stands for a sentence of docs/reference/promise.md; those of the sandbox, of docs/explanation/security.md, are in
+`tests/mutations_sandbox.py`. `tests/unit/test_mutations.py` sees that the code which is to be changed is still there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mutation:
-    """One safeguard, how it is taken out, and the tests that say so."""
-
-    safeguard: str
-    file: str
-    old: str
-    new: str
-    tests: tuple[str, ...]
-
+from tests.mutation import Mutation
+from tests.mutations_sandbox import SANDBOX
 
 WORKER = "tests/integration/worker"
 AUDIT = "tests/integration/api/test_audit.py"
@@ -29,6 +18,7 @@ ATTEMPTS = "tests/integration/services/test_attempts.py"
 INVITATIONS = "tests/integration/services/test_invitations.py"
 
 MUTATIONS = (
+    *SANDBOX,
     Mutation(
         safeguard="the start fence",
         file="src/mayfly/worker/run.py",
