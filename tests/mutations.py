@@ -17,6 +17,10 @@ API = "tests/integration/api"
 ATTEMPTS = "tests/integration/services/test_attempts.py"
 INVITATIONS = "tests/integration/services/test_invitations.py"
 
+EGRESS = "src/mayfly/containers/egress"
+ATTACKS = "tests/contract/test_egress.py"
+TABLE = f"{ATTACKS}::test_what_is_reached_and_what_is_refused"
+
 MUTATIONS = (
     *SANDBOX,
     Mutation(
@@ -577,5 +581,117 @@ MUTATIONS = (
         old="        return 0 if self._is_drained else",
         new="        return",
         tests=(f"{WORKER}/test_drain.py::test_a_drained_worker_finishes_what_runs_and_claims_nothing_more",),
+    ),
+    Mutation(
+        safeguard="egress: private addresses",
+        file=f"{EGRESS}/rules.py",
+        old='    ip daddr {{ {", ".join(REFUSED)} }} goto refuse\n',
+        new="",
+        tests=(TABLE,),
+    ),
+    Mutation(
+        safeguard="egress: the machine itself",
+        file=f"{EGRESS}/rules.py",
+        old="    iifname {ours} goto to_this_machine\n",
+        new="",
+        tests=(TABLE,),
+    ),
+    Mutation(
+        safeguard="egress: mail",
+        file=f"{EGRESS}/rules.py",
+        old="    tcp dport 25 goto refuse\n",
+        new="",
+        tests=(TABLE,),
+    ),
+    Mutation(
+        safeguard="egress: names by the resolver only",
+        file=f"{EGRESS}/rules.py",
+        old="    meta l4proto {{ tcp, udp }} th dport 53 goto refuse\n",
+        new="",
+        tests=(TABLE,),
+    ),
+    Mutation(
+        safeguard="egress: a function sends from its own address",
+        file=f"{EGRESS}/rules.py",
+        old="    fib saddr . iif oif missing drop\n",
+        new="",
+        tests=(f"{ATTACKS}::test_a_foreign_source_goes_nowhere",),
+    ),
+    Mutation(
+        safeguard="egress: no IPv6 through the machine",
+        file=f"{EGRESS}/rules.py",
+        old="    meta nfproto ipv6 drop\n",
+        new="",
+        tests=(f"{ATTACKS}::test_ipv6_goes_nowhere",),
+    ),
+    Mutation(
+        safeguard="egress: no IPv6 at the interface",
+        file=f"{EGRESS}/namespace.py",
+        old="/proc/sys/net/ipv6/conf/{INSIDE}/disable_ipv6",
+        new="/proc/sys/net/ipv6/conf/{INSIDE}/not-there",
+        tests=(f"{ATTACKS}::test_a_function_cannot_change_its_network",),
+    ),
+    Mutation(
+        safeguard="egress: other functions",
+        file=f"{EGRESS}/rules.py",
+        old="    oifname {ours} goto refuse\n",
+        new="",
+        tests=(f"{ATTACKS}::test_functions_do_not_reach_each_other",),
+    ),
+    Mutation(
+        safeguard="egress: nobody outside reaches a function",
+        file=f"{EGRESS}/rules.py",
+        old="    oifname {ours} goto to_functions\n",
+        new="",
+        tests=(f"{ATTACKS}::test_functions_do_not_reach_each_other",),
+    ),
+    Mutation(
+        safeguard="egress: the machine does not reach a function",
+        file=f"{EGRESS}/rules.py",
+        old="    oifname {ours} goto from_this_machine\n",
+        new="",
+        tests=(f"{ATTACKS}::test_functions_do_not_reach_each_other",),
+    ),
+    Mutation(
+        safeguard="egress: a function's connections are bounded",
+        file=f"{EGRESS}/rules.py",
+        old="    add @flows {{ ip saddr ct count over {FLOWS_MAX} }} goto refuse\n",
+        new="",
+        tests=(f"{ATTACKS}::test_connections_of_one_function_are_bounded",),
+    ),
+    Mutation(
+        safeguard="egress: a namespace serves one call",
+        file="src/mayfly/containers/oci.py",
+        old="self._runtime.networks.retire(self._network)",
+        new="self._runtime.networks._ready.append(self._network)",
+        tests=(f"{ATTACKS}::test_each_call_has_a_network_of_its_own",),
+    ),
+    Mutation(
+        safeguard="egress: a call's connections are forgotten",
+        file=f"{EGRESS}/pool.py",
+        old="self._maker_now().forget_flows(namespace.address)",
+        new="None",
+        tests=(f"{ATTACKS}::test_nothing_is_left_of_fifty_calls",),
+    ),
+    Mutation(
+        safeguard="egress: what a killed worker left goes",
+        file=f"{EGRESS}/pool.py",
+        old="interfaces=self._maker.reap()",
+        new="interfaces=0",
+        tests=(f"{ATTACKS}::test_a_killed_worker_leaves_nothing_for_the_next",),
+    ),
+    Mutation(
+        safeguard="egress: a function sees no /sys but its own",
+        file="src/mayfly/containers/bundle.py",
+        old="    if joined is None:\n        return _mount(",
+        new="    if True:\n        return _mount(",
+        tests=(f"{ATTACKS}::test_a_function_cannot_change_its_network",),
+    ),
+    Mutation(
+        safeguard="egress: what no worker offers is not registered",
+        file="src/mayfly/services/functions.py",
+        old="if beats and not any(beat.egress for beat in beats):",
+        new="if False:",
+        tests=("tests/integration/api/test_network.py::test_a_network_that_no_worker_offers_is_refused",),
     ),
 )

@@ -14,11 +14,14 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from mayfly.domain.egress import RANGE_MAX_PREFIX, RESOLVERS_MAX, EgressPolicy, Target
 
 PREFIX = "MAYFLY_"
 CORES = os.cpu_count() or 1
@@ -243,7 +246,64 @@ class ImageSettings(Settings):
     """Room for unpacked images on a worker, in bytes. The longest unused go first, never one in use."""
 
 
-class WorkerSettings(LogSettings, NatsSettings, ImageSettings, MetricsSettings):
+class EgressSettings(Settings):
+    """What functions that were registered with `network: egress` may reach."""
+
+    egress: Literal["off", "on"] = "off"
+    """`on`: such functions reach the internet by IPv4, and nothing of this machine or of private networks. The worker
+    needs CAP_NET_ADMIN, nftables and `net.ipv4.ip_forward=1`. `off`: they are refused."""
+
+    egress_addresses: IPv4Network = IPv4Network("10.213.0.0/16")
+    """Where functions have their addresses, seen by nobody but this machine: a range that nothing else uses, /20 or
+    larger. Workers in one network namespace need one each."""
+
+    egress_dns: Words = ()
+    """Resolvers that functions ask for names, on port 53: up to three IPv4 addresses, separated by commas, wherever
+    they are. Empty for those of this machine, as far as they are not on a loopback address (or systemd's own)."""
+
+    egress_allow: Words = ()
+    """What functions may reach although it is refused by default: addresses or CIDRs, each with `:port` behind it or
+    for all ports, separated by commas. Not for addresses of the worker's own machine."""
+
+    egress_deny: Words = ()
+    """What functions may not reach although it is not refused by default, in the same form. `egress_allow` wins."""
+
+    @field_validator("egress_addresses")
+    @classmethod
+    def _large_enough(cls, value: IPv4Network) -> IPv4Network:
+        if value.prefixlen > RANGE_MAX_PREFIX:
+            raise ValueError(f"must be a /{RANGE_MAX_PREFIX} or larger, as an address rests before it is used again")
+        return value
+
+    @field_validator("egress_dns")
+    @classmethod
+    def _resolvers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(value) > RESOLVERS_MAX or any(IPv4Address(each).is_loopback for each in value):
+            raise ValueError(
+                f"must be at most {RESOLVERS_MAX} addresses, and no loopback address: that answers itself only"
+            )
+        return value
+
+    @field_validator("egress_allow", "egress_deny")
+    @classmethod
+    def _targets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            Target.parse(each)
+        return value
+
+    def egress_policy(self) -> EgressPolicy | None:
+        """What it comes to; None when it is off."""
+        if self.egress == "off":
+            return None
+        return EgressPolicy(
+            addresses=self.egress_addresses,
+            resolvers=tuple(map(IPv4Address, self.egress_dns)),
+            allow=tuple(map(Target.parse, self.egress_allow)),
+            deny=tuple(map(Target.parse, self.egress_deny)),
+        )
+
+
+class WorkerSettings(LogSettings, NatsSettings, ImageSettings, EgressSettings, MetricsSettings):
     """A worker."""
 
     slots: Annotated[int, Field(ge=1, le=4096)] = 4 * CORES
@@ -286,7 +346,7 @@ class BootstrapSettings(LogSettings, NatsSettings, AdmissionSettings):
     """Room for results and logs in all, in bytes; the oldest go first."""
 
 
-class UpSettings(LogSettings, AdmissionSettings, ImageSettings, MetricsSettings):
+class UpSettings(LogSettings, AdmissionSettings, ImageSettings, EgressSettings, MetricsSettings):
     """`mayfly up`: the whole system on one machine, for development."""
 
     data_dir: Path = Path("/var/lib/mayfly")

@@ -105,3 +105,36 @@ def test_no_secret_has_a_default() -> None:
     """What is secret comes from a file or from the user; nothing secret is in the code."""
     assert load(ApiSettings).nats_password_file is None
     assert load(ApiSettings).tls_key_file == Path("/run/secrets/mayfly/api.key")
+
+
+@pytest.mark.D6
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("ADDRESSES", "10.213.0.0/24", "must be a /20 or larger"),
+        ("ADDRESSES", "10.213.0.1/16", "valid IPv4 network"),
+        ("DNS", "127.0.0.53", "no loopback address"),
+        ("DNS", "1.1.1.1,1.0.0.1,8.8.8.8,8.8.4.4", "at most 3"),
+        ("DNS", "resolver.example", "Expected 4 octets"),
+        ("ALLOW", "10.0.0.0/8:http", "such as 10.1.2.0/24:443"),
+        ("DENY", "example.org", "such as 10.1.2.0/24:443"),
+        ("", "yes", "'off' or 'on'"),
+    ],
+)
+def test_what_egress_cannot_be(name: str, value: str, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each mistake is named with the form that is right, before anything starts."""
+    variable = f"MAYFLY_EGRESS{'_' if name else ''}{name}"
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=f"{variable}: .*{rule}"):
+        load(WorkerSettings)
+
+
+@pytest.mark.D6
+def test_egress_is_off_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other settings alone do not open anything."""
+    monkeypatch.setenv("MAYFLY_EGRESS_ALLOW", "10.1.2.3:443")
+    assert load(WorkerSettings).egress_policy() is None
+    monkeypatch.setenv("MAYFLY_EGRESS", "on")
+    policy = load(UpSettings).egress_policy()
+    assert policy is not None
+    assert [str(target) for target in policy.allow] == ["10.1.2.3/32:443"]

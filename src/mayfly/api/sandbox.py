@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mayfly.api.shapes import FunctionShape, Shape
 from mayfly.domain import sandbox
-from mayfly.domain.function import Function
+from mayfly.domain.function import Function, Network
 from mayfly.domain.limits import Limits
 from mayfly.domain.sandbox import Room
 
@@ -74,15 +74,15 @@ class SandboxShape(Shape):
     signals_pending: int
     """Signals and timers that wait, of all processes together."""
 
-    network: str
+    reaches: str
     """What a call can reach."""
 
     lost_with_docker: dict[str, str]
     """What does not hold where a worker has a Docker daemon start its containers, and what there is instead."""
 
     @classmethod
-    def of(cls, limits: Limits) -> SandboxShape:
-        """Show the profile with these limits."""
+    def of(cls, limits: Limits, network: Network) -> SandboxShape:
+        """Show the profile with these limits and this network."""
         room = Room.of(limits)
         return cls(
             namespaces=list(sandbox.NAMESPACES),
@@ -105,7 +105,7 @@ class SandboxShape(Shape):
             open_files_max=sandbox.NOFILE_HARD,
             core_bytes=sandbox.CORE_BYTES,
             signals_pending=sandbox.SIGNALS_PENDING,
-            network=sandbox.NETWORK,
+            reaches=sandbox.REACHED[network],
             lost_with_docker=dict(sandbox.LOST_WITH_DOCKER),
         )
 
@@ -119,4 +119,4 @@ class FunctionDetail(FunctionShape):
     def of(cls, function: Function) -> FunctionDetail:
         """Show a function."""
         shown = FunctionShape.of(function)
-        return cls(**dict(shown), sandbox=SandboxShape.of(function.limits))
+        return cls(**dict(shown), sandbox=SandboxShape.of(function.limits, function.network))

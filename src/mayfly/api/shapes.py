@@ -30,6 +30,7 @@ from mayfly.domain.function import (
     RESERVED_ENV_PREFIX,
     Function,
     FunctionState,
+    Network,
     ParameterMode,
 )
 from mayfly.domain.ids import FUNCTION_NAME, USER_NAME
@@ -349,6 +350,9 @@ class FunctionChange(Shape):
     ] = DEFAULT_RESULT_TYPE
     """The Content-Type of results. They are text in UTF-8 in any case."""
 
+    network: Network = Network.NONE
+    """`none`: nothing but its own loopback. `egress`: the internet by IPv4, as far as the operator allows."""
+
 
 class NewFunction(FunctionChange):
     """A registration. A name and an image reference are enough."""
@@ -378,6 +382,7 @@ class FunctionShape(Shape):
     parameter: ParameterMode
     limits: LimitsShape
     result_type: str
+    network: Network
     created_at: datetime
     updated_at: datetime
 
@@ -396,6 +401,7 @@ class FunctionShape(Shape):
             parameter=function.parameter,
             limits=LimitsShape.of(function.limits),
             result_type=function.result_type,
+            network=function.network,
             created_at=instant(function.created_at),
             updated_at=instant(function.updated_at),
         )

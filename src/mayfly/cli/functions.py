@@ -57,6 +57,12 @@ MaxConcurrency = Annotated[
 ResultType = Annotated[
     str | None, typer.Option(metavar="TYPE", help="The media type of results (default text/plain; charset=utf-8).")
 ]
+Network = Annotated[
+    Literal["none", "egress"] | None,
+    typer.Option(
+        help="What it can reach: nothing but itself (default), or the internet as far as the operator allows."
+    ),
+]
 Pull = Annotated[bool, typer.Option("--pull", help="Resolve the image's tag anew, though it is the same.")]
 
 
@@ -77,6 +83,7 @@ async def create(
     timeout: Timeout = None,
     max_concurrency: MaxConcurrency = None,
     result_type: ResultType = None,
+    network: Network = None,
 ) -> None:
     """
     Register a function.
@@ -88,11 +95,15 @@ async def create(
     Example: mayfly functions create resize ghcr.io/me/resize:2 --memory 512 --env QUALITY=80
 
     Example: mayfly functions create report ghcr.io/me/report:1 --max-concurrency 2
+
+    Example: mayfly functions create notify ghcr.io/me/notify:1 --network egress
     """
     from mayfly.client import Limits, Spec
 
     limits = _given(memory_mib=memory, cpus=cpus, pids=pids, timeout_s=timeout) | _concurrency(max_concurrency)
-    given = _given(command=command or None, args=arg or None, parameter=parameter, result_type=result_type)
+    given = _given(
+        command=command or None, args=arg or None, parameter=parameter, result_type=result_type, network=network
+    )
     spec = Spec(image=image, env=_variables(env), limits=Limits(**limits), **given)
     async with terminal.client() as client, terminal.waiting(f"Fetching {image}"):
         function = await client.create_function(name, spec)
@@ -147,6 +158,7 @@ async def update(
     timeout: Timeout = None,
     max_concurrency: MaxConcurrency = None,
     result_type: ResultType = None,
+    network: Network = None,
 ) -> None:
     """
     Change a function: what you name of it; the rest stays.
@@ -162,7 +174,14 @@ async def update(
     from msgspec.structs import replace
 
     limits = _given(memory_mib=memory, cpus=cpus, pids=pids, timeout_s=timeout) | _concurrency(max_concurrency)
-    given = _given(image=image, parameter=parameter, result_type=result_type, command=command or None, args=arg or None)
+    given = _given(
+        image=image,
+        parameter=parameter,
+        result_type=result_type,
+        network=network,
+        command=command or None,
+        args=arg or None,
+    )
     if own_command:
         given = {"command": None, "args": None} | given
     async with terminal.client() as client:
@@ -264,6 +283,7 @@ def _lines(function: Function) -> list[tuple[str, object]]:
         ("timeout", f"{limits.timeout_s:g} s"),
         ("max concurrency", limits.max_concurrency),
         ("result type", spec.result_type),
+        ("network", spec.network),
         ("created", function.created_at),
         ("updated", function.updated_at),
         *sandbox.lines(function.sandbox),

@@ -30,7 +30,7 @@ def lines(sandbox: Sandbox | None) -> list[tuple[str, object]]:
         ("open files", f"{sandbox.open_files}, up to {sandbox.open_files_max}"),
         ("core dumps", size(sandbox.core_bytes) if sandbox.core_bytes else "none"),
         ("signals", f"{sandbox.signals_pending} pending"),
-        ("network", sandbox.network),
+        ("reaches", sandbox.reaches),
         *(("with docker", f"{name}: {instead}") for name, instead in sandbox.lost_with_docker.items()),
     ]
 

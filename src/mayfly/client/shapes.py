@@ -67,6 +67,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     parameter: str = "stdin"
     limits: Limits = Limits()
     result_type: str = DEFAULT_RESULT_TYPE
+    network: str = "none"
 
 
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True):

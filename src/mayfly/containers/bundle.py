@@ -7,6 +7,7 @@ no device that the image brought along (the root is mounted nodev by `oci`).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from mayfly.containers.runtime import ContainerSpec
@@ -14,14 +15,24 @@ from mayfly.domain import sandbox
 from mayfly.domain.sandbox import Room
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-ROOT, HOSTS = "root", "hosts"  # in the bundle's directory
+ROOT, HOSTS, RESOLV_CONF = "root", "hosts", "resolv.conf"  # in the bundle's directory
 CAPABILITY_SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
 INIT, INIT_SOURCE = "/dev/mayfly-init", "../mayfly-init"
 
 
-def oci_config(spec: ContainerSpec, *, nofile_max: int = sandbox.NOFILE_HARD) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A network namespace that is there already: by which path it is opened, and where its /sys is mounted."""
+
+    path: str
+    sys: str
+
+
+def oci_config(
+    spec: ContainerSpec, *, nofile_max: int = sandbox.NOFILE_HARD, joined: Joined | None = None
+) -> dict[str, Any]:
     """
-    Write the configuration of *spec*'s container.
+    Write the configuration of *spec*'s container, which has a network namespace of its own, or the one *joined*.
 
     Paths are relative to the bundle's directory, as container root may not be able to search what is above it.
     """
@@ -30,15 +41,21 @@ def oci_config(spec: ContainerSpec, *, nofile_max: int = sandbox.NOFILE_HARD) ->
         "root": {"path": ROOT},
         "hostname": spec.id,
         "process": _process(spec, nofile_max),
-        "mounts": _mounts(Room.of(spec.limits)),
+        "mounts": _mounts(Room.of(spec.limits), joined),
         "linux": {
             "uidMappings": [_mapping()],
             "gidMappings": [_mapping()],
-            "namespaces": [{"type": kind} for kind in sandbox.NAMESPACES],
+            "namespaces": _namespaces(joined),
             "maskedPaths": list(sandbox.MASKED),
             "readonlyPaths": list(sandbox.READ_ONLY),
         },
     }
+
+
+def _namespaces(joined: Joined | None) -> list[dict[str, str]]:
+    """One of each kind: of two for the network, crun takes the last."""
+    path = {"network": {"path": joined.path}} if joined else {}
+    return [{"type": kind, **path.get(kind, {})} for kind in sandbox.NAMESPACES]
 
 
 def hosts_file(spec: ContainerSpec) -> str:
@@ -64,9 +81,9 @@ def _process(spec: ContainerSpec, nofile_max: int) -> dict[str, Any]:
     }
 
 
-def _mounts(room: Room) -> list[dict[str, Any]]:
+def _mounts(room: Room, joined: Joined | None) -> list[dict[str, Any]]:
     size_of_dev, inodes_of_dev = f"size={sandbox.DEV_BYTES}", f"nr_inodes={sandbox.DEV_INODES}"
-    return [
+    made = [
         _mount("/proc", "proc", "nosuid", "noexec", "nodev"),
         _mount("/dev", "tmpfs", "nosuid", "noexec", "mode=755", size_of_dev, inodes_of_dev),
         _mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"),
@@ -80,10 +97,23 @@ def _mounts(room: Room) -> list[dict[str, Any]]:
             f"size={room.shm_bytes}",
             f"nr_inodes={sandbox.SHM_INODES}",
         ),
-        _mount("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro"),
+        _sys(joined),
         _bind(INIT, INIT_SOURCE, "ro", "nosuid", "nodev"),
         _bind("/etc/hosts", HOSTS, "ro", "nosuid", "nodev", "noexec"),
     ]
+    if joined:
+        made.append(_bind("/etc/resolv.conf", RESOLV_CONF, "ro", "nosuid", "nodev", "noexec"))
+    return made
+
+
+def _sys(joined: Joined | None) -> dict[str, Any]:
+    """
+    A /sys shows one network namespace, and only who owns that may mount it: of one that is joined, and is not the
+    container's own, it is bound. Left to itself, crun would bind the worker's.
+    """
+    if joined is None:
+        return _mount("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro")
+    return _bind("/sys", joined.sys, "ro", "nosuid", "nodev", "noexec")
 
 
 def _mount(destination: str, kind: str, *options: str) -> dict[str, Any]:

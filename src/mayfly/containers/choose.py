@@ -9,19 +9,25 @@ import resource
 import shutil
 import stat
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mayfly.containers import cgroups, seccomp
 from mayfly.containers.docker.engine import Address, find_version
 from mayfly.containers.docker.runtime import DockerRuntime
+from mayfly.containers.egress import rules
+from mayfly.containers.egress.resolvers import resolvers
 from mayfly.containers.oci import Driver, OciRuntime
 from mayfly.containers.place import Place
 from mayfly.containers.programs import install_programs
 from mayfly.containers.runtime import Runtime
 from mayfly.domain import sandbox
+from mayfly.domain.egress import EgressPolicy
 from mayfly.domain.errors import RuntimeFailed
+
+if TYPE_CHECKING:
+    from mayfly.containers.egress.pool import Pool
 
 NAMES = ("crun", "runc")  # in the order of preference
 MIN_VERSIONS = {"crun": (1, 0), "runc": (1, 1)}
@@ -63,16 +69,23 @@ def choose_runtime(
     state_dir: Path,
     launcher_dir: Path | None = None,
     docker: DockerAddress = DockerAddress(),
+    egress: EgressPolicy | None = None,
+    slots: int = 1,
 ) -> Runtime:
     """
     Make the runtime *name* ready to start containers, its files on a tmpfs of our own below *state_dir*.
 
     Call it after `host.prepare_host` (which docker can do without), and `reap` it before the first container.
-    *launcher_dir* is where the C programs are, if not in the package.
+    *launcher_dir* is where the C programs are, if not in the package. With *egress*, functions may have a network, and
+    as many as *slots* at once.
 
     Raises: RuntimeFailed with the remedy when this host, or another worker in the same place, stands in the way.
     """
     if name == "docker":
+        if egress:
+            raise RuntimeFailed(
+                "MAYFLY_EGRESS: the docker driver has no rules for it: MAYFLY_EGRESS=off, or another runtime."
+            )
         address = Address.of(docker.host, docker.tls_dir)
         return DockerRuntime(address, state_dir=state_dir, launcher_dir=launcher_dir)
     driver, _ = _choose(name)
@@ -81,6 +94,7 @@ def choose_runtime(
     seccomp_program = seccomp.program()
     place = Place.open(state_dir / "containers")
     try:
+        networks = _networks(egress, state_dir=state_dir, directory=place.directory / "networks", slots=slots)
         return OciRuntime(
             driver,
             place=place,
@@ -88,6 +102,7 @@ def choose_runtime(
             groups=cgroups.open_cgroups(group_name(state_dir)),
             seccomp_program=seccomp_program,
             nofile_max=_nofile_max(),
+            networks=networks,
         )
     except BaseException:
         place.close()
@@ -97,6 +112,21 @@ def choose_runtime(
 def group_name(state_dir: Path) -> str:
     """The cgroup of all containers of the worker whose state is in *state_dir*: the same after a restart."""
     return f"mayfly-{hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:12]}"
+
+
+def _networks(policy: EgressPolicy | None, *, state_dir: Path, directory: Path, slots: int) -> Pool | None:
+    """Have networks for functions, or nothing left of a killed worker's; *mark* says that it had some."""
+    mark = state_dir / "egress"
+    name = group_name(state_dir).rpartition("-")[2]
+    if policy is None:
+        if mark.exists():
+            rules.uninstall(rules.table_name(name))
+            mark.unlink()
+        return None
+    from mayfly.containers.egress.pool import Pool  # noqa: PLC0415 - netlink takes 0.1 s to import
+
+    chosen = replace(policy, resolvers=resolvers(policy.resolvers))
+    return Pool(chosen, name=name, directory=directory, mark=mark, size=slots)
 
 
 def _choose(name: str) -> tuple[Driver, str]:

@@ -11,8 +11,9 @@ import asyncio
 import dataclasses
 from collections.abc import Callable
 
-from mayfly.containers.runtime import Call, Container, ContainerSpec, Ending, EndReason
+from mayfly.containers.runtime import NO_EGRESS, Call, Container, ContainerSpec, Ending, EndReason
 from mayfly.domain.errors import RuntimeFailed
+from mayfly.domain.function import Network
 
 Script = Callable[[ContainerSpec, Call], Ending | Exception]
 
@@ -45,6 +46,7 @@ class FakeRuntime:
     name = "fake"
     version = "1.0"
     home = "fake"
+    offers_egress = False
 
     def __init__(self, script: Script = echo) -> None:
         self.script = script
@@ -80,6 +82,8 @@ class FakeRuntime:
     async def create(self, spec: ContainerSpec) -> Container:
         if self.create_error is not None:
             raise self.create_error
+        if spec.network is not Network.NONE and not self.offers_egress:
+            raise RuntimeFailed(NO_EGRESS)
         if any(spec.id == other.id for other in self.created):
             raise AssertionError(f"container id {spec.id} is used twice")
         self.asked_to_create.set()

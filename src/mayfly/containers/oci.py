@@ -26,15 +26,20 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mayfly.containers import bundle, cgroups, frame, mounts
 from mayfly.containers.place import Place
 from mayfly.containers.programs import Programs
-from mayfly.containers.runtime import Call, Container, ContainerSpec, Ending, EndReason
+from mayfly.containers.runtime import NO_EGRESS, Call, Container, ContainerSpec, Ending, EndReason
 from mayfly.containers.stdio import Reader, Result, Tail, Writer
 from mayfly.domain import sandbox
 from mayfly.domain.errors import RuntimeFailed
+from mayfly.domain.function import Network
+
+if TYPE_CHECKING:  # netlink takes 0.1 s to import
+    from mayfly.containers.egress.namespace import Namespace
+    from mayfly.containers.egress.pool import Pool
 
 CREATE_TIMEOUT_S = 30.0
 DEATH_TIMEOUT_S = 10.0  # from SIGKILL to death; only a process stuck in the kernel takes longer than milliseconds
@@ -101,6 +106,7 @@ class OciRuntime:
         groups: cgroups.Cgroups,
         seccomp_program: bytes,
         nofile_max: int = sandbox.NOFILE_HARD,
+        networks: Pool | None = None,
     ) -> None:
         self.name = driver.name
         self.version = driver.version
@@ -111,6 +117,7 @@ class OciRuntime:
         self.groups = groups
         self.seccomp_program = seccomp_program
         self.nofile_max = nofile_max
+        self.networks = networks
         # Unmounting a full scratch layer takes milliseconds, so that is done beside the event loop.
         self.cleaner = ThreadPoolExecutor(max_workers=2, thread_name_prefix="container-remove")
 
@@ -118,12 +125,17 @@ class OciRuntime:
     def home(self) -> str:
         return self.groups.home
 
+    @property
+    def offers_egress(self) -> bool:
+        return self.networks is not None
+
     async def create(self, spec: ContainerSpec) -> Container:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeFailed("Containers are started from the main thread only: they die with the one that does.")
         container = OciContainer(self, spec)
         container.claim()
         try:
+            await container.join_network()
             container.lay_out()
             await container.spawn()
         except OSError as error:
@@ -138,9 +150,13 @@ class OciRuntime:
         dead = self.groups.ids()
         for container_id in dead:
             await self._reap(self.groups.directories(container_id))
+        if self.networks:
+            await self.networks.open()
         return len(dead)
 
     async def close(self) -> None:
+        if self.networks:
+            await self.networks.close()
         self.cleaner.shutdown(wait=True)
         self.groups.close()
         self.place.close()
@@ -167,6 +183,7 @@ class OciContainer:
         self._directory = runtime.place.directory / spec.id
         self._loop = asyncio.get_running_loop()
         self._group: cgroups.Cgroup | None = None
+        self._network: Namespace | None = None
         self._control: socket.socket | None = None
         self._stdin: Writer | None = None
         self._stdout: Reader | None = None
@@ -198,6 +215,18 @@ class OciContainer:
         except OSError as error:
             raise RuntimeFailed(f"The container's directory cannot be made: {error}.") from error
 
+    async def join_network(self) -> None:
+        """
+        Take a network namespace, if the function is to have more than a loopback.
+
+        Raises: RuntimeFailed.
+        """
+        if self._spec.network is Network.NONE:
+            return
+        if self._runtime.networks is None:
+            raise RuntimeFailed(NO_EGRESS)
+        self._network = await self._runtime.networks.take()
+
     def lay_out(self) -> None:
         """
         Make the cgroup, the scratch layer, the root and the bundle.
@@ -222,8 +251,14 @@ class OciContainer:
 
     def _write_bundle(self) -> None:
         (self._directory / bundle.HOSTS).write_text(bundle.hosts_file(self._spec), encoding="ascii")
-        config = bundle.oci_config(self._spec, nofile_max=self._runtime.nofile_max)
+        config = bundle.oci_config(self._spec, nofile_max=self._runtime.nofile_max, joined=self._joined())
         (self._directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+    def _joined(self) -> bundle.Joined | None:
+        if self._network is None or self._runtime.networks is None:
+            return None
+        (self._directory / bundle.RESOLV_CONF).write_text(self._runtime.networks.resolv_conf, encoding="ascii")
+        return bundle.Joined(self._network.path, os.path.relpath(self._network.sys, self._directory))
 
     async def spawn(self) -> None:
         """
@@ -483,6 +518,7 @@ class OciContainer:
             self._close_stdio()
             await self._see_the_runtime_off()
             await self._clear()
+            self._leave_network()
             self._forget_init()
             self._is_removed = True
 
@@ -519,6 +555,12 @@ class OciContainer:
         _remove_bundle(self._directory)
         return left + [str(path) for path in (state, self._directory) if path.exists()]
 
+    def _leave_network(self) -> None:
+        """Only now that no process is in it: one that was given away while it is used would be another's as well."""
+        if self._network and self._runtime.networks:
+            self._runtime.networks.retire(self._network)
+            self._network = None
+
     def _close_stdio(self) -> None:
         for end in (self._stdin, self._stdout, self._stderr, self._control):
             if end is not None:
@@ -553,7 +595,7 @@ def _sender(control: socket.socket) -> int | None:
 
 def _remove_bundle(directory: Path) -> None:
     """Remove exactly what `lay_out` made: never a tree, below which an image could still be mounted."""
-    for name in ("config.json", bundle.HOSTS):
+    for name in ("config.json", bundle.HOSTS, bundle.RESOLV_CONF):
         (directory / name).unlink(missing_ok=True)
     for path in (directory / bundle.ROOT, directory / SCRATCH, directory):
         with contextlib.suppress(OSError):

@@ -12,8 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from mayfly.domain.function import Network
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import Limits
+
+NO_EGRESS = (
+    "The function has `network: egress`, and the worker that was to run it gives functions no network but their own "
+    "loopback. The operator can change that: MAYFLY_EGRESS=on, for every worker."
+)
+"""Why `create` fails where `offers_egress` is false."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +38,9 @@ class ContainerSpec:
 
     limits: Limits
     """Memory, cpu, processes. The time limit belongs to the call."""
+
+    network: Network = Network.NONE
+    """Whether it has more than a loopback."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +136,11 @@ class Runtime(Protocol):
     @property
     def version(self) -> str:
         """The version of the program underneath."""
+        ...
+
+    @property
+    def offers_egress(self) -> bool:
+        """Whether `create` takes a spec with `network: egress`."""
         ...
 
     @property

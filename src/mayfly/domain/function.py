@@ -30,6 +30,13 @@ class ParameterMode(enum.StrEnum):
         return PARAMETER_MAX_BYTES if self is ParameterMode.STDIN else ARGUMENT_MAX_BYTES
 
 
+class Network(enum.StrEnum):
+    """What a function can reach."""
+
+    NONE = "none"  # itself
+    EGRESS = "egress"  # the internet, under the operator's rules
+
+
 class FunctionState(enum.StrEnum):
     """Whether the image is known to run."""
 
@@ -47,6 +54,7 @@ class FunctionSpec(msgspec.Struct, frozen=True, kw_only=True):
     parameter: ParameterMode = ParameterMode.STDIN
     limits: Limits = Limits()
     result_type: HeaderText = DEFAULT_RESULT_TYPE
+    network: Network = Network.NONE
 
 
 class Function(FunctionSpec, frozen=True, kw_only=True):

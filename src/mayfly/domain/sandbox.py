@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from mayfly.domain.function import Network
 from mayfly.domain.limits import MIB, SCRATCH_INODES, Limits
 
 NAMESPACES = ("user", "pid", "mount", "network", "ipc", "uts", "cgroup")
@@ -25,10 +26,13 @@ SIGNALS_PENDING = 1024
 limit of some tens of thousands: without a limit of its own one function could take them all."""
 
 OOM_SCORE_ADJ = 1000  # when the machine itself has no memory left, functions go first
-NETWORK = "none: loopback only"
+REACHED = {
+    Network.NONE: "itself, by a loopback of its own",
+    Network.EGRESS: "what the operator allows outside; not the worker's machine, private addresses or other functions",
+}
 
 MOUNTED_DIRECTORIES = ("/proc", "/dev", "/sys")
-MOUNTED_FILES = ("/etc/hosts",)
+MOUNTED_FILES = ("/etc/hosts", "/etc/resolv.conf")  # the latter where there is a network
 
 MASKED = (
     "/proc/acpi",

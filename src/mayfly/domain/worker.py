@@ -28,5 +28,6 @@ class WorkerBeat(msgspec.Struct, frozen=True, kw_only=True):
     images: Count
     started_at: Moment
     beat_at: Moment
+    egress: bool = False  # it gives functions with `network: egress` theirs
     draining: bool = False  # it claims nothing more: told to stop, it then leaves; drained by an operator, it stays
     gone: bool = False  # its last words, or its successor's: no container of it lives, and none ever will

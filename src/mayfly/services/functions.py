@@ -29,7 +29,7 @@ from mayfly.domain.errors import (
     PreconditionFailed,
     RuntimeFailed,
 )
-from mayfly.domain.function import Function, FunctionSpec
+from mayfly.domain.function import Function, FunctionSpec, Network
 from mayfly.domain.ids import Digest, FunctionName, UserId, new_id
 from mayfly.domain.image import ImageAnswer, PrepareImage
 from mayfly.images.reference import parse_reference
@@ -47,6 +47,7 @@ class Functions:
         """Work on an open bus."""
         self._bus = bus
         self._store = stores.functions
+        self._workers = stores.workers
 
     async def register(self, owner: UserId, name: FunctionName, spec: FunctionSpec) -> Entry[Function]:
         """
@@ -54,12 +55,13 @@ class Functions:
 
         Its state is pending when no worker could be asked; the first call then resolves the image.
 
-        Raises: AlreadyExists; InvalidRequest (field image); ImageUnavailable; QueueUnavailable.
+        Raises: AlreadyExists; InvalidRequest (field image or network); ImageUnavailable; QueueUnavailable.
         """
         parse_reference(spec.image)
         key = f"{owner}.{name}"
         if await self._store.get(key):
             raise _taken(name)
+        await self._check_network(spec)
         now = time.time()
         digest = await self._resolve(owner, spec)
         function = Function(
@@ -84,6 +86,7 @@ class Functions:
         parse_reference(spec.image)
         present = await self.get(owner, name)
         _check_match(present, if_match)
+        await self._check_network(spec)
         digest = present.value.digest
         if pull or digest is None or spec.image != present.value.image or spec.command != present.value.command:
             digest = await self._resolve(owner, spec)
@@ -147,6 +150,19 @@ class Functions:
                 continue
             return
         raise PreconditionFailed(f"Function {name!r} is being changed by somebody else all the time; try again.")
+
+    async def _check_network(self, spec: FunctionSpec) -> None:
+        """Refuse what no worker offers; where none is there to be asked, the first call finds out."""
+        if spec.network is Network.NONE:
+            return
+        entries = await asyncio.gather(*(self._workers.get(key) for key in await self._workers.keys()))
+        beats = [entry.value for entry in entries if entry and not entry.value.gone]
+        if beats and not any(beat.egress for beat in beats):
+            raise InvalidRequest(
+                "network: functions have none here but their own loopback. Leave `network` away, or ask the "
+                "operator for MAYFLY_EGRESS=on.",
+                field="network",
+            )
 
     async def _resolve(self, owner: UserId, spec: FunctionSpec) -> Digest | None:
         """Have a worker resolve the image; None when there is none to ask."""

@@ -163,6 +163,7 @@ class Worker:
             images=len(self._tools.images.list()),
             started_at=self._started_at,
             beat_at=time.time(),
+            egress=self._tools.runtime.offers_egress,
             draining=self._is_stopping or self._is_drained,
         )
 

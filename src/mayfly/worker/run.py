@@ -222,7 +222,14 @@ class Run:
 
     async def _create_container(self, image: PreparedImage) -> None:
         self._leases.enter_context(self._tools.images.lease(image.digest))
-        spec = ContainerSpec(id=new_id(), rootfs=image.rootfs, config=image.config, limits=self._work.function.limits)
+        function = self._work.function
+        spec = ContainerSpec(
+            id=new_id(),
+            rootfs=image.rootfs,
+            config=image.config,
+            limits=function.limits,
+            network=function.network,
+        )
         try:
             self._container = await self._tools.runtime.create(spec)
         except RuntimeFailed as error:

@@ -51,6 +51,8 @@ async def serve(settings: WorkerSettings, feed: Feed | None = None) -> None:
         state_dir=settings.state_dir,
         launcher_dir=settings.launcher_dir,
         docker=DockerAddress(host=settings.docker_host, tls_dir=settings.docker_tls_dir),
+        egress=settings.egress_policy(),
+        slots=settings.slots,
     )
     try:
         left = await runtime.reap()

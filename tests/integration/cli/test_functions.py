@@ -26,7 +26,7 @@ async def test_create_says_everything_about_a_function(mayfly: Mayfly, worker: A
     options = (
         "--env=A=1", "--env", "B=x=y", "--parameter", "argument", "--memory", "256", "--cpus", "0.5",
         "--pids", "9", "--timeout", "2.5", "--max-concurrency", "3",
-        "--result-type", "application/json", "--arg", "one",
+        "--result-type", "application/json", "--network", "egress", "--arg", "one",
     )  # fmt: skip
 
     created = await mayfly("functions", "create", "tool", IMAGE, *options, "--json", "--", "tr", "-d", "--json", "é")
@@ -46,7 +46,8 @@ async def test_create_says_everything_about_a_function(mayfly: Mayfly, worker: A
     }
     limits = {"memory_mib": 256, "cpus": 0.5, "pids": 9, "timeout_s": 2.5, "max_concurrency": 3}
     assert shown.json["limits"] == limits
-    assert (shown.json["parameter"], shown.json["result_type"]) == ("argument", "application/json")
+    ways = ("argument", "application/json", "egress")
+    assert tuple(shown.json[name] for name in ("parameter", "result_type", "network")) == ways
 
 
 @pytest.mark.F4

@@ -29,6 +29,7 @@ from mayfly.domain.errors import (
     TimedOut,
     WorkerLost,
 )
+from mayfly.domain.function import Network
 from mayfly.domain.ids import WorkerId, new_id
 from mayfly.domain.limits import Limits
 from mayfly.domain.worker import WorkerBeat
@@ -131,6 +132,23 @@ async def test_a_runtime_that_fails_before_the_start(world: World) -> None:
 
     assert caught.value.ran == "no"
     assert (await world.record(function)).state is State.REFUSED
+
+
+@pytest.mark.D6
+async def test_a_function_with_a_network_where_the_worker_has_none(world: World) -> None:
+    """Refused with `ran: no` and the setting that helps; a worker that has one says so, and creates it with one."""
+    function = await world.function(network=Network.EGRESS)
+    async with world.worker() as worker:
+        with pytest.raises(RuntimeFailed, match="MAYFLY_EGRESS=on") as caught:
+            await world.invoke(function)
+        assert caught.value.ran == "no"
+        assert (await world.record(function)).state is State.REFUSED
+        assert not worker._sign().egress
+
+        world.runtime.offers_egress = True
+        assert await world.invoke(function, b"hello") == b"hello"
+        assert worker._sign().egress
+    assert world.runtime.created[-1].network is Network.EGRESS
 
 
 async def test_what_nobody_foresaw_is_tried_again_soon(world: World) -> None:

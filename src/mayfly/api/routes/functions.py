@@ -115,6 +115,7 @@ def _spec(shape: FunctionChange) -> FunctionSpec:
         parameter=shape.parameter,
         limits=shape.limits.to_domain(),
         result_type=shape.result_type,
+        network=shape.network,
     )
 
 

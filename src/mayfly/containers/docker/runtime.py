@@ -36,9 +36,10 @@ from mayfly.containers.docker.config import OWNER_LABEL, STARTING_PIDS, containe
 from mayfly.containers.docker.engine import Address, Attached, DockerRefused, Engine, find_version
 from mayfly.containers.docker.rootfs import Roots
 from mayfly.containers.programs import BUILT, INIT
-from mayfly.containers.runtime import Call, Container, ContainerSpec, Ending, EndReason
+from mayfly.containers.runtime import NO_EGRESS, Call, Container, ContainerSpec, Ending, EndReason
 from mayfly.containers.stdio import Result, Tail
 from mayfly.domain.errors import RuntimeFailed
+from mayfly.domain.function import Network
 
 CREATE_TIMEOUT_S = 30.0
 KILL_AFTER_S = 1.0  # from asking the init to end everything, to asking the daemon
@@ -77,6 +78,8 @@ class DockerRuntime:
         self._lock = _lock(state_dir / "containers.lock")
 
     async def create(self, spec: ContainerSpec) -> Container:
+        if spec.network is not Network.NONE:
+            raise RuntimeFailed(NO_EGRESS)
         container = DockerContainer(self, spec)
         try:
             await container.make()
@@ -85,6 +88,11 @@ class DockerRuntime:
                 await container.remove()
             raise
         return container
+
+    @property
+    def offers_egress(self) -> bool:
+        """Never: the rules would have to be the daemon's host's."""
+        return False
 
     async def reap(self) -> int:
         """As promised; and whatever any worker left an hour ago and more, whose own successor never came."""
