@@ -17,6 +17,7 @@ from pathlib import Path
 from examples.oci import Image, push
 
 HERE = Path(__file__).resolve().parent
+PYTHON_EXAMPLES = ("charge", "json-python")
 SHELL_EXAMPLES = ("fail", "sleep", "mebibyte", "misbehave")
 LEFT_OUT = {
     "test",
@@ -34,7 +35,8 @@ PYTHON = Path("/usr/bin/python3").resolve()
 
 def images() -> dict[str, Image]:
     """Say what is in each example's image."""
-    made = {"upper": Image(cmd=("/bin/sh",)), "json-python": python_image(HERE / "json-python" / "function.py")}
+    made = {"upper": Image(cmd=("/bin/sh",))}
+    made |= {name: python_image(HERE / name / "function.py") for name in PYTHON_EXAMPLES}
     for name in SHELL_EXAMPLES:
         script = HERE / name / "function.sh"
         made[name] = Image(files={"/function.sh": script}, cmd=("/bin/sh", "/function.sh"))

@@ -692,6 +692,6 @@ MUTATIONS = (
         file="src/mayfly/services/functions.py",
         old="if beats and not any(beat.egress for beat in beats):",
         new="if False:",
-        tests=("tests/integration/api/test_network.py::test_a_network_that_no_worker_offers_is_refused",),
+        tests=("tests/integration/api/test_function_network.py::test_a_network_that_no_worker_offers_is_refused",),
     ),
 )

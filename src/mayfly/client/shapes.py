@@ -93,7 +93,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     open_files_max: int
     core_bytes: int
     signals_pending: int
-    network: str
+    reaches: str
     lost_with_docker: dict[str, str]
 
 

@@ -13,13 +13,13 @@ from mayfly.containers.bundle import oci_config
 from mayfly.containers.docker.config import container_config
 from mayfly.containers.runtime import ContainerSpec
 from mayfly.containers.seccomp import Machine, translate
-from mayfly.domain.function import Function
+from mayfly.domain.function import Function, Network
 from mayfly.domain.ids import FunctionName, UserId, new_id
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import MIB, Limits
 
 LIMITS = Limits(memory_mib=96, cpus=0.5, pids=20)
-SHOWN = SandboxShape.of(LIMITS)
+SHOWN = SandboxShape.of(LIMITS, Network.NONE)
 SPEC = ContainerSpec(id="x" * 24, rootfs=Path("/"), config=ProcessConfig(), limits=LIMITS)
 
 pytestmark = pytest.mark.F9

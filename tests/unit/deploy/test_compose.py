@@ -20,7 +20,7 @@ from mayfly.api.server import GRACE_S
 from mayfly.domain.limits import TIMEOUT_MAX_S
 from mayfly.domain.sandbox import DENIED_CALLS
 from mayfly.ops.gateway.render import render
-from mayfly.settings import ROLES, GatewaySettings
+from mayfly.settings import ROLES, GatewaySettings, WorkerSettings
 from tests.support.need import need
 
 pytestmark = pytest.mark.D4
@@ -351,6 +351,26 @@ def test_the_docker_variants_worker_is_otherwise_the_worker() -> None:
     ours["volumes"] = [*ours["volumes"], theirs["volumes"][-1]]
     ours["networks"] = {"bus": {"aliases": ["worker"]}, "outside": {}}
     assert theirs == ours
+
+
+@pytest.mark.D6
+def test_egress_takes_one_capability_and_one_sysctl() -> None:
+    """Without its file no worker may touch a network; with it nothing else changes, and the settings are a worker's."""
+    assert "NET_ADMIN" not in SERVICES["worker"]["cap_add"]
+    assert "sysctls" not in SERVICES["worker"]
+    assert not [name for name in SERVICES["worker"]["environment"] if "EGRESS" in name]
+    assert VARIANTS["compose.egress.yaml"]["services"].keys() == {"worker"}
+    worker = dict(VARIANTS["compose.egress.yaml"]["services"]["worker"])
+    environment = worker.pop("environment")
+    assert worker == {"cap_add": ["NET_ADMIN"], "sysctls": {"net.ipv4.ip_forward": "1"}}
+    given = {name.removeprefix("MAYFLY_").lower(): plain(value) for name, value in environment.items()}
+    assert WorkerSettings.model_validate(given).egress_policy() is not None
+
+
+@pytest.mark.D6
+def test_the_workers_image_has_what_egress_needs() -> None:
+    """It makes the rules by nft, which the worker looks for where Debian puts it."""
+    assert " nftables " in STAGES["worker"]
 
 
 @pytest.mark.parametrize("profiles", ["", "monitoring,registry"])
