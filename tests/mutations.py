@@ -694,4 +694,93 @@ MUTATIONS = (
         new="if False:",
         tests=("tests/integration/api/test_function_network.py::test_a_network_that_no_worker_offers_is_refused",),
     ),
+    Mutation(
+        safeguard="the place that a secret is sealed for",
+        file="src/mayfly/services/sealing.py",
+        old='return "\\0".join(("mayfly", *place)).encode()',
+        new='return b"mayfly"',
+        tests=("tests/integration/services/test_secrets.py::test_a_value_that_was_moved_is_not_opened",),
+    ),
+    Mutation(
+        safeguard="the user in the place of a registry's secret password",
+        file="src/mayfly/domain/registry.py",
+        old='return ("registry", user_id, host, username)',
+        new='return ("registry", "", host, username)',
+        tests=("tests/integration/services/test_secrets.py::test_moved_credentials_are_not_opened",),
+    ),
+    Mutation(
+        safeguard="the sealing of a secret",
+        file="src/mayfly/services/sealing.py",
+        old="return Sealed(kid=self._kid, box=SUITE.encrypt(value, self._key, _info(place)))",
+        new="return Sealed(kid=self._kid, box=value)",
+        tests=("tests/integration/api/test_function_secrets.py::test_the_value_is_nowhere_but_sealed",),
+    ),
+    Mutation(
+        safeguard="that an API server has no secret key that opens",
+        file="src/mayfly/ops/secrets.py",
+        old='self.public_sealing_keys.put(public_name(name), public_pem(self.sealing_keys.read(name) or b""))',
+        new='self.public_sealing_keys.put(name, self.sealing_keys.read(name) or b"")',
+        tests=("tests/unit/ops/test_sealing_keys.py::test_only_workers_have_the_private_half",),
+    ),
+    Mutation(
+        safeguard="that workers know a key before it seals a secret",
+        file="src/mayfly/ops/secrets.py",
+        old="directory.publish_sealing_keys(but=directory.waiting_sealing_key())",
+        new="directory.publish_sealing_keys()",
+        tests=("tests/unit/ops/test_sealing_keys.py::test_workers_know_a_key_before_it_seals",),
+    ),
+    Mutation(
+        safeguard="that a function which is gone leaves no secret",
+        file="src/mayfly/services/functions.py",
+        old="            await self._secret_values.forget(owner, entry.value.id)\n",
+        new="",
+        tests=("tests/integration/services/test_secrets.py::test_they_go_with_their_function",),
+    ),
+    Mutation(
+        safeguard="that the record of the function decides which secret is given",
+        file="src/mayfly/services/secrets.py",
+        old="        except RequestError:\n            await self._values.remove(function, ref)\n            raise\n",
+        new="        except RequestError:\n            raise\n",
+        tests=("tests/integration/services/test_secrets.py::test_there_is_a_limit_to_their_number_and_size",),
+    ),
+    Mutation(
+        safeguard="that a call is not run without its secret",
+        file="src/mayfly/worker/run.py",
+        old="        self._secrets = _or_refused(secrets.result())\n",
+        new="        found = secrets.result()\n"
+        "        self._secrets = () if isinstance(found, MayflyError) else found\n",
+        tests=(f"{WORKER}/test_secrets.py::test_a_secret_that_cannot_be_opened_stops_the_call",),
+    ),
+    Mutation(
+        safeguard="the mode of a secret file",
+        file="src/mayfly/containers/secret_files.py",
+        old="os.open(name, flags, 0o400, dir_fd=place)",
+        new="os.open(name, flags, 0o444, dir_fd=place)",
+        tests=("tests/contract/test_secret_files.py::test_only_the_images_user_reads_its_files",),
+    ),
+    Mutation(
+        safeguard="the read-only mount of secret files",
+        file="src/mayfly/containers/bundle.py",
+        old='return _bind(DIRECTORY, SECRETS, "ro", "nosuid", "nodev", "noexec")',
+        new='return _bind(DIRECTORY, SECRETS, "nosuid", "nodev", "noexec")',
+        tests=("tests/contract/test_secret_files.py::test_a_function_cannot_write_there",),
+    ),
+    Mutation(
+        safeguard="that a registry's secret password is kept for one host",
+        file="src/mayfly/domain/registry.py",
+        old="{hashlib.sha256(host.encode()).hexdigest()}",
+        new="{hashlib.sha256(b'').hexdigest()}",
+        tests=("tests/integration/services/test_secrets.py::test_credentials_are_one_users_for_one_host",),
+    ),
+    Mutation(
+        safeguard="that a secret password is on no command line",
+        file="src/mayfly/images/pull.py",
+        old='        credentials = f"--{prefix}authfile={file}" if file else f"--{prefix}no-creds"\n',
+        new='        credentials = f"--{prefix}authfile={file}" if file else f"--{prefix}no-creds"\n'
+        "        if self.login:\n"
+        "            pair = path_of(self.login).read_text().split('\"')[-2]\n"
+        '            pair = __import__("base64").b64decode(pair).decode()\n'
+        '            credentials = f"--{prefix}creds={pair}"\n',
+        tests=("tests/integration/images/test_logins.py::test_ones_own_credentials_open_ones_own_image",),
+    ),
 )

@@ -171,7 +171,15 @@ class BackOffSettings(Settings):
     """Users that may be registered from one address within `login_failures_kept_s`; then each has to wait likewise."""
 
 
-class ApiSettings(LogSettings, NatsSettings, AdmissionSettings, MetricsSettings, BackOffSettings):
+class SealingSettings(Settings):
+    """Which keys seal functions' secrets and registries' passwords, or open them."""
+
+    sealing_keys_dir: Path = Path("/run/secrets/mayfly/sealing-keys")
+    """A directory of sealing keys, X25519 in PEM: for an API server the public halves, `<kid>.pub.pem`, of which the
+    last by name seals; for a worker the private ones, `<kid>.pem`, all of which open."""
+
+
+class ApiSettings(LogSettings, NatsSettings, AdmissionSettings, MetricsSettings, BackOffSettings, SealingSettings):
     """An API server."""
 
     listen: str = "127.0.0.1:8443"
@@ -303,7 +311,7 @@ class EgressSettings(Settings):
         )
 
 
-class WorkerSettings(LogSettings, NatsSettings, ImageSettings, EgressSettings, MetricsSettings):
+class WorkerSettings(LogSettings, NatsSettings, ImageSettings, EgressSettings, MetricsSettings, SealingSettings):
     """A worker."""
 
     slots: Annotated[int, Field(ge=1, le=4096)] = 4 * CORES

@@ -38,6 +38,7 @@ from mayfly.domain.ids import new_id
 from mayfly.services.tokens import write_new_key
 from mayfly.settings import ApiSettings, BootstrapSettings, NatsSettings
 from tests.support.leaks import leaks
+from tests.support.sealing import SealingKeys
 
 PROGRAM = "from mayfly.settings import ApiSettings, load; from mayfly.api.server import run; run(load(ApiSettings))"
 START_S = 20
@@ -142,12 +143,14 @@ class ApiServer:
         """*settings* are further ones of the API server's, such as `registration="closed"`."""
         self.certificates = make_certificates(directory)
         self.token_keys = token_keys_in(directory)  # a second server of one directory has the first one's
+        self.sealing = SealingKeys(directory / "sealing")
         self._environment = {
             "MAYFLY_NATS_URL": nats_url,
             "MAYFLY_LISTEN": "127.0.0.1:0",
             "MAYFLY_TLS_CERTIFICATE_FILE": str(self.certificates.certificate_file),
             "MAYFLY_TLS_KEY_FILE": str(self.certificates.key_file),
             "MAYFLY_TOKEN_KEYS_DIR": str(self.token_keys),
+            "MAYFLY_SEALING_KEYS_DIR": str(self.sealing.public),
             "MAYFLY_LOG_FORMAT": "json",
             "MAYFLY_DRAIN_S": "0",
             **{f"MAYFLY_{name.upper()}": str(value) for name, value in (NO_BACK_OFF | settings).items()},

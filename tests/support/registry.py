@@ -21,6 +21,9 @@ storage:
   delete: {{enabled: true}}
 http: {{addr: "{address}"}}
 {auth}"""
+HTPASSWD, HTPASSWD_PASSWORD = "ann:$2b$04$tORifUvCxMYXYdhptgaDve0xZUWihuABQq/fLe0YsijYJwp4.E64m\n", "correct-horse"
+"""A password file with one user, ann, and her password (bcrypt of the lowest cost)."""
+
 AUTH = "auth: {{htpasswd: {{realm: test, path: {path}}}}}\n"
 
 
@@ -62,6 +65,12 @@ class Registry:
         config.write_text(CONFIG.format(root=directory / "store", address=self.url, auth=auth))
         with (directory / "registry.log").open("ab") as log:
             self._process = subprocess.Popen(["docker-registry", "serve", config], stdout=log, stderr=log)
+
+    async def lock(self, htpasswd: str) -> None:
+        """From now on ask for a password; what was pushed stays."""
+        await self.stop()
+        self._htpasswd = htpasswd
+        await self.start()
 
     async def stop(self) -> None:
         """End it; what was pushed stays until the object goes, so that it can be started again."""

@@ -29,6 +29,7 @@ from mayfly.services.call import PLAIN, CallOptions
 from mayfly.services.cancel import Canceller
 from mayfly.services.invoke import Invoker
 from mayfly.services.janitor import Janitor
+from mayfly.services.sealing import Opener
 from mayfly.worker.loop import Worker
 from mayfly.worker.run import Tools
 from tests.support.bus import Installation
@@ -81,6 +82,7 @@ class World:
         self.janitor = Janitor(bus, self.stores, keep_s=KEEP_S)
         self.images = OneImage()
         self.runtime = FakeRuntime()
+        self.opener = Opener({})
 
     @asynccontextmanager
     async def worker(self, slots: int = 4, grace_s: float = 5) -> AsyncIterator[Worker]:
@@ -103,6 +105,7 @@ class World:
             images=self.images,  # type: ignore[arg-type]
             runtime=self.runtime,
             keep_s=KEEP_S,
+            opener=self.opener,
         )
 
     async def function(self, **given: Any) -> Function:

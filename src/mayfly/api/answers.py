@@ -46,6 +46,7 @@ ENDINGS: tuple[type[MayflyError], ...] = (
     domain.Cancelled,
     domain.WorkerLost,
     domain.RuntimeFailed,
+    domain.SecretUnavailable,
 )
 """How an activation can end without a result, for whoever asks for it."""
 

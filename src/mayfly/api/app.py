@@ -25,7 +25,19 @@ from mayfly.api.description import INTRODUCTION, describe
 from mayfly.api.door import Door, read_secrets
 from mayfly.api.envelope import Envelope, exchange_of
 from mayfly.api.errors import MethodNotAllowed, problem
-from mayfly.api.routes import activations, admin, audit, functions, invoke, keys, platform, tokens, users
+from mayfly.api.routes import (
+    activations,
+    admin,
+    audit,
+    functions,
+    invoke,
+    keys,
+    platform,
+    registries,
+    secrets,
+    tokens,
+    users,
+)
 from mayfly.api.sentences import invalid
 from mayfly.api.state import opened
 from mayfly.api.trail import check_recorded
@@ -43,6 +55,8 @@ ROUTERS = (
     tokens.private,
     keys.private,
     functions.private,
+    secrets.private,
+    registries.private,
     invoke.private,
     activations.private,
     audit.private,

@@ -19,6 +19,7 @@ from mayfly.api.errors import BodyTimeout, BodyTooLarge, UnsupportedMediaType
 from mayfly.api.sentences import field_names, invalid
 from mayfly.domain.errors import InvalidRequest, MayflyError, ParameterNotText, ParameterTooLarge, UnsupportedEncoding
 from mayfly.domain.function import ParameterMode
+from mayfly.domain.secret import VALUE_MAX_BYTES
 
 JSON_MAX_BYTES = 512 * 1024  # the largest valid registration has 96 KiB, which escapes may multiply
 FORM_MAX_BYTES = 16 * 1024
@@ -99,6 +100,24 @@ async def read_parameter(request: Request, mode: ParameterMode) -> bytes:
             at_byte=at,
         )
     return parameter
+
+
+async def read_secret(request: Request) -> bytes:
+    """
+    Read a secret's value, whatever content type it has. No error says any of it.
+
+    Raises: UnsupportedEncoding; BodyTooLarge; InvalidRequest (field value); BodyTimeout.
+    """
+    value = await _read(request, VALUE_MAX_BYTES, BodyTooLarge(f"A secret may have at most {VALUE_MAX_BYTES} bytes."))
+    try:
+        value.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"A secret must be text in UTF-8, and at byte {error.start} it is not. Encode binary data, for example as "
+            "base64.",
+            field="value",
+        ) from None
+    return value
 
 
 async def _read(request: Request, limit: int, too_large: MayflyError) -> bytes:

@@ -21,6 +21,7 @@ from pydantic.json_schema import models_json_schema
 from mayfly.api.admin_shapes import NewInvitation, UserChange
 from mayfly.api.answers import add_errors
 from mayfly.api.errors import MEANINGS
+from mayfly.api.secret_shapes import NewRegistryCredentials
 from mayfly.api.shapes import FunctionChange, NewFunction, NewUser, PasswordChange, Problem
 
 READ_BY_HAND: tuple[type[BaseModel], ...] = (
@@ -30,6 +31,7 @@ READ_BY_HAND: tuple[type[BaseModel], ...] = (
     FunctionChange,
     UserChange,
     NewInvitation,
+    NewRegistryCredentials,
     Problem,
 )
 """Shapes that FastAPI does not see, because the routes read bodies and write errors themselves."""

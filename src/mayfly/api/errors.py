@@ -242,6 +242,12 @@ MEANINGS: dict[type[MayflyError], Meaning] = {
     domain.RuntimeFailed: Meaning(
         502, "The container could not be started or removed.", "Try again; tell the operator if it stays."
     ),
+    domain.SecretUnavailable: Meaning(
+        502,
+        "A secret of the function, or the password for its registry, cannot be read by the worker: the key that it was "
+        "sealed with is gone, or what is stored was not sealed for it. Nothing was run.",
+        "Set it again (PUT); tell the operator if it stays.",
+    ),
     BadGateway: Meaning(
         502,
         "Made by the gateway: no API server answered, or its connection broke in the middle of a call.",

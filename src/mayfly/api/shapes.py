@@ -336,7 +336,7 @@ class FunctionChange(Shape):
         Field(max_length=ENV_MAX_ENTRIES, json_schema_extra={"additionalProperties": False}),
         AfterValidator(_env_fits),
     ] = Field(default_factory=dict)
-    """Variables in addition to the image's. Not for secrets: they are shown to you again."""
+    """Variables in addition to the image's. They are shown to you again: secrets have a call of their own."""
 
     parameter: ParameterMode = ParameterMode.STDIN
     """How the container gets the parameter: on stdin, as last argument, or in MAYFLY_PARAMETER."""
@@ -383,6 +383,9 @@ class FunctionShape(Shape):
     limits: LimitsShape
     result_type: str
     network: Network
+    secrets: list[str]
+    """The names of its secrets."""
+
     created_at: datetime
     updated_at: datetime
 
@@ -402,6 +405,7 @@ class FunctionShape(Shape):
             limits=LimitsShape.of(function.limits),
             result_type=function.result_type,
             network=function.network,
+            secrets=sorted(ref.key for ref in function.secrets),
             created_at=instant(function.created_at),
             updated_at=instant(function.updated_at),
         )

@@ -28,8 +28,11 @@ from mayfly.services.keys import Keys
 from mayfly.services.metrics_port import served
 from mayfly.services.operators import Operators
 from mayfly.services.passwords import Passwords
+from mayfly.services.registries import Registries
 from mayfly.services.retention import Keeper
 from mayfly.services.room import Guard
+from mayfly.services.sealing import Sealer
+from mayfly.services.secrets import Secrets
 from mayfly.services.sessions import Sessions
 from mayfly.services.tokens import TokenKeys
 from mayfly.services.users import Users
@@ -50,6 +53,8 @@ class ApiState:
     attempts: Attempts
     keys: Keys
     functions: Functions
+    secrets: Secrets
+    registries: Registries
     activations: Activations
     canceller: Canceller
     invoker: Invoker
@@ -66,10 +71,11 @@ async def opened(settings: ApiSettings) -> AsyncIterator[ApiState]:
     """
     Connect, build the services on the connection, and let the metrics be read.
 
-    Raises: KeysMissing; QueueUnavailable when NATS cannot be reached or is not fit; SettingsError when nothing can
-    listen where the metrics are to be read.
+    Raises: KeysMissing; SealingKeyUnusable; QueueUnavailable when NATS cannot be reached or is not fit; SettingsError
+    when nothing can listen where the metrics are to be read.
     """
     keys = TokenKeys.load(settings.token_keys_dir, issuer=settings.token_issuer, audience=settings.token_audience)
+    sealer = Sealer.load(settings.sealing_keys_dir)
     listener = Listener(new_id())
     async with AsyncExitStack() as stack:
         bus = await stack.enter_async_context(connect(settings, role="api"))
@@ -77,7 +83,7 @@ async def opened(settings: ApiSettings) -> AsyncIterator[ApiState]:
         await stack.enter_async_context(listener.listening(bus))
         passwords = Passwords(settings.login_concurrency)
         stack.callback(passwords.close)
-        state = _build(settings, bus, listener, keys=keys, passwords=passwords)
+        state = _build(settings, bus, listener, keys=keys, sealer=sealer, passwords=passwords)
         await stack.enter_async_context(state.keeper.listening())
         usage = Usage(bus, state.stores, state.metrics)
         await stack.enter_async_context(served(settings.metrics_listen, state.metrics, refresh=usage.refresh))
@@ -86,7 +92,9 @@ async def opened(settings: ApiSettings) -> AsyncIterator[ApiState]:
         yield state
 
 
-def _build(settings: ApiSettings, bus: Bus, listener: Listener, *, keys: TokenKeys, passwords: Passwords) -> ApiState:
+def _build(
+    settings: ApiSettings, bus: Bus, listener: Listener, *, keys: TokenKeys, sealer: Sealer, passwords: Passwords
+) -> ApiState:
     stores = Stores.on(bus)
     metrics = ApiMetrics()
     metrics.follow(bus)
@@ -97,6 +105,7 @@ def _build(settings: ApiSettings, bus: Bus, listener: Listener, *, keys: TokenKe
     users = Users(bus, stores, sessions, passwords, registration=settings.registration)
     activations = Activations(bus, stores, listener, keep_s=keep_s)
     canceller = Canceller(bus, stores, listener, keep_s=keep_s)
+    functions = Functions(bus, stores)
     return ApiState(
         settings=settings,
         bus=bus,
@@ -107,7 +116,9 @@ def _build(settings: ApiSettings, bus: Bus, listener: Listener, *, keys: TokenKe
         sessions=sessions,
         attempts=Attempts(stores, settings, passwords, on_refusal=metrics.attempt_refused),
         keys=Keys(stores, sessions, keys),
-        functions=Functions(bus, stores),
+        functions=functions,
+        secrets=Secrets(stores, functions, sealer),
+        registries=Registries(stores, sealer),
         activations=activations,
         canceller=canceller,
         invoker=Invoker(bus, stores, listener, wait_ms=settings.admission_wait_ms, keep_s=keep_s, guard=guard),

@@ -104,13 +104,13 @@ async def read_through(bus: Bus, stream: str, *, subject: str, first_seq: int, l
         yield stored
 
 
-async def delete(bus: Bus, stream: str, seq: int) -> bool:
+async def delete(bus: Bus, stream: str, seq: int, *, erase: bool = False) -> bool:
     """
-    Remove one message; return whether it was there.
+    Remove one message; return whether it was there. *erase* overwrites it in nats-server's files.
 
     Raises: what nats-py raises.
     """
-    query = msgspec.json.encode({"seq": seq, "no_erase": True})
+    query = msgspec.json.encode({"seq": seq, "no_erase": not erase})
     reply = await bus.client.request(message_delete(stream), query, timeout=REQUEST_TIMEOUT_S)
     answer = _ANSWER.decode(reply.data)
     _check(answer)

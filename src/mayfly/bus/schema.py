@@ -125,7 +125,7 @@ def bucket_stream(bucket: str, settings: BootstrapSettings) -> api.StreamConfig:
     Describe the stream behind a bucket. Records are republished, so that an API server hears of each change.
 
     No rollups: whoever may write one key could remove all others with the header `Nats-Rollup: all`. Deleted are places
-    only, which must leave nothing behind: everything else ends by its time, or as a tombstone.
+    and secrets' values only, which must leave nothing behind: everything else ends by its time, or as a tombstone.
     """
     republish = None
     if bucket == subjects.ACTIVATIONS:
@@ -139,7 +139,7 @@ def bucket_stream(bucket: str, settings: BootstrapSettings) -> api.StreamConfig:
         max_bytes=BOUNDED_BUCKETS.get(bucket),
         max_msgs_per_subject=1,
         allow_rollup_hdrs=False,
-        deny_delete=bucket != subjects.PLACES,
+        deny_delete=bucket not in subjects.LEAVE_NOTHING,
         allow_direct=False,
         allow_msg_ttl=True,
         republish=republish,

@@ -148,6 +148,15 @@ class Store(Generic[T]):
         """
         await self._compare_and_set(key, b"", revision=revision, ttl_s=None, headers={"KV-Operation": "DEL"})
 
+    async def erase(self, entry: Entry[T]) -> None:
+        """
+        Remove an entry as it was read, without leaving a tombstone; in a bucket of `subjects.LEAVE_NOTHING`.
+
+        Raises: QueueUnavailable.
+        """
+        with translated("erase"):
+            await messages.delete(self._bus, kv_stream(self._bucket), entry.revision, erase=True)
+
     async def keys(self, prefix: str | None = None) -> list[str]:
         """
         List the keys below *prefix* (whole tokens, such as a user id), or all, sorted. Entries that were deleted

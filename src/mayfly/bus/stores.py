@@ -12,6 +12,8 @@ from mayfly.domain.attempts import KnownAddress, Tally
 from mayfly.domain.function import Function
 from mayfly.domain.idempotency import IdempotencyEntry
 from mayfly.domain.invitation import Invitation
+from mayfly.domain.registry import RegistryCredentials
+from mayfly.domain.secret import Secret
 from mayfly.domain.user import Session, User
 from mayfly.domain.worker import WorkerBeat
 
@@ -29,6 +31,8 @@ class Stores:
     attempts: Store[Tally]
     addresses: Store[KnownAddress]
     invitations: Store[Invitation]
+    secrets: Store[Secret]
+    registries: Store[RegistryCredentials]
 
     @classmethod
     def on(cls, bus: Bus) -> Stores:
@@ -43,4 +47,6 @@ class Stores:
             attempts=Store(bus, subjects.ATTEMPTS, Tally),
             addresses=Store(bus, subjects.ADDRESSES, KnownAddress),
             invitations=Store(bus, subjects.INVITATIONS, Invitation),
+            secrets=Store(bus, subjects.SECRETS, Secret),
+            registries=Store(bus, subjects.REGISTRIES, RegistryCredentials),
         )

@@ -21,6 +21,8 @@ WORKERS = "workers"  # key: <worker id>
 ATTEMPTS = "attempts"  # key: hash of a user name, an address, or both
 ADDRESSES = "addresses"  # where users have logged in; key: hash of user name and address
 INVITATIONS = "invitations"  # key: <invitation id>
+SECRETS = "secrets"  # key: <user id>.<function id>.<secret's key>.<version>
+REGISTRIES = "registries"  # key: <user id>.<hash of the host>
 BUCKETS = (
     USERS,
     SESSIONS,
@@ -32,7 +34,10 @@ BUCKETS = (
     ATTEMPTS,
     ADDRESSES,
     INVITATIONS,
+    SECRETS,
+    REGISTRIES,
 )
+LEAVE_NOTHING = (PLACES, SECRETS)  # their entries are removed, not replaced by a tombstone
 
 STREAMS_API = "$JS.API"
 WORKERS_API = "streams.API"  # its name in the workers' account, where `$JS.API` is that account's own, without streams

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import mayfly
-from mayfly.cli import account, activations, functions, keys
+from mayfly.cli import account, activations, functions, keys, registries
 from mayfly.cli.admin.app import app as admin
 from mayfly.cli.audit import audit
 from mayfly.cli.exits import EPILOG
@@ -32,6 +32,7 @@ def build() -> typer.Typer:
     app.add_typer(functions.app, name="functions", rich_help_panel=FUNCTIONS)
     app.command(rich_help_panel=FUNCTIONS)(invoke)
     app.add_typer(activations.app, name="activations", rich_help_panel=FUNCTIONS)
+    app.add_typer(registries.app, name="registries", rich_help_panel=FUNCTIONS)
     app.command(rich_help_panel=FUNCTIONS)(status)
     app.add_typer(admin, name="admin", rich_help_panel=OPERATORS)
     return app

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mayfly.cli import sandbox
+from mayfly.cli import sandbox, secrets
 from mayfly.cli.exits import Refused
 from mayfly.cli.output import columns, pairs, say, short_digest
 from mayfly.cli.terminal import Terminal, connected
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mayfly.client import Function, Limits, Spec
 
 app = typer.Typer(no_args_is_help=True, help="Your functions: an image reference with a name.")
+app.add_typer(secrets.app, name="secrets")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The function's name.", show_default=False)]
 Image = Annotated[
@@ -284,6 +285,7 @@ def _lines(function: Function) -> list[tuple[str, object]]:
         ("max concurrency", limits.max_concurrency),
         ("result type", spec.result_type),
         ("network", spec.network),
+        *(("secret", key) for key in function.secrets),
         ("created", function.created_at),
         ("updated", function.updated_at),
         *sandbox.lines(function.sandbox),

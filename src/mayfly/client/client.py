@@ -40,6 +40,10 @@ from mayfly.client.shapes import (
     KeyList,
     Logs,
     MadeKey,
+    Registry,
+    RegistryList,
+    Secret,
+    SecretList,
     Spec,
     Status,
     User,
@@ -183,6 +187,36 @@ class Client:
     async def delete_function(self, name: str) -> None:
         """Deregister a function: new and waiting calls are refused, running ones finish."""
         await self._send("DELETE", f"/v1/functions/{_segment(name)}")
+
+    # Secrets, and accounts at registries
+
+    async def set_secret(self, function: str, key: str, value: str | bytes, *, deliver_as: str | None = None) -> None:
+        """Set a secret of a function, as a variable of its `environment` (the default) or as a `file`."""
+        path = f"/v1/functions/{_segment(function)}/secrets/{_segment(key)}"
+        query = {} if deliver_as is None else {"as": deliver_as}
+        headers = {"Content-Type": "application/octet-stream"}
+        await self._send("PUT", path, params=query, headers=headers, content=_utf8(value, "secret"))
+
+    async def secrets(self, function: str) -> list[Secret]:
+        """List a function's secrets, without their values, which nobody is shown."""
+        return _read(await self._send("GET", f"/v1/functions/{_segment(function)}/secrets"), SecretList).secrets
+
+    async def delete_secret(self, function: str, key: str) -> None:
+        """Delete a secret of a function."""
+        await self._send("DELETE", f"/v1/functions/{_segment(function)}/secrets/{_segment(key)}")
+
+    async def set_registry(self, host: str, *, username: str, password: str) -> None:
+        """Set one's account at a registry, for one's own images."""
+        body = {"username": username, "password": password}
+        await self._send("PUT", f"/v1/registries/{_segment(host)}", **_json(body))
+
+    async def registries(self) -> list[Registry]:
+        """List one's accounts at registries, without the passwords."""
+        return _read(await self._send("GET", "/v1/registries"), RegistryList).registries
+
+    async def delete_registry(self, host: str) -> None:
+        """Forget one's account at a registry."""
+        await self._send("DELETE", f"/v1/registries/{_segment(host)}")
 
     # Activations
 

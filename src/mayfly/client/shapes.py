@@ -104,6 +104,7 @@ class Function(Spec, frozen=True, kw_only=True):
     id: str
     digest: str | None
     state: str
+    secrets: list[str] = []
     created_at: datetime
     updated_at: datetime
     etag: str | None = None
@@ -113,6 +114,35 @@ class Function(Spec, frozen=True, kw_only=True):
     def spec(self) -> Spec:
         """What its owner says about it, to be changed and given back."""
         return Spec(**{field: getattr(self, field) for field in Spec.__struct_fields__})
+
+
+class Secret(msgspec.Struct, frozen=True, kw_only=True):
+    """A secret of a function, without its value."""
+
+    key: str
+    deliver_as: str = msgspec.field(name="as")
+    size_bytes: int
+    updated_at: datetime
+
+
+class SecretList(msgspec.Struct, frozen=True, kw_only=True):
+    """A function's secrets."""
+
+    secrets: list[Secret]
+
+
+class Registry(msgspec.Struct, frozen=True, kw_only=True):
+    """One's account at a registry, without the password."""
+
+    host: str
+    username: str
+    updated_at: datetime
+
+
+class RegistryList(msgspec.Struct, frozen=True, kw_only=True):
+    """One's accounts at registries."""
+
+    registries: list[Registry]
 
 
 class FunctionPage(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,9 +13,11 @@ from typing import Any
 from mayfly.containers.runtime import ContainerSpec
 from mayfly.domain import sandbox
 from mayfly.domain.sandbox import Room
+from mayfly.domain.secret import DIRECTORY
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-ROOT, HOSTS, RESOLV_CONF = "root", "hosts", "resolv.conf"  # in the bundle's directory
+# In the bundle's directory:
+ROOT, HOSTS, RESOLV_CONF, SECRETS = "root", "hosts", "resolv.conf", "secrets"
 CAPABILITY_SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
 INIT, INIT_SOURCE = "/dev/mayfly-init", "../mayfly-init"
 
@@ -41,7 +43,7 @@ def oci_config(
         "root": {"path": ROOT},
         "hostname": spec.id,
         "process": _process(spec, nofile_max),
-        "mounts": _mounts(Room.of(spec.limits), joined),
+        "mounts": [*_mounts(Room.of(spec.limits), joined), *([_secrets()] if spec.has_secret_files else [])],
         "linux": {
             "uidMappings": [_mapping()],
             "gidMappings": [_mapping()],
@@ -114,6 +116,11 @@ def _sys(joined: Joined | None) -> dict[str, Any]:
     if joined is None:
         return _mount("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro")
     return _bind("/sys", joined.sys, "ro", "nosuid", "nodev", "noexec")
+
+
+def _secrets() -> dict[str, Any]:
+    """The runtime follows links of the image within its root, so this hides a place in the container and no other."""
+    return _bind(DIRECTORY, SECRETS, "ro", "nosuid", "nodev", "noexec")
 
 
 def _mount(destination: str, kind: str, *options: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mayfly.containers import bundle, cgroups, frame, mounts
+from mayfly.containers import bundle, cgroups, frame, mounts, secret_files
 from mayfly.containers.place import Place
 from mayfly.containers.programs import Programs
 from mayfly.containers.runtime import NO_EGRESS, Call, Container, ContainerSpec, Ending, EndReason
@@ -247,6 +247,8 @@ class OciContainer:
         upper.chmod(top.st_mode & 0o7777)
         os.chown(upper, top.st_uid, top.st_gid)  # in this order: changing the mode of another's needs CAP_FOWNER
         mounts.mount_overlay(root, lower=self._spec.rootfs, upper=upper, work=work, flags=TMPFS_FLAGS)
+        if self._spec.has_secret_files:
+            secret_files.make_room(self._directory / bundle.SECRETS)
         self._write_bundle()
 
     def _write_bundle(self) -> None:
@@ -364,11 +366,22 @@ class OciContainer:
         if self._is_used or self._is_killed or self._dead.done():
             raise RuntimeFailed("The container has been used or has ended already.")
         self._is_used = True
+        self._write_files(call)
         self._is_idle.clear()
         try:
             return await self._run(message, call.stdin, timeout_s)
         finally:
             self._is_idle.set()
+
+    def _write_files(self, call: Call) -> None:
+        if not call.files:
+            return
+        if not self._spec.has_secret_files:
+            raise RuntimeFailed("The container was made without room for files.")
+        try:
+            secret_files.write(self._directory / bundle.SECRETS, call.files, self._spec.config)
+        except OSError as error:
+            raise RuntimeFailed(f"A secret could not be put into the container: {error.strerror}.") from error
 
     async def _run(self, message: bytes, stdin: bytes, timeout_s: float) -> Ending:
         cpu_before_us = self._counters().cpu_us()
@@ -545,7 +558,7 @@ class OciContainer:
         if cgroups.pids_in(directories):
             cgroups.kill_all(directories)
         left = [str(path) for path in cgroups.remove(directories)]
-        for name in (bundle.ROOT, SCRATCH):
+        for name in (bundle.ROOT, SCRATCH, bundle.SECRETS):
             try:
                 mounts.unmount(self._directory / name, detach=detach)
             except OSError as error:
@@ -597,6 +610,6 @@ def _remove_bundle(directory: Path) -> None:
     """Remove exactly what `lay_out` made: never a tree, below which an image could still be mounted."""
     for name in ("config.json", bundle.HOSTS, bundle.RESOLV_CONF):
         (directory / name).unlink(missing_ok=True)
-    for path in (directory / bundle.ROOT, directory / SCRATCH, directory):
+    for path in (directory / bundle.ROOT, directory / SCRATCH, directory / bundle.SECRETS, directory):
         with contextlib.suppress(OSError):
             path.rmdir()

@@ -8,7 +8,7 @@ removed. Nothing here starts anything: `oci` does with crun or runc, `fake` pret
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -42,6 +42,9 @@ class ContainerSpec:
     network: Network = Network.NONE
     """Whether it has more than a loopback."""
 
+    has_secret_files: bool = False
+    """Whether the call may bring files for /run/secrets."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
@@ -50,8 +53,11 @@ class Call:
     argv: tuple[str, ...]
     """The whole command line, the parameter included when it goes by argument."""
 
-    env: tuple[tuple[str, str], ...] = ()
+    env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     """Additions to the image's environment. A later one wins, over the image's as well."""
+
+    files: tuple[tuple[str, bytes], ...] = field(default=(), repr=False)
+    """Files of these names in /run/secrets, for the image's user to read; nothing writes there."""
 
     stdin: bytes = b""
     """Written to the command, then end of file."""

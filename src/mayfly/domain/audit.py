@@ -42,6 +42,10 @@ class Action(StrEnum):
     FUNCTION_REGISTER = "function.register"
     FUNCTION_REPLACE = "function.replace"
     FUNCTION_DEREGISTER = "function.deregister"
+    SECRET_SET = "secret.set"  # noqa: S105 - the name of an action
+    SECRET_DELETE = "secret.delete"  # noqa: S105 - the name of an action
+    REGISTRY_SET = "registry.set"
+    REGISTRY_DELETE = "registry.delete"
     ACTIVATION_CANCEL = "activation.cancel"
     LIMIT_SET = "limit.set"
     ROLE_SET = "role.set"
@@ -65,6 +69,10 @@ MEANINGS: dict[Action, str] = {
     Action.FUNCTION_REGISTER: "A function was registered.",
     Action.FUNCTION_REPLACE: "A function was replaced.",
     Action.FUNCTION_DEREGISTER: "A function was deregistered.",
+    Action.SECRET_SET: "A secret of a function was set: the subject is `FUNCTION/KEY`.",
+    Action.SECRET_DELETE: "A secret of a function was deleted.",
+    Action.REGISTRY_SET: "The account at a registry was set: the subject is its host.",
+    Action.REGISTRY_DELETE: "The account at a registry was deleted.",
     Action.ACTIVATION_CANCEL: "An activation was cancelled.",
     Action.LIMIT_SET: "An operator set or lifted the user's own limit on activations in flight.",
     Action.ROLE_SET: "The role was given or taken away.",

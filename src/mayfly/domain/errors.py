@@ -206,6 +206,12 @@ class RuntimeFailed(PlatformError):
     code = "runtime-failed"
 
 
+class SecretUnavailable(PlatformError):
+    """A secret that the function needs cannot be read."""
+
+    code = "secret-unavailable"
+
+
 class InternalError(PlatformError):
     """Something failed inside Mayfly; the request id finds it in the operator's log."""
 

@@ -7,6 +7,7 @@ import enum
 import msgspec
 
 from mayfly.domain.limits import ARGUMENT_MAX_BYTES, PARAMETER_MAX_BYTES, Limits
+from mayfly.domain.secret import SecretRef
 from mayfly.domain.stored import HeaderText, Moment, StoredDigest, StoredFunctionName, StoredId, StoredUserId, Word
 
 ENV_MAX_ENTRIES = 64
@@ -68,6 +69,7 @@ class Function(FunctionSpec, frozen=True, kw_only=True):
     user_id: StoredUserId
     name: StoredFunctionName
     digest: StoredDigest | None = None
+    secrets: tuple[SecretRef, ...] = ()  # kept when it is replaced
     created_at: Moment
     updated_at: Moment
 

@@ -28,6 +28,8 @@ StoredId = Annotated[str, _TOKEN]
 StoredKey = Annotated[str, _TOKENS]
 StoredDigest = Annotated[Digest, Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 
+StoredSecretKey = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}\Z")]
+
 HeaderText = Annotated[str, Meta(pattern=r"^[ -~]{0,512}\Z")]
 Word = Annotated[str, Meta(pattern=r"^[^\0]*\Z")]
 """Of a command line or an environment."""

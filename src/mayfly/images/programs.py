@@ -33,7 +33,8 @@ REMEDIES = (  # the first that matches; lower case
     (("server gave http response to https client",), "The operator can list it in MAYFLY_PLAIN_HTTP_REGISTRIES."),
     (
         ("unauthorized", "authentication required", "denied", "forbidden"),
-        "Check the name; a private image needs the operator's MAYFLY_REGISTRY_AUTH_FILE to know this registry.",
+        "Check the name; for a private image give your account there: `mayfly registries set HOST USERNAME`, or PUT "
+        "/v1/registries/HOST.",
     ),
     (("manifest unknown", "name unknown", "not found"), "Check the name and the tag."),
     (("toomanyrequests", "too many requests"), "The registry limits pulls; try again later."),
@@ -49,9 +50,10 @@ def machine_architecture() -> str:
     return ARCHITECTURES.get(platform.machine(), platform.machine())
 
 
-async def skopeo(*arguments: str, work: Path, proxy: RegistryProxy | None = None) -> bytes:
+async def skopeo(*arguments: str, work: Path, proxy: RegistryProxy | None = None, kept: tuple[int, ...] = ()) -> bytes:
     """
-    Run skopeo, which keeps its own files in *work* (by itself it has one cache for all users, outside the store).
+    Run skopeo, which keeps its own files in *work* (by itself it has one cache for all users, outside the store), and
+    has the descriptors *kept*.
 
     With a *proxy* it reaches the network through that, and in no other way but what the proxy's enclosure leaves.
 
@@ -61,9 +63,9 @@ async def skopeo(*arguments: str, work: Path, proxy: RegistryProxy | None = None
     environment = {"_CONTAINERS_ROOTLESS_UID": "1", "XDG_DATA_HOME": str(work / "skopeo")}
     argv, doing = ["skopeo", *options, "--tmpdir", str(work), *arguments], "fetch the image"
     if proxy is None:
-        return await run(argv, doing, environment)
+        return await run(argv, doing, environment, kept=kept)
     try:
-        return await run(proxy.enter(argv), doing, environment | proxy.environment, kept=proxy.descriptors)
+        return await run(proxy.enter(argv), doing, environment | proxy.environment, kept=(*kept, *proxy.descriptors))
     except ImageUnavailable as failed:
         if (reason := proxy.explain(failed.detail)) is None:
             raise

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mayfly.domain.ids import Digest
 from mayfly.domain.image import ProcessConfig
+from mayfly.images.login import path_of
 from mayfly.images.manifest import (
     ImageConfig,
     Manifest,
@@ -47,6 +48,20 @@ class Source:
     plain_http: bool = False
     auth_file: Path | None = None
     proxy: RegistryProxy | None = None  # the way there, if it is a registry
+    login: int | None = None  # the user's own credentials, which go before: `login.login_file`
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Descriptors that skopeo has to be passed."""
+        return () if self.login is None else (self.login,)
+
+    async def asked(self, *arguments: str, work: Path) -> bytes:
+        """
+        Run skopeo on it.
+
+        Raises: ImageUnavailable.
+        """
+        return await skopeo(*arguments, work=work, proxy=self.proxy, kept=self.kept)
 
     def at(self, digest: Digest) -> str:
         """The same place in the registry, at exactly this digest."""
@@ -58,7 +73,8 @@ class Source:
         if not self.name.startswith("docker://"):
             return []
         verify = "false" if self.plain_http else "true"
-        credentials = f"--{prefix}authfile={self.auth_file}" if self.auth_file else f"--{prefix}no-creds"
+        file = self.auth_file if self.login is None else path_of(self.login)
+        credentials = f"--{prefix}authfile={file}" if file else f"--{prefix}no-creds"
         return [f"--{prefix}tls-verify={verify}", credentials]
 
 
@@ -68,11 +84,11 @@ async def inspect(source: Source, work: Path) -> tuple[Digest, Manifest]:
 
     Raises: ImageUnavailable.
     """
-    raw = await skopeo("inspect", "--raw", *source.access(), source.name, work=work, proxy=source.proxy)
+    raw = await source.asked("inspect", "--raw", *source.access(), source.name, work=work)
     offered = read(raw, Manifest).manifests
     if offered is not None:
         digest = of_this_platform(offered)
-        raw = await skopeo("inspect", "--raw", *source.access(), source.at(digest), work=work, proxy=source.proxy)
+        raw = await source.asked("inspect", "--raw", *source.access(), source.at(digest), work=work)
         return digest, read_image_manifest(raw)
     return digest_of(raw), read_image_manifest(raw)
 
@@ -89,7 +105,7 @@ async def fetch(source: Source, digest: Digest | None, work: Path, *, max_bytes:
     gzip = ("--dest-compress", "--dest-compress-format", "gzip")
     name = source.at(digest) if digest else source.name
     copied = ("copy", "--quiet", *gzip, *source.access("src-"), name, f"oci:{layout}:image")
-    copy = skopeo(*copied, work=work, proxy=source.proxy)
+    copy = source.asked(*copied, work=work)
     await within(max_bytes, work, copy)
     return layout
 

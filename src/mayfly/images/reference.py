@@ -15,6 +15,7 @@ from mayfly.domain.errors import InvalidRequest
 from mayfly.domain.ids import DIGEST, Digest
 
 MAX_CHARACTERS = 512
+HOST_MAX_CHARACTERS = 255
 DOCKER_HUB = "docker.io"
 LOCAL = "local"  # images that the operator imported; no registry has this name, as it has no dot
 
@@ -67,6 +68,21 @@ class ImageReference:
         return f"{self.registry}/{self.repository}{tag}{digest}"
 
 
+def registry_host(text: str) -> str:
+    """
+    Read the name of a registry, HOST or HOST:PORT, as it may stand in a reference; return it in lower case.
+
+    Raises: InvalidRequest (field host).
+    """
+    if len(text) > HOST_MAX_CHARACTERS or not _is_registry(text):
+        raise InvalidRequest(
+            f"A registry is HOST or HOST:PORT as in image references, with a dot, a port or `localhost`, such as "
+            f"ghcr.io or {DOCKER_HUB}, and at most {HOST_MAX_CHARACTERS} characters.",
+            field="host",
+        )
+    return DOCKER_HUB if _is_hub(text) else text.lower()
+
+
 def parse_reference(text: str) -> ImageReference:
     """
     Read a reference as docker does.
@@ -106,14 +122,25 @@ def _split_registry(text: str) -> tuple[str, str]:
         return DOCKER_HUB, f"library/{text}"
     if first == LOCAL:
         return LOCAL, rest
-    if not ("." in first or ":" in first or first == "localhost"):
+    if not _stands_for_registry(first):
         return DOCKER_HUB, text
-    if not _REGISTRY.fullmatch(first) or _port(first) > 65535:
+    if not _is_registry(first):
         raise _wrong("has a registry that is not HOST or HOST:PORT")
-    hub = first.lower() in (DOCKER_HUB, f"index.{DOCKER_HUB}")
-    if hub:
+    if _is_hub(first):
         return DOCKER_HUB, rest if "/" in rest else f"library/{rest}"
     return first, rest
+
+
+def _stands_for_registry(first: str) -> bool:
+    return "." in first or ":" in first or first == "localhost"
+
+
+def _is_registry(text: str) -> bool:
+    return _stands_for_registry(text) and _REGISTRY.fullmatch(text) is not None and _port(text) <= 65535
+
+
+def _is_hub(registry: str) -> bool:
+    return registry.lower() in (DOCKER_HUB, f"index.{DOCKER_HUB}")
 
 
 def _port(registry: str) -> int:

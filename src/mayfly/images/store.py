@@ -10,6 +10,7 @@ Layout of the directory, which is root's alone:
 Guarantees:
 - a user's function runs from a tree only after that user's own pull of every blob of it: a digest is no secret, so
   knowing it, or a registry that serves somebody else's manifest, gives nobody another's private image;
+- a user's own credentials for a registry are shown to that registry, in that user's own pulls;
 - a tree appears whole, by a rename, or not at all;
 - one pull per user and digest at a time, whoever asks; a tree in use is never removed. Rows: F4, F6.
 """
@@ -22,9 +23,9 @@ import os
 import tarfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -33,6 +34,8 @@ import structlog
 from mayfly.domain.errors import ImageUnavailable, InvalidRequest
 from mayfly.domain.ids import Digest, UserId, new_id
 from mayfly.domain.image import ProcessConfig
+from mayfly.domain.registry import OpenedCredentials
+from mayfly.images.login import login_file
 from mayfly.images.policy import RegistryPolicy
 from mayfly.images.proxy import Enclosure, RegistryProxy, best_enclosure
 from mayfly.images.pull import Pulled, Source, fetch, inspect, pull
@@ -40,6 +43,8 @@ from mayfly.images.reference import LOCAL, ImageReference, parse_reference
 from mayfly.images.tree import remove, too_large
 
 log = structlog.get_logger()
+
+FindCredentials = Callable[[UserId, str], Awaitable[OpenedCredentials | None]]
 
 EVERYBODY = "everybody"  # as an owner: the operator's own images
 PULL_OUTCOMES = ("pulled", "failed")
@@ -81,19 +86,22 @@ class ImageStore:
         directory: Path,
         policy: RegistryPolicy,
         auth_file: Path | None = None,
+        credentials: FindCredentials | None = None,
         pull_timeout_s: float = 120.0,
         max_unpacked_bytes: int = 2 << 30,
         cache_bytes: int = 20 << 30,
         may_evict: bool = True,
     ) -> None:
         """
-        Nothing is touched before the context is entered. *may_evict* is for the worker alone, which knows what is in
-        use; anybody else refuses what does not fit.
+        Nothing is touched before the context is entered. *credentials* finds a user's own for a registry, which go
+        before those of *auth_file*. *may_evict* is for the worker alone, which knows what is in use; anybody else
+        refuses what does not fit.
         """
         self._may_evict = may_evict
         self._directory = directory
         self._policy = policy
         self._auth_file = auth_file
+        self._credentials = credentials
         self._pull_timeout_s = pull_timeout_s
         self._max_unpacked_bytes = max_unpacked_bytes
         self._cache_bytes = cache_bytes
@@ -143,8 +151,8 @@ class ImageStore:
         if reference.is_local:
             return self._local(reference)
         await self._policy.check(reference)
-        async with self._pull_directory() as work, self._in_time(), self._proxy(reference) as proxy:
-            digest, manifest = await inspect(self._source(reference, proxy), work)
+        async with self._pull_directory() as work, self._in_time(), self._source(reference, owner) as source:
+            digest, manifest = await inspect(source, work)
         if manifest.compressed_bytes > self._max_unpacked_bytes:
             raise too_large(self._max_unpacked_bytes)
         return await self.prepare(reference, digest, owner=owner)
@@ -211,8 +219,8 @@ class ImageStore:
 
     async def _fetch(self, reference: ImageReference, digest: Digest, owner: UserId) -> PreparedImage:
         """Pull for one owner. A tree that is here already is not unpacked again, but every blob is fetched."""
-        async with self._pull_directory() as work, self._in_time(), self._proxy(reference) as proxy:
-            source = self._source(reference.pinned(digest), proxy)
+        pinned = reference.pinned(digest)
+        async with self._pull_directory() as work, self._in_time(), self._source(pinned, owner) as source:
             if digest in self._trees:
                 await fetch(source, digest, work, max_bytes=self._max_unpacked_bytes)
                 return self._grant(digest, owner)
@@ -270,14 +278,24 @@ class ImageStore:
         loaded = self._trees[saved.digest] = _Tree(image, set(owners), max(owners.values(), default=0.0))
         return loaded
 
-    def _proxy(self, reference: ImageReference) -> RegistryProxy:
-        return RegistryProxy(self._policy, reference, max_bytes=self._max_unpacked_bytes, enclosure=self.enclosure)
-
-    def _source(self, reference: ImageReference, proxy: RegistryProxy) -> Source:
+    @asynccontextmanager
+    async def _source(self, reference: ImageReference, owner: UserId) -> AsyncIterator[Source]:
+        """
+        Say where *reference* is, by which way, and how *owner* gets in: by credentials of his own, or else the
+        operator's.
+        """
         name = f"{reference.registry}/{reference.repository}"
         name += f"@{reference.digest}" if reference.digest else f":{reference.tag}"
         plain_http = self._policy.is_plain_http(reference)
-        return Source(name=f"docker://{name}", plain_http=plain_http, auth_file=self._auth_file, proxy=proxy)
+        own = await self._credentials(owner, reference.registry.lower()) if self._credentials else None
+        proxy = RegistryProxy(self._policy, reference, max_bytes=self._max_unpacked_bytes, enclosure=self.enclosure)
+        async with proxy:
+            source = Source(name=f"docker://{name}", plain_http=plain_http, auth_file=self._auth_file, proxy=proxy)
+            if own is None:
+                yield source
+                return
+            with login_file(reference.registry, own) as descriptor:
+                yield replace(source, login=descriptor)
 
     async def _single_flight(self, reference: ImageReference, digest: Digest, owner: UserId) -> PreparedImage:
         """Let all who want the same wait for one pull, which goes on when one of them leaves."""

@@ -57,12 +57,16 @@ READ_BYTES = 256 * 1024
 HEADER_BYTES, TYPE_AT, REGULAR = 512, 156, b"0"  # of a tar
 
 LOGINS = subjects.kv_stream(subjects.SESSIONS)
+SEALED = (subjects.kv_stream(subjects.SECRETS), subjects.kv_stream(subjects.REGISTRIES))
+"""Saved as they are, sealed: of use with the sealing keys only, which no backup has. Older backups have neither."""
+
 STREAMS = (  # in the order in which they are saved: the activation before its response, the function before its owner
     subjects.kv_stream(subjects.IDEMPOTENCY),
     subjects.kv_stream(subjects.ACTIVATIONS),
     subjects.RESPONSES,
     LOGINS,
     subjects.kv_stream(subjects.FUNCTIONS),
+    *SEALED,
     subjects.kv_stream(subjects.USERS),
     subjects.AUDIT,
 )
@@ -218,6 +222,9 @@ async def restore(bus: Bus, path: Path, *, replace_all: bool = False, logins: bo
         _check_server(bus, found.manifest)
         done = await _make_missing(bus)
         await _check_target(bus, replace_all=replace_all)
+        for stream in SEALED:
+            if stream not in {part.stream for part in found.manifest.parts}:
+                await empty(bus, stream)
         if not logins:
             await empty(bus, LOGINS)
             done.append("nobody is logged in: everybody logs in again, with the password as it was")
@@ -421,9 +428,10 @@ def _manifest(archive: tarfile.TarFile, path: Path) -> Manifest:
         manifest = msgspec.json.decode(encoded, type=Manifest)
     except msgspec.MsgspecError as error:
         raise BackupUnusable(f"{path} is no backup of Mayfly, or is damaged: {error}.") from error
-    if manifest.format != FORMAT or sorted(part.stream for part in manifest.parts) != sorted(STREAMS):
+    streams = [part.stream for part in manifest.parts]
+    if manifest.format != FORMAT or sorted(streams) not in (sorted(STREAMS), sorted(set(STREAMS) - set(SEALED))):
         raise BackupUnusable(f"{path} is no backup of Mayfly, or not a whole one.")
-    if {MANIFEST, CHECKSUM, *map(_file_of, STREAMS)} != set(members) or any(
+    if {MANIFEST, CHECKSUM, *map(_file_of, streams)} != set(members) or any(
         part.file != _file_of(part.stream) for part in manifest.parts
     ):
         raise BackupUnusable(f"{path} is damaged: its parts are not those of its manifest.")

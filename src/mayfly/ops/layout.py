@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mayfly.domain.errors import QueueUnavailable
-from mayfly.ops.certificates import ensure_certificates, ensure_token_key, write_secret
+from mayfly.ops.certificates import ensure_certificates, ensure_token_key, public_pem, write_secret
 from mayfly.ops.nats_config import ADMIN, API, ROLES, STORE_BYTES, server_config
+from mayfly.ops.sealing_keys import ensure_sealing_key, public_name
 from mayfly.settings import NatsSettings
 
 STORE_LEAST_BYTES = 3 << 29  # what the streams reserve, and a little
@@ -36,6 +37,11 @@ class Layout:
     def ca(self) -> Path:
         """The certificate that clients trust; anybody may read it."""
         return self.root / "ca.crt"
+
+    @property
+    def sealing_keys(self) -> Path:
+        """The private sealing keys, root's alone, as the worker is."""
+        return self.root / "sealing-keys"
 
     @property
     def secrets(self) -> Path:
@@ -74,6 +80,7 @@ class Layout:
                 write_secret(self.password(role), secrets.token_urlsafe(32).encode())
         ensure_certificates(self.tls, hosts=hosts)
         ensure_token_key(self.tls / "token-keys")
+        ensure_sealing_key(self.sealing_keys)
         shutil.copyfile(self.tls / "ca.crt", self.ca)
         self.ca.chmod(0o644)
         self._fill_api(api_uid)
@@ -81,11 +88,14 @@ class Layout:
 
     def _fill_api(self, uid: int) -> None:
         shutil.rmtree(self.api, ignore_errors=True)
-        (self.api / "token-keys").mkdir(mode=0o700, parents=True)
+        for keys in ("token-keys", "sealing-keys"):
+            (self.api / keys).mkdir(mode=0o700, parents=True)
         for name in ("server.crt", "server.key"):
             write_secret(self.api / name, (self.tls / name).read_bytes())
         for key in (self.tls / "token-keys").glob("*.pem"):
             write_secret(self.api / "token-keys" / key.name, key.read_bytes())
+        for key in self.sealing_keys.glob("*.pem"):
+            write_secret(self.api / "sealing-keys" / public_name(key.name), public_pem(key.read_bytes()))
         write_secret(self.api / "nats.password", self.password(API).read_bytes())
         self.api.chmod(0o700)
         _give(self.api, uid)

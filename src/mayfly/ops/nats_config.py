@@ -154,10 +154,11 @@ def api_permissions() -> dict[str, Any]:
     """
     What an API server publishes and hears.
 
-    It can remove any message of the work stream (the janitor does), give back any place, and purge responses (those of
-    a user who leaves, or has too many): the server cannot be told to allow less of any of these. Of the trail it adds
-    entries and reads single ones, for their user; it is told no more of it, and cannot take one out. Of each other
-    stream that it reads, and of the workers' consumer, it is told how they stand; and how full the store is.
+    It can remove any message of the work stream (the janitor does), give back any place, remove any secret (but open
+    none), and purge responses (those of a user who leaves, or has too many): the server cannot be told to allow less of
+    any of these. Of the trail it adds entries and reads single ones, for their user; it is told no more of it, and
+    cannot take one out. Of each other stream that it reads, and of the workers' consumer, it is told how they stand;
+    and how full the store is.
     """
     own = (
         subjects.USERS,
@@ -169,6 +170,8 @@ def api_permissions() -> dict[str, Any]:
         subjects.ATTEMPTS,
         subjects.ADDRESSES,
         subjects.INVITATIONS,
+        subjects.SECRETS,
+        subjects.REGISTRIES,
     )
     read = (subjects.ACT, subjects.RESPONSES, *map(subjects.kv_stream, (*own, subjects.WORKERS)))
     publish = [
@@ -185,7 +188,8 @@ def api_permissions() -> dict[str, Any]:
         *(f"$JS.API.STREAM.INFO.{stream}" for stream in read),
         subjects.consumer_info(subjects.ACT, subjects.ACT_CONSUMER),
         "$JS.API.INFO",
-        *(f"$JS.API.STREAM.MSG.DELETE.{stream}" for stream in (subjects.ACT, subjects.kv_stream(subjects.PLACES))),
+        subjects.message_delete(subjects.ACT),
+        *(subjects.message_delete(subjects.kv_stream(bucket)) for bucket in subjects.LEAVE_NOTHING),
         f"$JS.API.STREAM.PURGE.{subjects.RESPONSES}",
     ]
     heard = [f"{inbox_prefix(API)}.>", "done.*.*", "response.*.*.*", subjects.kept("*", "*", "*")]
@@ -197,10 +201,10 @@ def worker_services() -> list[str]:
     What a worker asks of the streams: to be given work, to settle it, to read and write what it must.
 
     It reads and writes functions, because it pins the digest of an image that was not at hand at the registration; it
-    lists nothing.
+    reads secrets and registries' credentials, which it alone can open; it lists nothing.
     """
     consumer = f"{subjects.ACT}.{subjects.ACT_CONSUMER}"
-    read = (subjects.ACTIVATIONS, subjects.FUNCTIONS, subjects.WORKERS)
+    read = (subjects.ACTIVATIONS, subjects.FUNCTIONS, subjects.WORKERS, subjects.SECRETS, subjects.REGISTRIES)
     return [
         f"$JS.API.CONSUMER.MSG.NEXT.{consumer}",
         subjects.consumer_info(subjects.ACT, subjects.ACT_CONSUMER),

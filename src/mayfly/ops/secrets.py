@@ -36,6 +36,7 @@ from mayfly.ops.certificates import (
 )
 from mayfly.ops.folder import Folder, SecretsUnusable
 from mayfly.ops.nats_config import ADMIN, API, ROLES, WORKER, Node, node_config, route_password, with_passwords
+from mayfly.ops.sealing_keys import new_sealing_key, newest_kid, public_name, sealing_key_fault
 from mayfly.ops.secrets_names import NO_SERVERS, Names, keep_names, label, names_before, names_of_server, read_pair
 from mayfly.settings import SettingsError
 
@@ -115,6 +116,8 @@ class SecretsDirectory:
         self.ca = Folder(root / "ca", os.geteuid(), self.done)
         self.api_keys = self.api.folder("token-keys")
         self.gateway_keys = self.gateway.folder("token-keys")
+        self.sealing_keys = self.worker.folder("sealing-keys")
+        self.public_sealing_keys = self.api.folder("sealing-keys")
 
     def nats(self, name: str) -> Folder:
         """Return the directory of one nats-server."""
@@ -137,6 +140,12 @@ class SecretsDirectory:
         for name in self.api_keys.names("*.pem*"):
             if why := token_key_fault(self.api_keys.read(name) or b""):
                 raise SecretsUnusable(f"{self.api_keys.path / name} {why}: put an ES256 key there, or remove it.")
+        for name in self.sealing_keys.names("*.pem"):
+            if why := sealing_key_fault(self.sealing_keys.read(name) or b""):
+                raise SecretsUnusable(
+                    f"{self.sealing_keys.path / name} {why}. Bring it back from where you keep a copy: without it what "
+                    "was sealed with it is lost."
+                )
         for name in self.nats_names():
             _check_configuration(self.nats(name))
 
@@ -157,6 +166,22 @@ class SecretsDirectory:
         for name in self.gateway_keys.names("*.pem"):
             if name not in keys:
                 self.gateway_keys.remove(name)
+
+    def waiting_sealing_key(self) -> str | None:
+        """Name the key that workers get to know before API servers seal with it, if one is being rotated in."""
+        private = self.sealing_keys.names("*.pem")
+        published = set(self.public_sealing_keys.names("*.pem")) & set(map(public_name, private))
+        newest = f"{newest_kid(private)}.pem"
+        return newest if published and public_name(newest) not in published else None
+
+    def publish_sealing_keys(self, *, but: str | None = None) -> None:
+        """Give API servers the public half of every sealing key but one, which workers shall know first."""
+        names = [name for name in self.sealing_keys.names("*.pem") if name != but]
+        for name in names:
+            self.public_sealing_keys.put(public_name(name), public_pem(self.sealing_keys.read(name) or b""))
+        for name in self.public_sealing_keys.names("*.pem"):
+            if name not in map(public_name, names):
+                self.public_sealing_keys.remove(name)
 
 
 def _check_lines(folder: Folder, name: str, form: re.Pattern[bytes], *, at_most: int) -> None:
@@ -278,7 +303,18 @@ def _fill_api(directory: SecretsDirectory, authority: Authority, names: Names) -
     for name in directory.api_keys.names("*.pem*"):
         directory.api_keys.put(name, directory.api_keys.read(name) or b"")
     directory.publish_keys()
+    _fill_sealing_keys(directory)
     _fill_gateway_secret(directory)
+
+
+def _fill_sealing_keys(directory: SecretsDirectory) -> None:
+    """See to one key, and leave one that is being rotated in where it is: private only, until workers know it."""
+    keys = directory.sealing_keys
+    if not keys.names("*.pem"):
+        keys.put(f"{new_ulid()}.pem", new_sealing_key())
+    for name in keys.names("*.pem"):
+        keys.put(name, keys.read(name) or b"")
+    directory.publish_sealing_keys(but=directory.waiting_sealing_key())
 
 
 def _fill_gateway_secret(directory: SecretsDirectory) -> None:

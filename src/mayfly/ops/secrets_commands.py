@@ -18,6 +18,9 @@ EXIT_PLATFORM = 6
 
 secrets = typer.Typer(no_args_is_help=True, help="The keys, certificates and passwords of a deployment.")
 
+DataDir = Annotated[
+    Path | None, typer.Option(help="That of the running `mayfly up`; else the NATS of MAYFLY_NATS_URL is meant.")
+]
 Directory = Annotated[Path, typer.Argument(help="The directory of all roles' secrets.")]
 ApiUid = Annotated[int, typer.Option(help="Who owns DIR/api.")]
 NatsUid = Annotated[int, typer.Option(help="Who owns DIR/nats-*.")]
@@ -79,7 +82,7 @@ def create(
 @secrets.command()
 def rotate(
     directory: Directory,
-    what: Annotated[str, typer.Argument(help="token-key, gateway-secret, nats-passwords or certificates.")],
+    what: Annotated[str, typer.Argument(help="token-key, sealing-key, gateway-secret, nats-passwords, certificates.")],
     *,
     api_uid: ApiUid = 59802,
     nats_uid: NatsUid = 59801,
@@ -104,6 +107,42 @@ def rotate(
     for line in done:
         typer.echo(line)
     _say_whose()
+
+
+@secrets.command()
+def reseal(
+    keys: Annotated[Path, typer.Argument(help="The workers' sealing keys, such as DIR/worker/sealing-keys.")],
+    data_dir: DataDir = None,
+) -> None:
+    """
+    Seal with the newest sealing key what is sealed with an older one, while everything runs.
+
+    The last step of rotating a sealing key: then the older one can be removed. Without --data-dir the settings of
+    `mayfly bootstrap` say where NATS is.
+
+    Example: mayfly secrets reseal ./secrets/worker/sealing-keys
+    """
+    import asyncio
+
+    from mayfly.bus.connection import connect
+    from mayfly.domain.errors import MayflyError
+    from mayfly.ops.access import admin_access
+    from mayfly.ops.nats_config import ADMIN
+    from mayfly.ops.reseal import reseal as seal_anew
+
+    async def run() -> list[str]:
+        async with connect(admin_access(data_dir, "reseal"), role=ADMIN) as bus:
+            return await seal_anew(bus, keys)
+
+    with _told():
+        try:
+            done = asyncio.run(run())
+        except MayflyError as error:
+            _fail(error.detail, EXIT_PLATFORM)
+    for line in done:
+        typer.echo(line)
+    if any(line.startswith("NOT DONE") for line in done):
+        raise typer.Exit(EXIT_PLATFORM)
 
 
 @secrets.command("bundle")

@@ -15,6 +15,7 @@ from mayfly.domain.ids import new_ulid
 from mayfly.ops.certificates import CA_NAME, Authority, Issued, issuer_of, new_token_key
 from mayfly.ops.folder import Folder, SecretsUnusable
 from mayfly.ops.nats_config import with_passwords
+from mayfly.ops.sealing_keys import new_sealing_key, newest_kid
 from mayfly.ops.secrets import NEXT, Owners, SecretsDirectory, locked, new_secret
 from mayfly.ops.secrets_names import label, names_before, names_of_server
 
@@ -62,6 +63,25 @@ def _token_key(directory: SecretsDirectory) -> str:
         "NEXT render the gateway's files again, and restart the API servers one after the other: everybody then knows "
         "the new key, which does not sign yet. Then run this command again. A key that was removed signed out whoever "
         "has not been here since it was replaced."
+    )
+
+
+def _sealing_key(directory: SecretsDirectory) -> str:
+    """Old private keys stay: what was sealed with them is opened with them, until somebody sets it again."""
+    keys = directory.sealing_keys
+    if directory.waiting_sealing_key():
+        directory.publish_sealing_keys()
+        return (
+            "NEXT restart the API servers one after the other: from then on the new key seals. Then `mayfly secrets "
+            "reseal` seals anew what is sealed with the old one, and says when that can be removed."
+        )
+    newest, kid = newest_kid(keys.names("*.pem")), new_ulid()
+    if newest is not None and newest >= kid:  # somebody chose names
+        kid = f"{newest}-{kid}"
+    keys.put(f"{kid}.pem", new_sealing_key())
+    return (
+        "NEXT restart the workers one after the other: they then can open what the new key seals, which nobody seals "
+        "with yet. Then run this command again."
     )
 
 
@@ -126,4 +146,5 @@ STEPS: dict[str, Callable[[SecretsDirectory], str]] = {
     "nats-passwords": _nats_passwords,
     "gateway-secret": _gateway_secret,
     "certificates": _certificates,
+    "sealing-key": _sealing_key,
 }

@@ -27,12 +27,14 @@ from mayfly.domain.errors import (
     NotFound,
     NoWorkers,
     PreconditionFailed,
+    QueueUnavailable,
     RuntimeFailed,
 )
 from mayfly.domain.function import Function, FunctionSpec, Network
 from mayfly.domain.ids import Digest, FunctionName, UserId, new_id
 from mayfly.domain.image import ImageAnswer, PrepareImage
 from mayfly.images.reference import parse_reference
+from mayfly.services.secret_values import SecretValues
 
 log = structlog.get_logger()
 
@@ -48,6 +50,7 @@ class Functions:
         self._bus = bus
         self._store = stores.functions
         self._workers = stores.workers
+        self._secret_values = SecretValues(stores.secrets)
 
     async def register(self, owner: UserId, name: FunctionName, spec: FunctionSpec) -> Entry[Function]:
         """
@@ -137,7 +140,7 @@ class Functions:
 
     async def deregister(self, owner: UserId, name: FunctionName, *, if_match: int | None = None) -> None:
         """
-        Remove a function: new calls and queued ones are refused from now on, running ones finish.
+        Remove a function with its secrets: new calls and queued ones are refused from now on, running ones finish.
 
         Raises: NotFound; PreconditionFailed; QueueUnavailable.
         """
@@ -148,6 +151,7 @@ class Functions:
                 await self._store.delete(entry.key, revision=entry.revision)
             except Conflict:
                 continue
+            await self._secret_values.forget(owner, entry.value.id)
             return
         raise PreconditionFailed(f"Function {name!r} is being changed by somebody else all the time; try again.")
 
@@ -194,6 +198,8 @@ def _refusal(answer: ImageAnswer) -> MayflyError:
         return InvalidRequest(answer.problem, field="image")
     if answer.code in (RuntimeFailed.code, InternalError.code):
         return InternalError(f"{answer.problem} Nothing was registered; the operator's log has more.", ran="no")
+    if answer.code == QueueUnavailable.code:  # a worker could not look for the user's credentials
+        return QueueUnavailable(retry_after_s=1)
     return ImageUnavailable(answer.problem)
 
 

@@ -2,8 +2,8 @@
 Users: registering, changing the password, deleting the account; and what the operator sets and sees.
 
 A user's id is random and never used again; the name is free again after a deletion. Deleting ends the sessions first,
-then the functions, then the records, and the account itself last, so that a deletion which was interrupted can be
-repeated by its owner. An account is made by `Users.register` and in no other way. Rows: F2.
+then the functions with their secrets, then the records, and the account itself last, so that a deletion which was
+interrupted can be repeated by its owner. An account is made by `Users.register` and in no other way. Rows: F2.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from mayfly.domain.ids import USER_NAME, UserId, UserName, new_id
 from mayfly.domain.user import Role, Session, User
 from mayfly.services.invitations import Invitations
 from mayfly.services.passwords import Passwords
+from mayfly.services.secret_values import SecretValues
 from mayfly.services.sessions import Sessions, tell_sessions
 
 log = structlog.get_logger()
@@ -48,6 +49,8 @@ class Users:
         self._store = stores.users
         self._functions = stores.functions
         self._activations = stores.activations
+        self._secret_values = SecretValues(stores.secrets)
+        self._registries = stores.registries
         self._sessions = sessions
         self._passwords = passwords
         self._registration = registration
@@ -132,6 +135,8 @@ class Users:
         owner = user.id
         await self._sessions.end_all(owner)
         await _delete_all(self._functions, owner)
+        await self._secret_values.forget(owner)
+        await _delete_all(self._registries, owner)
         await _delete_all(self._activations, owner)
         await purge_responses(self._bus, owner)
         if user.invitation:  # before the account: `services.invitations` says why

@@ -6,16 +6,21 @@ from mayfly.containers.runtime import Call
 from mayfly.domain.activation import Work
 from mayfly.domain.function import ParameterMode
 from mayfly.domain.image import ProcessConfig
+from mayfly.domain.secret import Delivery, OpenedSecret
 
 
-def call_of(work: Work, image: ProcessConfig) -> Call:
-    """Say how the function of *work* gets its parameter. The parameter is text, as the API server has made sure."""
+def call_of(work: Work, image: ProcessConfig, secrets: tuple[OpenedSecret, ...] = ()) -> Call:
+    """
+    Say how the function of *work* gets its parameter and its secrets. Both are text, as the API server has made sure.
+    """
     function = work.function
     argv = image.command_line(function.command, function.args)
     if function.parameter is ParameterMode.ARGUMENT:
         argv = (*argv, work.parameter.decode())
     stdin = work.parameter if function.parameter is ParameterMode.STDIN else b""
-    return Call(argv=argv, env=(*function.env, *_own_variables(work)), stdin=stdin)
+    variables = [(one.key, one.value.decode()) for one in secrets if one.delivery is Delivery.ENVIRONMENT]
+    files = tuple((one.key, one.value) for one in secrets if one.delivery is Delivery.FILE)
+    return Call(argv=argv, env=(*function.env, *variables, *_own_variables(work)), files=files, stdin=stdin)
 
 
 def _own_variables(work: Work) -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """
 One activation, from its claim to the removal of its container. The life of a call at the worker.
 
-    prepare       time left? function still registered? image, container: nothing of the user's has run
+    prepare       time left? function still registered? image, secrets, container: nothing of the user's has run
     start fence   queued -> running, the last thing before the command is sent
     run           until no process of the container lives; meanwhile `worker.lease` looks whether it still may
     response      into RESPONSES
@@ -33,13 +33,24 @@ from mayfly.bus.store import Conflict, Entry
 from mayfly.bus.stores import Stores
 from mayfly.containers.runtime import Container, ContainerSpec, Ending, Runtime
 from mayfly.domain.activation import RECORD_MARGIN_S, Activation, Response, State
-from mayfly.domain.errors import Gone, ImageUnavailable, MayflyError, QueueUnavailable, RuntimeFailed, TimedOut
+from mayfly.domain.errors import (
+    Gone,
+    ImageUnavailable,
+    MayflyError,
+    QueueUnavailable,
+    RuntimeFailed,
+    SecretUnavailable,
+    TimedOut,
+)
 from mayfly.domain.ids import WorkerId, new_id
+from mayfly.domain.secret import Delivery, OpenedSecret
 from mayfly.images.store import ImageStore, PreparedImage
+from mayfly.services.sealing import Opener
 from mayfly.worker.call import call_of
 from mayfly.worker.endings import CancelledBy, Verdict, verdict_of, verdict_of_failure
 from mayfly.worker.images import prepare_image
 from mayfly.worker.metrics import WorkerMetrics
+from mayfly.worker.secrets import deregistered, open_secrets
 
 log = structlog.get_logger()
 
@@ -70,6 +81,7 @@ class Tools:
     images: ImageStore
     runtime: Runtime
     keep_s: float
+    opener: Opener = field(default_factory=lambda: Opener({}))
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
 
 
@@ -85,6 +97,7 @@ class Run:
         self._deadline = time.monotonic() + claim.work.budget_s - claim.queued_s
         self._steps = replace(claim.work.record.steps, queue_s=claim.queued_s)
         self._container: Container | None = None
+        self._secrets: tuple[OpenedSecret, ...] = ()
         self._leases = ExitStack()
         self._cancelled_by: CancelledBy | None = None
         self._is_gone = False  # the record, at the last look
@@ -178,35 +191,36 @@ class Run:
             raise _late("queue")
         try:
             async with asyncio.timeout(self._deadline - began):
-                image = await self._image_if_registered()
+                image = await self._image_and_secrets()
                 await self._create_container(image)
         except TimeoutError:
             raise _late("image") from None
         self._steps = replace(self._steps, image_s=time.monotonic() - began)
         return image
 
-    async def _image_if_registered(self) -> PreparedImage:
-        """Fetch the image while the registration is looked up: a queued call of a deregistered function is refused."""
+    async def _image_and_secrets(self) -> PreparedImage:
+        """
+        Fetch the image while the registration is looked up: a queued call of a deregistered function is refused, any
+        other gets the secrets that the function has now.
+        """
         try:
             async with asyncio.TaskGroup() as group:
                 image = group.create_task(self._image())
-                registered = group.create_task(self._is_registered())
+                secrets = group.create_task(self._secrets_if_registered())
         except ExceptionGroup as problems:
             raise problems.exceptions[0] from None
-        if not registered.result():
-            name = self._work.function.name
-            raise Refusal(
-                State.REFUSED, Gone(f"Function {name!r} was deregistered while this call waited. Nothing was run.")
-            )
-        found = image.result()
-        if isinstance(found, MayflyError):
-            raise Refusal(State.REFUSED, found)
-        return found
+        self._secrets = _or_refused(secrets.result())
+        return _or_refused(image.result())
 
-    async def _is_registered(self) -> bool:
+    async def _secrets_if_registered(self) -> tuple[OpenedSecret, ...] | MayflyError:
         function = self._work.function
         entry = await self._tools.stores.functions.get(function.key)
-        return entry is not None and entry.value.id == function.id
+        if entry is None or entry.value.id != function.id:
+            return deregistered(function)
+        try:
+            return await open_secrets(self._tools.stores, self._tools.opener, entry.value)
+        except (Gone, SecretUnavailable) as error:
+            return error
 
     async def _image(self) -> PreparedImage | MayflyError:
         function = self._work.function
@@ -229,6 +243,7 @@ class Run:
             config=image.config,
             limits=function.limits,
             network=function.network,
+            has_secret_files=any(secret.delivery is Delivery.FILE for secret in self._secrets),
         )
         try:
             self._container = await self._tools.runtime.create(spec)
@@ -274,7 +289,7 @@ class Run:
         ending: Ending | None = None
         started_at = self._now()
         try:
-            call = call_of(self._work, image.config)
+            call = call_of(self._work, image.config, self._secrets)
             ending = await self._container.run(call, timeout_s=max(0.001, self._left_s()))
             self.may_live = False
             verdict = verdict_of(
@@ -415,6 +430,12 @@ class Run:
 
     def _now(self) -> float:
         return self._tools.bus.clock.now()
+
+
+def _or_refused(found: R | MayflyError) -> R:
+    if isinstance(found, MayflyError):
+        raise Refusal(State.REFUSED, found)
+    return found
 
 
 def _late(clock: str) -> Refusal:

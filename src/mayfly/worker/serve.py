@@ -17,14 +17,16 @@ from mayfly.containers.watchdog import Feed
 from mayfly.domain.errors import QueueUnavailable
 from mayfly.domain.ids import WorkerId, new_id
 from mayfly.images.policy import RegistryPolicy
-from mayfly.images.store import ImageStore
+from mayfly.images.store import FindCredentials, ImageStore
 from mayfly.services.metrics_certificates import ends_of
 from mayfly.services.metrics_port import served
+from mayfly.services.sealing import Opener
 from mayfly.settings import ImageSettings, WorkerSettings
 from mayfly.worker.incarnation import Incarnation, forget, succeed
 from mayfly.worker.loop import Worker
 from mayfly.worker.metrics import WorkerMetrics
 from mayfly.worker.run import Tools
+from mayfly.worker.secrets import credentials_finder
 
 log = structlog.get_logger()
 
@@ -37,11 +39,12 @@ async def serve(settings: WorkerSettings, feed: Feed | None = None) -> None:
     and mounts go with it. (Not so with a Docker daemon: that has the containers, and ends them.) *feed* is that of the
     process outside, which sees to that death.
 
-    Raises: RuntimeFailed when this machine cannot run containers; QueueUnavailable, also when the connection was closed
-    for good: whoever restarts only what has failed has to see that it has.
+    Raises: SealingKeyUnusable; RuntimeFailed when this machine cannot run containers; QueueUnavailable, also when the
+    connection was closed for good: whoever restarts only what has failed has to see that it has.
     """
     if settings.runtime != "docker":
         prepare_host()
+    opener = Opener.load(settings.sealing_keys_dir)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -59,8 +62,8 @@ async def serve(settings: WorkerSettings, feed: Feed | None = None) -> None:
         if left:
             log.warning("worker.reaped", containers=left)
         async with (
-            open_images(settings, settings.image_dir) as images,
             connect(settings, role="worker", buffer_while_disconnected=True) as bus,
+            open_images(settings, settings.image_dir, credentials=credentials_finder(Stores.on(bus), opener)) as images,
             keeping_time(bus),
             served(settings.metrics_listen, WorkerMetrics.of(bus, images, settings)) as metrics,
         ):
@@ -72,6 +75,7 @@ async def serve(settings: WorkerSettings, feed: Feed | None = None) -> None:
                 images=images,
                 runtime=runtime,
                 keep_s=settings.record_keep_s,
+                opener=opener,
                 metrics=metrics,
             )
             closing = asyncio.create_task(_stop_when(bus.closed, stop), name="closed")
@@ -86,8 +90,14 @@ async def serve(settings: WorkerSettings, feed: Feed | None = None) -> None:
         await runtime.close()
 
 
-def open_images(settings: ImageSettings, directory: Path, *, may_evict: bool = True) -> ImageStore:
-    """Open the image store in *directory*, with the rules of the settings."""
+def open_images(
+    settings: ImageSettings,
+    directory: Path,
+    *,
+    may_evict: bool = True,
+    credentials: FindCredentials | None = None,
+) -> ImageStore:
+    """Open the image store in *directory*, with the rules of the settings, and what finds users' own *credentials*."""
     policy = RegistryPolicy(
         allow=settings.allowed_registries,
         private=settings.private_registries,
@@ -97,6 +107,7 @@ def open_images(settings: ImageSettings, directory: Path, *, may_evict: bool = T
         directory=directory,
         policy=policy,
         auth_file=settings.registry_auth_file,
+        credentials=credentials,
         pull_timeout_s=settings.pull_timeout_s,
         max_unpacked_bytes=settings.image_max_bytes,
         cache_bytes=settings.image_cache_bytes,

@@ -33,6 +33,7 @@ SECRET_VALUES = {
     "new password": NEW_PASSWORD,
     "env": "env-value-81c2",
     "parameter": "parameter-93d1",
+    "secret": "secret-value-07e5",
 }
 WAIT_S = 20
 
@@ -119,6 +120,27 @@ class Walk:
         await self.send("PUT", "/v1/functions/walked", json=body)
         return "function.replace", "walked"
 
+    async def set_secret(self) -> tuple[str, str]:
+        """PUT /v1/functions/{name}/secrets/{key}"""
+        await self.send("PUT", "/v1/functions/walked/secrets/KEY", content=SECRET_VALUES["secret"])
+        return "secret.set", "walked/KEY"
+
+    async def delete_secret(self) -> tuple[str, str]:
+        """DELETE /v1/functions/{name}/secrets/{key}"""
+        await self.send("DELETE", "/v1/functions/walked/secrets/KEY")
+        return "secret.delete", "walked/KEY"
+
+    async def set_registry(self) -> tuple[str, str]:
+        """PUT /v1/registries/{host}"""
+        body = {"username": "walker", "password": SECRET_VALUES["secret"]}
+        await self.send("PUT", "/v1/registries/ghcr.io", json=body)
+        return "registry.set", "ghcr.io"
+
+    async def delete_registry(self) -> tuple[str, str]:
+        """DELETE /v1/registries/{host}"""
+        await self.send("DELETE", "/v1/registries/ghcr.io")
+        return "registry.delete", "ghcr.io"
+
     async def cancel(self) -> tuple[str, str]:
         """DELETE /v1/activations/{activation_id}"""
         self.worker.hold.clear()
@@ -161,6 +183,10 @@ class Walk:
             self.delete_key,
             self.register_function,
             self.replace_function,
+            self.set_secret,
+            self.delete_secret,
+            self.set_registry,
+            self.delete_registry,
             self.cancel,
             self.deregister_function,
             self.log_out,

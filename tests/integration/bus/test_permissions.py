@@ -176,19 +176,25 @@ async def answer_or_refusal(bus: Bus, subject: str) -> bool:
 
 @pytest.mark.parametrize("role", ["api", "worker"])
 async def test_messages_are_deleted_by_api_servers_only(installed: Installation, role: str) -> None:
-    """An API server gives back slots and places by deleting single messages; of no other stream, and a worker none."""
-    meant = {"api": {subjects.ACT, subjects.kv_stream(subjects.PLACES)}, "worker": set()}[role]
+    """
+    An API server gives back slots and places, and erases secrets, by deleting single messages; of no other stream, and
+    a worker none.
+    """
+    erased = {subjects.ACT, subjects.kv_stream(subjects.PLACES), subjects.kv_stream(subjects.SECRETS)}
+    meant = {"api": erased, "worker": set()}[role]
     async with installed.connect(role) as bus:
         for stream in STREAMS:
             assert await may_publish(bus, f"$JS.API.STREAM.MSG.DELETE.{stream}") == (stream in meant), stream
 
 
 async def test_what_each_role_reads_of_the_database(installed: Installation, admin: Bus) -> None:
-    """A worker reads records, functions and workers; users, sessions, responses, the queue and the trail are an API
-    server's."""
+    """
+    A worker reads records, functions, workers and what is sealed; users, sessions, responses, the queue and the trail
+    are an API server's.
+    """
     read = {
         "api": set(STREAMS),
-        "worker": {"KV_activations", "KV_functions", "KV_workers"},
+        "worker": {"KV_activations", "KV_functions", "KV_workers", "KV_secrets", "KV_registries"},
     }
     for role, meant in read.items():
         async with installed.connect(role) as bus:
@@ -217,15 +223,8 @@ async def test_what_each_role_writes_of_the_database(installed: Installation) ->
     keys = {"activations": "u.i.a", "functions": "u.f", "workers": "w", "sessions": "u.s"}
     written = {
         "api": {
-            "users",
-            "sessions",
-            "functions",
-            "activations",
-            "idempotency",
-            "places",
-            "attempts",
-            "addresses",
-            "invitations",
+            *("users", "sessions", "functions", "activations", "idempotency", "places"),
+            *("attempts", "addresses", "invitations", "secrets", "registries"),
         },
         "worker": {"activations", "functions", "workers"},
     }

@@ -41,7 +41,7 @@ def names(directory: Path) -> set[str]:
 
 def test_the_steps_do_what_the_page_says(secrets: Path) -> None:
     """After each block the files are as the page says, and what `rotate` says to do next is what the page says, too."""
-    verify, sign, gateway, certificates, passwords = blocks(PAGE, "The steps")
+    verify, sign, gateway, certificates, sealing, passwords = blocks(PAGE, "The steps")
     (old,) = names(secrets / "api/token-keys")
 
     said = typed(verify, secrets.parent)
@@ -66,6 +66,13 @@ def test_the_steps_do_what_the_page_says(secrets: Path) -> None:
     assert "NEXT render the gateway's files again, and restart the nats-servers and the API servers" in said
     assert (secrets / "ca/ca.crt").read_bytes() == authority
     assert (secrets / "api/api.crt").read_bytes() != certificate
+
+    [old_key] = names(secrets / "worker/sealing-keys")
+    said = typed(sealing, secrets.parent)
+    assert said.count("NEXT restart") == 2
+    [_, new_key] = sorted(names(secrets / "worker/sealing-keys"))
+    assert old_key in names(secrets / "worker/sealing-keys")
+    assert new_key.replace(".pem", ".pub.pem") in names(secrets / "api/sealing-keys")
 
     password = (secrets / "worker/nats.password").read_text()
     said = typed(passwords, secrets.parent)

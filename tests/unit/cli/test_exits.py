@@ -37,6 +37,7 @@ BY_CODE = {
     "out-of-memory": 1,
     "worker-lost": 6,
     "runtime-failed": 6,
+    "secret-unavailable": 6,
     "bad-gateway": 6,
     "queue-unavailable": 6,
     "no-workers": 6,

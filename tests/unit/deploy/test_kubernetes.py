@@ -187,8 +187,9 @@ def test_each_role_gets_its_own_secrets_only(autoscaled: Cluster) -> None:
             if b"PRIVATE KEY" in content or path.endswith("nats.password"):
                 holders.setdefault(f"{workload.namespace}:{content.decode()}", set()).add(workload.name)
 
-    # The gateway's routes; api's certificate, token key and password; worker's, admin's; nats-0's certificate.
-    assert len(holders) == 7
+    # The gateway's routes; api's certificate, token key and password; worker's password and sealing key; admin's;
+    # nats-0's certificate.
+    assert len(holders) == 8
     assert {frozenset(names) for names in holders.values()} == {
         frozenset({"gateway"}),
         frozenset({"api"}),
@@ -222,6 +223,28 @@ def test_a_key_that_waits_to_sign_reaches_the_api_servers(prepared: Path, tmp_pa
     keys = [path for path in files_of(cluster, cluster.workload("api"), "") if "token-keys" in path]
 
     assert sorted(Path(key).suffix for key in keys) == [".next", ".pem"]
+
+
+def test_a_sealing_key_reaches_workers_private_and_api_servers_public(prepared: Path, tmp_path: Path) -> None:
+    """In the first step of a rotation workers have both, and API servers the public half of the one that seals."""
+    place = tmp_path / "kubernetes"
+    shutil.copytree(prepared, place)
+    rotate = ["mayfly", "secrets", "rotate", str(place / "secrets"), "sealing-key"]
+    subprocess.run([sys.executable, "-m", *rotate], check=True, capture_output=True)
+    subprocess.run([place / "list-secrets"], check=True, capture_output=True)
+    cluster = Cluster(build(place / "overlays/fixed"))
+    api, worker = (
+        {
+            path: content
+            for path, content in files_of(cluster, cluster.workload(role), "").items()
+            if path.startswith("/run/secrets/mayfly-sealing-keys/")
+        }
+        for role in ("api", "worker")
+    )
+
+    assert (len(api), len(worker)) == (1, 2)
+    assert all(b"PUBLIC KEY" in key for key in api.values())
+    assert all(b"PRIVATE KEY" in key for key in worker.values())
 
 
 @pytest.mark.parametrize("missing", ["nats-1/nats.key", "rendered/apisix.yaml", "worker/ca.crt"])

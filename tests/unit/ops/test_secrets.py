@@ -47,7 +47,7 @@ def test_each_role_has_its_files_and_no_others(tmp_path: Path) -> None:
     """The directory is the table that all deployments are written against: nothing is missing, nothing is too much."""
     create(tmp_path, wanted())
 
-    [kid] = keys(tmp_path / "api/token-keys")
+    [kid], [sealing] = keys(tmp_path / "api/token-keys"), keys(tmp_path / "worker/sealing-keys")
     nats = ("nats.conf", "nats.crt", "nats.key", "ca.crt")
     assert set(files(tmp_path)) == {
         *("ca/ca.crt", "ca/ca.key", "ca/names.json", "public/ca.crt"),
@@ -55,6 +55,8 @@ def test_each_role_has_its_files_and_no_others(tmp_path: Path) -> None:
         f"gateway/token-keys/{kid}.pem",
         *(f"api/{name}" for name in ("api.crt", "api.key", "ca.crt", "nats.password", "gateway.secret")),
         f"api/token-keys/{kid}.pem",
+        f"worker/sealing-keys/{sealing}.pem",
+        f"api/sealing-keys/{sealing}.pub.pem",
         *("worker/ca.crt", "worker/nats.password", "admin/ca.crt", "admin/nats.password"),
         *(f"nats-{number}/{name}" for number in (1, 2, 3) for name in nats),
     }

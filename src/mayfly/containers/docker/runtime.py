@@ -80,6 +80,10 @@ class DockerRuntime:
     async def create(self, spec: ContainerSpec) -> Container:
         if spec.network is not Network.NONE:
             raise RuntimeFailed(NO_EGRESS)
+        if spec.has_secret_files:  # a daemon copies into a container's layer, on its disk
+            raise RuntimeFailed(
+                "This worker's Docker daemon cannot give secrets as files: set them again with `as=environment`."
+            )
         container = DockerContainer(self, spec)
         try:
             await container.make()
