@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mayfly.containers.bundle import FIRST_HOST_ID
 from mayfly.domain.ids import new_id
+from mayfly.domain.sandbox import FIRST_HOST_ID
 from tests.e2e.test_asynchronous import run, token_of, typed
 from tests.support.images import build_and_push
 from tests.support.registry import HTPASSWD, HTPASSWD_PASSWORD, Registry

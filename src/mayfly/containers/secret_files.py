@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 
 from mayfly.containers import mounts
-from mayfly.containers.bundle import FIRST_HOST_ID
 from mayfly.domain.image import ProcessConfig
+from mayfly.domain.sandbox import FIRST_HOST_ID
 from mayfly.domain.secret import FILES_MAX_BYTES, SECRETS_MAX
 
 PAGE_BYTES = 4096
