@@ -13,6 +13,7 @@ from mayfly.bus import subjects
 from mayfly.bus.codec import Codec
 from mayfly.bus.connection import Bus
 from mayfly.bus.queue import in_flight
+from mayfly.bus.schema import AUDIT_KEEP_S
 from mayfly.containers.fake import ending
 from mayfly.domain.activation import RECORD_MARGIN_S, Activation, State
 from mayfly.domain.worker import BEAT_LIVES_S
@@ -23,7 +24,8 @@ from tests.support.whole import FUNCTION, Whole, whole
 
 pytestmark = [pytest.mark.A3, pytest.mark.A4, pytest.mark.F12]
 
-FOR_EVER = ("$KV.users.", "$KV.functions.")
+FOR_EVER = ("$KV.users.", "$KV.functions.", "$KV.secrets.", "$KV.registries.")
+TRAIL = "audit."  # whose stream keeps nothing longer than `AUDIT_KEEP_S`
 KEEP_S = 3600  # of the worker in `whole`
 TIMEOUT_S = 60
 RECORD = Codec(Activation)
@@ -107,18 +109,20 @@ async def until_in_flight(bus: Bus, count: int) -> None:
 
 async def test_every_entry_has_a_time_to_live(tmp_path: Path) -> None:
     """
-    In a used installation, with calls of every ending and one under way, only users and functions stay for ever, or
-    what says that one was deleted.
+    In a used installation, with calls of every ending and one under way, only users and what they have registered stay
+    for ever, or what says that one was deleted. The trail's stream drops what is too old.
     """
     installed = installation(max_activations=2, max_activations_per_user=2)
     async with installed as nats, whole(nats, tmp_path, slots=1) as system:
         async with nats.connect("admin") as admin:
             calls = await use(system, admin)
             found = [stored async for stored in everything(admin)]
+            trail = (await admin.js.stream_info(subjects.AUDIT)).config
         system.runtime.gate.set()
         await calls
 
-    for_ever = [stored for stored in found if stored.ttl_s is None]
+    assert trail.max_age == AUDIT_KEEP_S
+    for_ever = [stored for stored in found if stored.ttl_s is None and not stored.subject.startswith(TRAIL)]
     assert for_ever
     assert all(stored.subject.startswith(FOR_EVER) for stored in for_ever)
     kinds = {stored.subject.removeprefix("$KV.").partition(".")[0] for stored in found}
