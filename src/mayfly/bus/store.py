@@ -148,14 +148,17 @@ class Store(Generic[T]):
         """
         await self._compare_and_set(key, b"", revision=revision, ttl_s=None, headers={"KV-Operation": "DEL"})
 
-    async def erase(self, entry: Entry[T]) -> None:
+    async def erase(self, key: str) -> None:
         """
-        Remove an entry as it was read, without leaving a tombstone; in a bucket of `subjects.LEAVE_NOTHING`.
+        Remove what stands under a key, whether or not it can be read, without leaving a tombstone; what was written
+        anew meanwhile, too. In a bucket of `subjects.LEAVE_NOTHING`.
 
         Raises: QueueUnavailable.
         """
-        with translated("erase"):
-            await messages.delete(self._bus, kv_stream(self._bucket), entry.revision, erase=True)
+        stream = kv_stream(self._bucket)
+        while stored := await self._read(key):
+            with translated("erase"):
+                await patiently(partial(messages.delete, self._bus, stream, stored.seq, erase=True), also=UNANSWERED)
 
     async def keys(self, prefix: str | None = None) -> list[str]:
         """

@@ -38,7 +38,7 @@ class SecretValues:
 
         Raises: QueueUnavailable.
         """
-        await self._erase(secret_key(function.user_id, function.id, ref.key, ref.version))
+        await self._store.erase(secret_key(function.user_id, function.id, ref.key, ref.version))
 
     async def sweep(self, function: Function) -> None:
         """
@@ -50,7 +50,7 @@ class SecretValues:
         for key in await self._store.keys(f"{function.user_id}.{function.id}"):
             version = key.rpartition(".")[2]
             if version not in named and time.time() - ulid_time(version) > LEFT_S:
-                await self._erase(key)
+                await self._store.erase(key)
 
     async def forget(self, owner: UserId, function_id: str | None = None) -> None:
         """
@@ -59,8 +59,4 @@ class SecretValues:
         Raises: QueueUnavailable.
         """
         for key in await self._store.keys(f"{owner}.{function_id}" if function_id else owner):
-            await self._erase(key)
-
-    async def _erase(self, key: str) -> None:
-        if entry := await self._store.get(key):
-            await self._store.erase(entry)
+            await self._store.erase(key)

@@ -7,12 +7,15 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from mayfly.bus import messages
 from mayfly.bus.connection import Bus
 from mayfly.bus.stores import Stores
+from mayfly.bus.subjects import SECRETS, kv_subject
 from mayfly.domain.errors import Gone, InvalidRequest, NotFound, QueueUnavailable, SecretUnavailable
 from mayfly.domain.function import Function, FunctionSpec
 from mayfly.domain.ids import Digest, FunctionName, UserId, new_id, new_ulid
@@ -21,6 +24,7 @@ from mayfly.domain.secret import SECRETS_MAX, VALUE_MAX_BYTES, Delivery, Secret,
 from mayfly.services import secret_values
 from mayfly.services.functions import Functions
 from mayfly.services.registries import Registries
+from mayfly.services.secret_values import SecretValues
 from mayfly.services.secrets import Secrets
 from mayfly.worker.secrets import credentials_finder, open_secrets
 from tests.support.bus import installation
@@ -253,9 +257,7 @@ async def test_a_name_without_its_value_is_said(both: Both) -> None:
     function = await both.function()
     await both.put(function, "A", b"one")
     [key] = await both.stored(function)
-    entry = await both.api.secrets.get(key)
-    assert entry
-    await both.api.secrets.erase(entry)
+    await both.api.secrets.erase(key)
 
     with pytest.raises(SecretUnavailable, match="The value of secret 'A' is gone"):
         await both.opened(function)
@@ -294,6 +296,38 @@ async def test_what_was_deleted_is_overwritten_in_the_store(both: Both) -> None:
     await both.secrets.delete(function.user_id, function.name, "A")
 
     assert await both.api.secrets.get(key) is None
+    assert await both.api.secrets.count() == 0
+
+
+async def test_a_value_that_cannot_be_read_goes_too(both: Both) -> None:
+    """Damaged, or of a later version, it is no reason to keep a user who goes."""
+    function = await both.function()
+    await both.put(function, "A", b"one")
+    [key] = await both.stored(function)
+    await both.bus.js.publish(kv_subject(SECRETS, key), b"\xff")
+
+    await SecretValues(both.api.secrets).forget(function.user_id)
+
+    assert await both.api.secrets.count() == 0
+
+
+async def test_a_value_that_is_resealed_while_it_is_erased_goes(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written anew between the look and the erasure is not left, under a name that nobody knows any more."""
+    function = await both.function()
+    await both.put(function, "A", b"one")
+    [key] = await both.stored(function)
+    delete = messages.delete
+
+    async def overtaken(*given: Any, **how: Any) -> bool:
+        monkeypatch.setattr(messages, "delete", delete)
+        entry = await both.api.secrets.get(key)
+        assert entry
+        await both.api.secrets.update(key, entry.value, revision=entry.revision)
+        return await delete(*given, **how)
+
+    monkeypatch.setattr(messages, "delete", overtaken)
+    await both.secrets.delete(function.user_id, function.name, "A")
+
     assert await both.api.secrets.count() == 0
 
 
