@@ -11,6 +11,7 @@ from mayfly.domain.sealing import Sealed
 from mayfly.domain.stored import HeaderText, Moment, Word
 
 REGISTRIES_MAX = 32  # of one user
+HOSTS_MAX = 256  # that a user may ever name: each that was deleted leaves a tombstone, which every list reads
 USERNAME_MAX_CHARACTERS = 256
 PASSWORD_MAX_BYTES = 16 * 1024  # tokens of some clouds have some kilobytes
 

@@ -15,7 +15,7 @@ from mayfly.bus.store import Conflict
 from mayfly.bus.stores import Stores
 from mayfly.domain.errors import InvalidRequest, NotFound
 from mayfly.domain.ids import UserId
-from mayfly.domain.registry import REGISTRIES_MAX, RegistryCredentials, registry_key, registry_place
+from mayfly.domain.registry import HOSTS_MAX, REGISTRIES_MAX, RegistryCredentials, registry_key, registry_place
 from mayfly.services.sealing import Sealer
 
 log = structlog.get_logger()
@@ -41,6 +41,12 @@ class Registries:
         if len(others) >= REGISTRIES_MAX:
             raise InvalidRequest(f"You have credentials for {REGISTRIES_MAX} registries, the most that can be kept.")
         key = registry_key(owner, host)
+        keys = await self._store.keys(owner)
+        if key not in keys and len(keys) >= HOSTS_MAX:
+            raise InvalidRequest(
+                f"You have named {HOSTS_MAX} registries, those that you have deleted included: the most there can be. "
+                "Name one of them."
+            )
         while True:
             before = await self._store.get(key)
             try:

@@ -21,7 +21,7 @@ from mayfly.domain.function import Function, FunctionSpec
 from mayfly.domain.ids import Digest, FunctionName, UserId, new_id, new_ulid
 from mayfly.domain.registry import OpenedCredentials, registry_key
 from mayfly.domain.secret import SECRETS_MAX, VALUE_MAX_BYTES, Delivery, Secret, secret_key
-from mayfly.services import secret_values
+from mayfly.services import registries, secret_values
 from mayfly.services.functions import Functions
 from mayfly.services.registries import Registries
 from mayfly.services.secret_values import SecretValues
@@ -376,3 +376,18 @@ async def test_registries_have_a_limit(both: Both) -> None:
     with pytest.raises(InvalidRequest, match="32 registries"):
         await both.registries.put(ann, "more.example", username="a", password="b")
     await both.registries.put(ann, "r1.example", username="a", password="c")
+
+
+async def test_deleted_registries_do_not_pile_up(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each leaves a tombstone that every list reads: so hosts have a limit as well, and a known one can come back."""
+    monkeypatch.setattr(registries, "HOSTS_MAX", 3)
+    ann = UserId(new_id())
+    for number in range(3):
+        await both.registries.put(ann, f"r{number}.example", username="a", password="b")
+        await both.registries.delete(ann, f"r{number}.example")
+
+    with pytest.raises(InvalidRequest, match="deleted included"):
+        await both.registries.put(ann, "more.example", username="a", password="b")
+    await both.registries.put(ann, "r1.example", username="a", password="c")
+
+    assert [entry.host for entry in await both.registries.list(ann)] == ["r1.example"]
