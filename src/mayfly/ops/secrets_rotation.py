@@ -69,6 +69,8 @@ def _token_key(directory: SecretsDirectory) -> str:
 def _sealing_key(directory: SecretsDirectory) -> str:
     """Old private keys stay: what was sealed with them is opened with them, until somebody sets it again."""
     keys = directory.sealing_keys
+    if not directory.public_sealing_keys.names("*.pem"):  # one that was made now would wait for ever
+        raise SecretsUnusable(f"{directory.root}: no sealing key is in use: run `mayfly secrets create` first.")
     if directory.waiting_sealing_key():
         directory.publish_sealing_keys()
         return (

@@ -77,6 +77,17 @@ def test_workers_know_a_key_before_it_seals(tmp_path: Path) -> None:
     assert "`mayfly secrets reseal`" in second[-1]
 
 
+def test_without_a_key_in_use_none_is_rotated_in(tmp_path: Path) -> None:
+    """In a directory from before there were any, each run would make one more, and let none of them seal."""
+    create(tmp_path, wanted())
+    for path in [*(tmp_path / "worker/sealing-keys").iterdir(), *(tmp_path / "api/sealing-keys").iterdir()]:
+        path.unlink()
+
+    with pytest.raises(SecretsUnusable, match="mayfly secrets create"):
+        rotate(tmp_path, "sealing-key", ME)
+    assert kids(tmp_path) == ([], [])
+
+
 def test_no_rotation_loses_what_was_sealed(tmp_path: Path) -> None:
     """However often it is rotated, the oldest key still opens; removed by hand, its public half goes as well."""
     create(tmp_path, wanted())
