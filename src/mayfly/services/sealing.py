@@ -2,10 +2,12 @@
 Sealing: API servers encrypt, and only workers can decrypt.
 
 By HPKE (RFC 9180) with X25519, HKDF-SHA256 and AES-256-GCM, as the library `cryptography` has it in one call. An API
-server has public keys only, so whoever breaks into one cannot read what is stored. Where a value belongs is its `info`:
-moved to another user, function or host, it cannot be opened. All private keys open, the last public one by name seals.
+server has public keys only, so neither its files nor what is stored are of use to whoever has copied them. Where a
+value belongs is its `info`: moved to another user, function or host, it cannot be opened. All private keys open, the
+last public one by name seals.
 
-Not covered: an older value of the very same version of a secret cannot be told from a newer one; there is none, as each
+Not covered: whoever is inside an API server can change a function's command, and have a worker run that with its
+secrets. An older value of the very same version of a secret cannot be told from a newer one; there is none, as each
 version is written once. Rows: F4.
 """
 
