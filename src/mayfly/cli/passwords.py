@@ -7,7 +7,7 @@ import getpass
 from mayfly.cli.exits import Refused
 from mayfly.cli.interrupts import interruptible, stdin
 
-STDIN_MAX_BYTES = 16 * 1024
+STDIN_MAX_BYTES = 64 * 1024  # some clouds' passwords for registries have kilobytes
 
 
 def can_ask() -> bool:
@@ -46,12 +46,14 @@ def from_stdin(count: int = 1) -> list[str]:
     """
     Read passwords from stdin, one a line.
 
-    Raises: Refused when stdin is a terminal, which would show them, or has not *count* lines of text.
+    Raises: Refused when stdin is a terminal, which would show them, or has not *count* lines of text, or too long ones.
     """
     if stdin().isatty():
         raise Refused("stdin is a terminal. Leave --password-stdin out, and you are asked without echo.")
     with interruptible():
-        content = stdin().buffer.read(STDIN_MAX_BYTES)
+        content = stdin().buffer.read(STDIN_MAX_BYTES + 1)
+    if len(content) > STDIN_MAX_BYTES:
+        raise Refused(f"What is on stdin has more than {STDIN_MAX_BYTES:,} bytes, the most that is read as a password.")
     try:
         lines = content.decode().splitlines()
     except UnicodeDecodeError:

@@ -78,15 +78,16 @@ async def delete(terminal: Terminal, name: Function, key: Key) -> None:
 
 
 def _value(key: str, file: Path | None) -> bytes:
+    from mayfly.domain.secret import VALUE_MAX_BYTES
+
     if file is not None:
         try:
-            return _bounded(file.read_bytes())
+            with interruptible(), file.open("rb") as content:
+                return _bounded(content.read(VALUE_MAX_BYTES + 1))
         except OSError as error:
             raise Refused(f"{file} cannot be read: {error.strerror}.") from None
     if stdin().isatty():
         return passwords.ask(f"Value of {key}").encode()
-    from mayfly.domain.secret import VALUE_MAX_BYTES
-
     with interruptible():
         return _bounded(stdin().buffer.read(VALUE_MAX_BYTES + 1))
 
