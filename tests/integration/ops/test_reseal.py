@@ -107,6 +107,23 @@ async def test_what_nobody_can_open_is_left_and_said(tmp_path: Path) -> None:
         assert await system.opened() == ALL
 
 
+async def test_what_cannot_be_read_stops_no_other(tmp_path: Path) -> None:
+    """One damaged entry is named, by its key, and keeps the old key needed; everything else is sealed anew."""
+    keys = SealingKeys(tmp_path)
+    async with installed(keys) as system:
+        [old] = keys.kids
+        new = keys.add(f"{old}-z")
+        damaged = f"{new_id()}.broken"
+        await system.bus.js.publish(subjects.kv_subject(subjects.FUNCTIONS, damaged), b"\xff")
+
+        said = await reseal(system.bus, keys.private)
+
+        assert said[0] == f"sealed 3 anew with {new}"
+        assert [line.split(":")[0] for line in said[1:]] == [f"NOT DONE {damaged}"]
+        keys.forget(old)
+        assert await system.opened() == ALL
+
+
 async def test_a_backup_brings_back_what_is_sealed(tmp_path: Path) -> None:
     """Saved as it is and restored elsewhere, it opens with the same keys; the file has no value in the clear."""
     keys = SealingKeys(tmp_path / "keys")
