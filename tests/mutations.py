@@ -730,6 +730,15 @@ MUTATIONS = (
         tests=("tests/unit/ops/test_sealing_keys.py::test_workers_know_a_key_before_it_seals",),
     ),
     Mutation(
+        safeguard="that a lost answer costs no secret its value",
+        file="src/mayfly/services/secrets.py",
+        old="set(present.value.secrets) - set(changed.secrets)",
+        new="set(present.value.secrets)",
+        tests=(
+            "tests/integration/services/test_secrets.py::test_an_attempt_whose_answer_was_lost_keeps_its_value[repeated]",
+        ),
+    ),
+    Mutation(
         safeguard="that a function which is gone leaves no secret",
         file="src/mayfly/services/functions.py",
         old="            await self._secret_values.forget(owner, entry.value.id)\n",
@@ -739,7 +748,7 @@ MUTATIONS = (
     Mutation(
         safeguard="that the record of the function decides which secret is given",
         file="src/mayfly/services/secrets.py",
-        old="        except RequestError:\n            await self._values.remove(function, ref)\n            raise\n",
+        old="        except RequestError:\n            await self._withdraw(function, ref)\n            raise\n",
         new="        except RequestError:\n            raise\n",
         tests=("tests/integration/services/test_secrets.py::test_there_is_a_limit_to_their_number_and_size",),
     ),

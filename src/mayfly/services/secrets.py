@@ -61,7 +61,7 @@ class Secrets:
         try:
             await self._change(function, key, lambda present: _with(present, ref))
         except RequestError:
-            await self._values.remove(function, ref)
+            await self._withdraw(function, ref)
             raise
         log.info("secret.set", user_id=owner, function=name, key=key, delivery=str(delivery))
 
@@ -102,9 +102,17 @@ class Secrets:
                 await self._store.update(present.key, changed, revision=present.revision)
             except Conflict:
                 continue
-            await self._tidy(changed, [ref for ref in present.value.secrets if ref.key == key])
+            # An attempt whose answer was lost, and upon which somebody else has built, has named the new one already.
+            replaced = set(present.value.secrets) - set(changed.secrets)
+            await self._tidy(changed, [ref for ref in replaced if ref.key == key])
             return
         raise PreconditionFailed(f"Function {function.name!r} is being changed all the time; try again.")
+
+    async def _withdraw(self, function: Function, ref: SecretRef) -> None:
+        """Remove the value of a version that could not be named; an attempt whose answer was lost may have named it."""
+        present = await self._store.get(function.key)
+        if present is None or present.value.id != function.id or ref not in present.value.secrets:
+            await self._values.remove(function, ref)
 
     async def _tidy(self, function: Function, replaced: Sequence[SecretRef]) -> None:
         """Remove values that no call gets any more. The change is made: if this fails, the next change does it."""

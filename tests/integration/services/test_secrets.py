@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -14,14 +15,22 @@ from msgspec.structs import replace
 
 from mayfly.bus import messages
 from mayfly.bus.connection import Bus
+from mayfly.bus.store import Conflict
 from mayfly.bus.stores import Stores
 from mayfly.bus.subjects import SECRETS, kv_subject
-from mayfly.domain.errors import Gone, InvalidRequest, NotFound, QueueUnavailable, SecretUnavailable
+from mayfly.domain.errors import (
+    Gone,
+    InvalidRequest,
+    NotFound,
+    PreconditionFailed,
+    QueueUnavailable,
+    SecretUnavailable,
+)
 from mayfly.domain.function import Function, FunctionSpec
 from mayfly.domain.ids import Digest, FunctionName, UserId, new_id, new_ulid
 from mayfly.domain.registry import OpenedCredentials, registry_key
 from mayfly.domain.secret import SECRETS_MAX, VALUE_MAX_BYTES, Delivery, Secret, secret_key
-from mayfly.services import registries, secret_values
+from mayfly.services import registries, secret_values, secrets
 from mayfly.services.functions import Functions
 from mayfly.services.registries import Registries
 from mayfly.services.secret_values import SecretValues
@@ -87,8 +96,8 @@ async def both(tmp_path: Path) -> AsyncIterator[Both]:
     async with installation() as made, made.connect("api") as bus, made.connect("worker") as workers:
         keys, api = SealingKeys(tmp_path / "keys"), Stores.on(bus)
         functions = Functions(bus, api)
-        secrets, registries = Secrets(api, functions, keys.sealer), Registries(api, keys.sealer)
-        yield Both(keys, bus, api, Stores.on(workers), functions, secrets, registries)
+        setting, accounts = Secrets(api, functions, keys.sealer), Registries(api, keys.sealer)
+        yield Both(keys, bus, api, Stores.on(workers), functions, setting, accounts)
 
 
 async def test_the_next_call_has_what_was_set(both: Both) -> None:
@@ -285,6 +294,28 @@ async def test_a_crash_before_the_record_changes_nothing(both: Both, monkeypatch
     await both.put(function, "B", b"c")
     assert old not in await both.stored(function)
     assert await both.opened(function) == {"A": b"one", "B": b"c"}
+
+
+@pytest.mark.parametrize("attempts", [8, 1], ids=["repeated", "given up"])
+async def test_an_attempt_whose_answer_was_lost_keeps_its_value(
+    both: Both, monkeypatch: pytest.MonkeyPatch, attempts: int
+) -> None:
+    """The record was written, nobody heard it, and somebody else has built upon it: what it names stays readable."""
+    function = await both.function()
+    update = both.api.functions.update
+
+    async def unheard(key: str, value: Function, *, revision: int, ttl_s: float | None = None) -> int:
+        monkeypatch.setattr(both.api.functions, "update", update)
+        await update(key, value, revision=revision)
+        await both.put(function, "B", b"two")
+        raise Conflict(key)
+
+    monkeypatch.setattr(both.api.functions, "update", unheard)
+    monkeypatch.setattr(secrets, "CHANGE_ATTEMPTS", attempts)
+    with pytest.raises(PreconditionFailed) if attempts == 1 else contextlib.nullcontext():
+        await both.put(function, "A", b"one")
+
+    assert await both.opened(function) == {"A": b"one", "B": b"two"}
 
 
 async def test_what_was_deleted_is_overwritten_in_the_store(both: Both) -> None:
