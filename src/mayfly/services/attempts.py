@@ -13,7 +13,7 @@ Guarantees:
 - however many guesses come at once, to however many API servers, no more are looked at than the limits allow: each
   takes its turn by compare-and-set, and gives it back if it was right;
 - a guess whose end nobody saw (its API server or caller was gone) counts as failed;
-- while NATS does not answer nothing is looked at;
+- while NATS does not answer nothing is looked at; a guess that ends for that reason is taken back, if NATS takes it;
 - what is kept is bounded by the buckets' size, and by time. The oldest goes first. Rows: F3.
 """
 
@@ -31,7 +31,7 @@ import structlog
 from mayfly.bus.store import Conflict, Entry, Store
 from mayfly.bus.stores import Stores
 from mayfly.domain.attempts import BackOff, KnownAddress, Tally
-from mayfly.domain.errors import TooManyAttempts
+from mayfly.domain.errors import QueueUnavailable, TooManyAttempts
 from mayfly.domain.ids import new_id
 from mayfly.services.passwords import Passwords
 from mayfly.settings import BackOffSettings
@@ -88,7 +88,8 @@ class Attempts:
     async def guess(self, username: str, network: str | None) -> AsyncIterator[None]:
         """
         Look inside whether a password is right, and raise if it is not; *network* is where the guess comes from, None
-        if nobody knows. A guess that nobody had the time to look at (TooManyAttempts) does not count.
+        if nobody knows. A guess that nobody had the time to look at (TooManyAttempts) does not count, nor one that
+        ended with NATS (QueueUnavailable).
 
         Raises: TooManyAttempts, with `retry_after_s`, before anything is looked at; QueueUnavailable.
         """
@@ -97,7 +98,11 @@ class Attempts:
             pair = _Counter("user-and-address", _key("pair", username, network))
             counters = [pair, *counters, _Counter("address", _key("address", network))]
         async with self._counted(counters, known=_key("known", username, network or ""), network=network) as taken:
-            yield
+            try:
+                yield
+            except QueueUnavailable:  # it was not looked at, or was right: of a wrong one nothing is written
+                await self._give_back(taken)
+                raise
         await self._succeeded(taken, username, network)
 
     @asynccontextmanager

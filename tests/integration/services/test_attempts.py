@@ -251,6 +251,16 @@ async def test_what_nobody_had_the_time_to_look_at_does_not_count(door: Door, pa
     assert [await door.guess("ann", HERE) for _ in range(4)] == ["wrong", "wrong", "wrong", 1]
 
 
+async def test_a_right_password_that_nothing_came_of_does_not_count(door: Door) -> None:
+    """Whoever tries again while a login cannot be written down is not slowed for it, from there or elsewhere."""
+    for _ in range(4):
+        with pytest.raises(QueueUnavailable):
+            async with door.guessing("ann", HERE):
+                raise QueueUnavailable
+    assert await door.guess("ann", HERE, right=True) == "right"
+    assert [await door.guess("ann", THERE) for _ in range(4)] == ["wrong", "wrong", "wrong", 1]
+
+
 async def test_registrations_count_by_address(door: Door) -> None:
     """Four users from one address are free, taken names included; those of another are not touched."""
 
