@@ -119,12 +119,13 @@ async def logged_in(caller: Annotated[Session, Depends(authenticated)]) -> Sessi
 async def operator(request: Request, caller: Annotated[Session, Depends(logged_in)]) -> Session:
     """
     Require the login of an operator; a key is not enough. The account itself is asked, not the copy of it in the
-    login: a role that is taken away is gone with that one write.
+    login: a role that is taken away is gone with that one write, and so is that of whoever is suspended.
 
     Raises: NotAuthenticated; NotAllowed; QueueUnavailable.
     """
     state: ApiState = request.app.state.mayfly
-    if (await state.users.get(caller)).role != "operator":
+    account = await state.users.get(caller)
+    if account.suspended or account.role != "operator":
         raise NotAllowed("This is for operators only. Whoever has the machine makes one, with `mayfly users role`.")
     return caller
 

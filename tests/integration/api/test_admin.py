@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from mayfly.api.app import ROUTES
 from mayfly.api.auth import ADMIN
@@ -211,6 +212,16 @@ async def test_a_suspended_operator_is_none(operator: Someone, ann: Someone, dat
 
     assert (await ann.client.get("/v1/admin/users")).status_code == 403
     assert (await operator.client.patch(f"/v1/admin/users/{ann.username}", json={"role": "user"})).status_code == 200
+
+
+async def test_a_suspended_operator_is_none_before_his_logins_are_told(ann: Someone, database: Stores) -> None:
+    """The account decides, also where whoever suspended it came no further than that one write."""
+    await give_role(database, ann.username, "operator")
+    entry = await find_user(database, ann.username)
+    await database.users.update(entry.key, replace(entry.value, suspended=True), revision=entry.revision)
+
+    assert (await ann.client.get("/v1/users/me")).status_code == 200, "the login has not been told"
+    assert (await ann.client.get("/v1/admin/users")).status_code == 403
 
 
 async def test_logins_that_race_with_a_suspension_are_suspended(
