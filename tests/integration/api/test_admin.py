@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,13 +16,14 @@ from mayfly.api.app import ROUTES
 from mayfly.api.auth import ADMIN
 from mayfly.bus.stores import Stores
 from mayfly.domain.activation import State
-from mayfly.domain.ids import new_id
+from mayfly.domain.ids import UserName, new_id
+from mayfly.services.tokens import Claims
 from mayfly.services.users import find_user, give_role
 from tests.integration.api.conftest import Someone
 from tests.integration.api.test_identity import bearer, log_in, refresh
 from tests.integration.api.test_status import a_beat
 from tests.support.answering import AnsweringWorker, Ending
-from tests.support.api import PASSWORD, ApiServer
+from tests.support.api import PASSWORD, ApiServer, in_process
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.F3]
 
@@ -222,6 +225,36 @@ async def test_a_suspended_operator_is_none_before_his_logins_are_told(ann: Some
 
     assert (await ann.client.get("/v1/users/me")).status_code == 200, "the login has not been told"
     assert (await ann.client.get("/v1/admin/users")).status_code == 403
+
+
+@pytest.mark.parametrize("ends", ["role", "login"])
+async def test_an_operator_is_asked_for_again_when_the_body_is_there(ends: str, nats_url: str, tmp_path: Path) -> None:
+    """A body that is sent after the role, or the login, has gone changes nothing, however early its call began."""
+    async with in_process(nats_url, tmp_path) as (state, client):
+        name, friend = UserName(f"u-{new_id()}"), UserName(f"u-{new_id()}")
+        for each in (name, friend):
+            await state.users.register(each, PASSWORD)
+        await give_role(state.stores, name, "operator")
+        tokens = await state.sessions.log_in(name, PASSWORD)
+
+        async def late(body: bytes) -> AsyncIterator[bytes]:
+            """It is asked for when the caller was let in."""
+            if ends == "role":
+                await give_role(state.stores, name, "user")
+            else:
+                await state.sessions.end(Claims(tokens.session.user_id, tokens.session.id))
+            yield body
+
+        client.headers.update(bearer(tokens.access_token) | {"Content-Type": "application/json"})
+        answer = await client.patch(f"/v1/admin/users/{friend}", content=late(b'{"role": "operator"}'))
+        assert answer.status_code == (403 if ends == "role" else 401), answer.text
+        assert (await find_user(state.stores, friend)).value.role == "user"
+
+        await give_role(state.stores, name, "operator")
+        tokens = await state.sessions.log_in(name, PASSWORD)
+        client.headers.update(bearer(tokens.access_token))
+        answer = await client.post("/v1/admin/invitations", content=late(b"{}"))
+        assert answer.status_code == (403 if ends == "role" else 401), answer.text
 
 
 async def test_logins_that_race_with_a_suspension_are_suspended(
