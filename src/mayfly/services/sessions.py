@@ -34,6 +34,7 @@ from mayfly.services.tokens import Claims, TokenKeys
 log = structlog.get_logger()
 
 ENDED_AT_ONCE = 16
+TOLD_AT_ONCE = 64  # a suspension waits for them
 NOBODY = "0"  # a key that no user has: a text that cannot be a name costs a read like any other
 
 
@@ -219,15 +220,20 @@ class Sessions:
 
 async def tell_sessions(sessions: Store[Session], user: User) -> None:
     """
-    Write what an operator has set about a user into all the logins that he has.
+    Write what an operator has set about a user into all the logins that he has, of which there may be thousands.
 
     Raises: QueueUnavailable.
     """
-    for key in await sessions.keys(user.id):
-        while (entry := await sessions.get(key)) and (changed := as_the_account(entry.value, user)) != entry.value:
-            left_s = max(1.0, changed.expires_at - time.time())
-            with suppress(Conflict):  # refreshed meanwhile, or ended
-                await sessions.update(key, changed, revision=entry.revision, ttl_s=left_s)
+    keys = await sessions.keys(user.id)
+    for start in range(0, len(keys), TOLD_AT_ONCE):
+        await asyncio.gather(*(_tell(sessions, key, user) for key in keys[start : start + TOLD_AT_ONCE]))
+
+
+async def _tell(sessions: Store[Session], key: str, user: User) -> None:
+    while (entry := await sessions.get(key)) and (changed := as_the_account(entry.value, user)) != entry.value:
+        left_s = max(1.0, changed.expires_at - time.time())
+        with suppress(Conflict):  # refreshed meanwhile, or ended
+            await sessions.update(key, changed, revision=entry.revision, ttl_s=left_s)
 
 
 def _new_session(user: User, session_id: SessionId) -> Session:
