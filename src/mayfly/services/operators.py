@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from mayfly.bus.codec import Undecodable
 from mayfly.bus.connection import Bus
 from mayfly.bus.queue import in_flight, walk
 from mayfly.bus.requests import ask_to_drain
@@ -42,7 +43,7 @@ class Ended:
     """What became of a user's activations that were to be ended."""
 
     ended: int
-    going_on: int  # their workers need longer; they were told
+    going_on: int  # their workers need longer; they were told. Or nobody can read what they are
 
 
 class Operators:
@@ -134,11 +135,14 @@ class Operators:
 
         async def end(key: str) -> bool:
             async with room:
-                entry = await self._stores.activations.get(key)
                 try:
+                    entry = await self._stores.activations.get(key)
                     return entry is None or (await self._canceller.cancel(entry.value, by_operator=True)).state.is_final
                 except NotFound:  # its record has gone meanwhile
                     return True
+                except Undecodable as error:  # nobody can end it, nor may it keep the others or the account
+                    log.error("user.activation-undecodable", key=key, error=str(error))
+                    return False
 
         keys = {queued.key async for queued in walk(self._bus, of=user.id)}
         ended = await asyncio.gather(*map(end, keys))
