@@ -249,8 +249,9 @@ def _new_session(user: User, session_id: SessionId) -> Session:
 
 
 def as_the_account(session: Session, user: User) -> Session:
-    """Copy into a login or key what a call is to find there instead of reading the account."""
-    return replace(session, role=user.role, max_activations=user.max_activations, suspended=user.suspended)
+    """Copy into a login or key what a call is to find there instead of reading the account. No key is an operator."""
+    role = user.role if session.kind == "login" else "user"
+    return replace(session, role=role, max_activations=user.max_activations, suspended=user.suspended)
 
 
 def _refuse_suspended(who: User | Session, **members: Any) -> None:

@@ -17,7 +17,7 @@ from mayfly.domain.errors import NotAuthenticated
 from mayfly.domain.ids import KEY_ID, UserName, new_id
 from mayfly.domain.user import KEYS_MAX
 from mayfly.services.tokens import write_new_key
-from mayfly.services.users import limit_user
+from mayfly.services.users import give_role, limit_user
 from mayfly.settings import NatsSettings
 from tests.integration.api.conftest import FUNCTION, Someone
 from tests.integration.api.test_identity import bearer, log_in, refresh
@@ -90,6 +90,21 @@ async def test_a_key_takes_no_account_over(ann: Someone, anybody: httpx.AsyncCli
     assert (await refresh(anybody, key["token"])).status_code == 401
     assert await names(ann) == ["ci"]
     assert (await log_in(anybody, ann.username, PASSWORD)).status_code == 200
+
+
+async def test_an_operators_key_is_shown_no_more_than_a_users(
+    ann: Someone, anybody: httpx.AsyncClient, database: Stores
+) -> None:
+    """Neither one that was there before the role, nor one made after: no hosts, no streams, nothing below /v1/admin."""
+    before = await make(ann, "before")
+    await give_role(database, ann.username, "operator")
+    after = await make(ann, "after")
+
+    assert (await ann.client.get("/v1/status")).json()["operator"] is not None
+    for key in (before, after):
+        status = await anybody.get("/v1/status", headers=bearer(key["token"]))
+        assert (status.status_code, status.json()["operator"]) == (200, None)
+        assert (await anybody.get("/v1/admin/users", headers=bearer(key["token"]))).status_code == 403
 
 
 @pytest.mark.parametrize("by", ["name", "id"])
