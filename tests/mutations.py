@@ -505,7 +505,7 @@ MUTATIONS = (
     Mutation(
         safeguard="the operator's role",
         file="src/mayfly/api/auth.py",
-        old='    if (await state.users.get(caller)).role != "operator":\n',
+        old='    if account.suspended or account.role != "operator":\n',
         new="    if False:\n",
         tests=(
             f"{API}/test_admin.py::test_every_admin_route_is_for_operators_only",
@@ -515,9 +515,33 @@ MUTATIONS = (
     Mutation(
         safeguard="the operator's role as the account has it",
         file="src/mayfly/api/auth.py",
-        old='    if (await state.users.get(caller)).role != "operator":\n',
-        new='    if caller.role != "operator":\n',
-        tests=(f"{API}/test_admin.py::test_the_account_decides_and_not_the_login",),
+        old='    if account.suspended or account.role != "operator":\n',
+        new='    if caller.suspended or caller.role != "operator":\n',
+        tests=(
+            f"{API}/test_admin.py::test_the_account_decides_and_not_the_login",
+            f"{API}/test_admin.py::test_a_suspended_operator_is_none_before_his_logins_are_told",
+        ),
+    ),
+    Mutation(
+        safeguard="the operator who is asked for again when the body is there",
+        file="src/mayfly/api/routes/admin.py",
+        old="    await operator(request, await state.sessions.alive(Claims(caller.user_id, caller.id)))\n",
+        new="",
+        tests=(f"{API}/test_admin.py::test_an_operator_is_asked_for_again_when_the_body_is_there",),
+    ),
+    Mutation(
+        safeguard="the operator's role that no key has",
+        file="src/mayfly/services/sessions.py",
+        old='    role = user.role if session.kind == "login" else "user"\n',
+        new="    role = user.role\n",
+        tests=(f"{API}/test_keys.py::test_an_operators_key_is_shown_no_more_than_a_users",),
+    ),
+    Mutation(
+        safeguard="the trace of what a key or a role does not allow",
+        file="src/mayfly/api/app.py",
+        old="        await exceeded(request, error)\n",
+        new="        pass\n",
+        tests=(f"{API}/test_audit.py::test_what_a_key_or_a_role_does_not_allow_is_in_the_trail",),
     ),
     Mutation(
         safeguard="the check that operators' routes ask for the role",

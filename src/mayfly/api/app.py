@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 import mayfly
-from mayfly.api.auth import check_routes
+from mayfly.api.auth import RightExceeded, check_routes
 from mayfly.api.description import INTRODUCTION, describe
 from mayfly.api.door import Door, read_secrets
 from mayfly.api.envelope import Envelope, exchange_of
@@ -40,7 +40,7 @@ from mayfly.api.routes import (
 )
 from mayfly.api.sentences import invalid
 from mayfly.api.state import opened
-from mayfly.api.trail import check_recorded
+from mayfly.api.trail import check_recorded, exceeded
 from mayfly.bus.codec import Undecodable
 from mayfly.bus.store import Conflict
 from mayfly.domain.errors import InternalError, MayflyError, NotFound, QueueUnavailable
@@ -147,6 +147,8 @@ def _answer(request: Request, error: MayflyError) -> Response:
 
 
 async def _mayfly_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, RightExceeded):
+        await exceeded(request, error)
     return _answer(request, cast("MayflyError", error))
 
 

@@ -44,6 +44,15 @@ ADMIN = "/v1/admin/"
 """Where all is for operators only."""
 
 
+class RightExceeded(NotAllowed):
+    """This key, or this account, may not do that."""
+
+    def __init__(self, detail: str, session: Session) -> None:
+        """Of this *session*, which may be a copied one: it is written down (`trail`)."""
+        super().__init__(detail)
+        self.session = session
+
+
 class _Bearer(SecurityBase):
     """Reads the token from `Authorization`, and nowhere else."""
 
@@ -109,9 +118,10 @@ async def logged_in(caller: Annotated[Session, Depends(authenticated)]) -> Sessi
     Raises: NotAllowed.
     """
     if caller.kind != "login":
-        raise NotAllowed(
+        raise RightExceeded(
             "A key may not do this: only who is logged in makes and deletes keys, logs out, changes the password, "
-            "deletes the account or acts as an operator. POST /v1/tokens logs in."
+            "deletes the account or acts as an operator. POST /v1/tokens logs in.",
+            caller,
         )
     return caller
 
@@ -126,7 +136,9 @@ async def operator(request: Request, caller: Annotated[Session, Depends(logged_i
     state: ApiState = request.app.state.mayfly
     account = await state.users.get(caller)
     if account.suspended or account.role != "operator":
-        raise NotAllowed("This is for operators only. Whoever has the machine makes one, with `mayfly users role`.")
+        raise RightExceeded(
+            "This is for operators only. Whoever has the machine makes one, with `mayfly users role`.", caller
+        )
     return caller
 
 

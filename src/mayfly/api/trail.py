@@ -19,7 +19,7 @@ from fastapi.routing import APIRoute
 from msgspec.structs import replace
 
 from mayfly.api.address import client_address
-from mayfly.api.auth import Caller
+from mayfly.api.auth import Caller, RightExceeded
 from mayfly.api.envelope import exchange_of
 from mayfly.api.state import ApiState, State
 from mayfly.domain.audit import OPERATOR, Action, Actor
@@ -97,6 +97,11 @@ class Trail:
             actor, Action.SESSION_REUSE, outcome="refused", code=NotAuthenticated.code, in_trail_of=session.user_id
         )
 
+    async def exceeded(self, subject: str, error: RightExceeded) -> None:
+        """Write down that somebody came where he may not, if that can be done: he is refused in any case."""
+        change = Change(acting(self._actor, error.session), subject, None)
+        await self._failed(Action.RIGHT_EXCEED, change, error)
+
     def refused_login(self, user: User | None) -> None:
         """Count a login that was refused; None: there is no such user."""
         self._state.refusals.note(user, address=self._actor.address or "", request_id=self._actor.request_id or "")
@@ -131,6 +136,12 @@ async def nobodys_trail(request: Request, state: State) -> Trail:
 async def callers_trail(request: Request, state: State, caller: Caller) -> Trail:
     """Hand a route the trail of its caller."""
     return Trail(state, acting(_somebody(request), caller))
+
+
+async def exceeded(request: Request, error: RightExceeded) -> None:
+    """Write down, of a request that was refused before its route saw it, what it was for: no more than its route."""
+    route = request.scope["route"]
+    await Trail(request.app.state.mayfly, _somebody(request)).exceeded(f"{request.method} {route.path}", error)
 
 
 def _somebody(request: Request) -> Actor:

@@ -39,6 +39,7 @@ class Action(StrEnum):
     SESSION_REUSE = "session.reuse"
     KEY_MAKE = "key.make"
     KEY_DELETE = "key.delete"
+    RIGHT_EXCEED = "right.exceed"
     FUNCTION_REGISTER = "function.register"
     FUNCTION_REPLACE = "function.replace"
     FUNCTION_DEREGISTER = "function.deregister"
@@ -66,6 +67,7 @@ MEANINGS: dict[Action, str] = {
     Action.SESSION_REUSE: "A refresh token came that had been used before, so it was copied: the login was ended.",
     Action.KEY_MAKE: "A key for a machine was made.",
     Action.KEY_DELETE: "A key was ended.",
+    Action.RIGHT_EXCEED: "Refused: a key came where only a login may, or somebody else where only operators may.",
     Action.FUNCTION_REGISTER: "A function was registered.",
     Action.FUNCTION_REPLACE: "A function was replaced.",
     Action.FUNCTION_DEREGISTER: "A function was deregistered.",
