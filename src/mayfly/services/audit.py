@@ -203,6 +203,8 @@ class Refusals:
             if not window.times:
                 del self._windows[key]
                 self._of_user[key[0]] -= 1
+                if not self._of_user[key[0]]:
+                    del self._of_user[key[0]]
                 continue
             times, window.times = window.times, 0
             try:

@@ -211,6 +211,18 @@ async def test_memory_for_refused_logins_is_bounded(trail: Audit, refusals: Refu
     assert refusals._windows[None, None].times == 500
 
 
+async def test_who_is_tried_no_more_is_forgotten(trail: Audit, refusals: Refusals, clock: Clock) -> None:
+    """Nothing is left in memory of a window in which nothing came."""
+    user = a_user()
+    tried(refusals, user)
+    tried(refusals, user, "192.0.2.10")
+    await refusals.write()
+    clock.now += WINDOW_S
+    await refusals.write()
+
+    assert (refusals._windows, refusals._of_user) == ({}, {})
+
+
 async def test_refused_logins_wait_for_the_stream(trail: Audit, refusals: Refusals, bus: Bus) -> None:
     """While the trail takes nothing they are counted on, and written when it does."""
     config = (await bus.js.stream_info(subjects.AUDIT)).config
