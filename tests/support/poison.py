@@ -13,11 +13,17 @@ from hypothesis import strategies as st
 
 from mayfly.bus.retention import Books, Chunk
 from mayfly.domain.activation import Activation, Response, State, Work
+from mayfly.domain.attempts import KnownAddress, Tally
+from mayfly.domain.audit import Actor, AuditEntry
 from mayfly.domain.function import Function
 from mayfly.domain.idempotency import IdempotencyEntry
 from mayfly.domain.ids import Digest, FunctionName, SessionId, UserId, UserName, WorkerId, new_id, new_ulid
 from mayfly.domain.image import ImageAnswer, PrepareImage
+from mayfly.domain.invitation import Claim, Invitation
 from mayfly.domain.place import Place
+from mayfly.domain.registry import RegistryCredentials
+from mayfly.domain.sealing import Sealed
+from mayfly.domain.secret import Secret
 from mayfly.domain.user import Session, User
 from mayfly.domain.worker import WorkerBeat
 
@@ -90,7 +96,40 @@ GENUINE: tuple[Any, ...] = (
     ImageAnswer(digest=DIGEST),
     Place(holder=RECORD.key),
     Books(chunks=[Chunk(7, 100)]),
+    AuditEntry(
+        id=ULID,
+        at=1.0,
+        action="role.set",
+        subject="somebody",
+        actor=Actor(
+            by="user",
+            user_id=OWNER,
+            user_name=UserName("somebody"),
+            session_id=SessionId(new_id()),
+            address="2001:db8::1",
+            request_id="r-1",
+        ),
+        outcome="refused",
+        code="not-allowed",
+        previous=3,
+    ),
+    Tally(failures=2, last_at=1.0, nonce=new_id()),
+    KnownAddress(since=1.0),
+    Invitation(
+        id=ULID,
+        secret_digest=b"digest",
+        note="for ann",
+        created_by="(host)",
+        created_at=1.0,
+        expires_at=2.0,
+        claim=Claim(user_id=OWNER, user_name=UserName("somebody"), revision=1, at=1.5),
+    ),
+    Secret(sealed=Sealed(kid=ULID, box=b"sealed")),
+    RegistryCredentials(
+        host="registry.example:5000", username="somebody", updated_at=1.0, sealed=Sealed(kid=ULID, box=b"sealed")
+    ),
 )
+"""One of each struct that is decoded from the bus; a test sees that none is missing."""
 WHOLE = st.integers(-(2**63), 2**64 - 1)  # all that MessagePack has
 ODD = st.one_of(
     st.none(),

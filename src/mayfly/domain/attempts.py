@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import msgspec
 
+from mayfly.domain.stored import Count, Moment, StoredId
+
 IPV6_NETWORK_BITS = 64  # what one customer has at least, so each of its addresses is as good as another
 
 
@@ -19,16 +21,16 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
     """Attempts of one kind that have failed, or are being looked at now; the last of them by NATS's clock."""
 
     v: int = 1
-    failures: int
-    last_at: float
-    nonce: str  # two who count at the same moment write different bytes
+    failures: Count
+    last_at: Moment
+    nonce: StoredId  # two who count at the same moment write different bytes
 
 
 class KnownAddress(msgspec.Struct, frozen=True, kw_only=True):
     """A user has logged in from there. Nothing is said but that it is so; the key names both."""
 
     v: int = 1
-    since: float
+    since: Moment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

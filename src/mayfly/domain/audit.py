@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from mayfly.domain.ids import SessionId, UserId, UserName
+from mayfly.domain.stored import Count, HeaderText, Moment, StoredId, StoredSessionId, StoredUserId, StoredUserName
 
 Outcome = Literal["done", "refused", "unknown"]
 """`unknown`: it was answered with an error that leaves open whether it was done."""
@@ -106,11 +106,11 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True):
     """Who acted, and from where; None where that is not known, or not for the reader to know."""
 
     by: By
-    user_id: UserId | None = None
-    user_name: UserName | None = None
-    session_id: SessionId | None = None
-    address: str | None = None
-    request_id: str | None = None
+    user_id: StoredUserId | None = None
+    user_name: StoredUserName | None = None
+    session_id: StoredSessionId | None = None
+    address: HeaderText | None = None
+    request_id: HeaderText | None = None
 
 
 OPERATOR = Actor(by="operator")
@@ -121,12 +121,12 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One line of the trail: some 300 bytes, as there are names and ids in it only."""
 
     v: int = 1
-    id: str  # a ULID
-    at: float  # by NATS's clock
-    action: str  # an Action, of this version of Mayfly or of another
+    id: StoredId  # a ULID
+    at: Moment  # by NATS's clock
+    action: HeaderText  # an Action, of this version of Mayfly or of another
     subject: str | None = None  # the name of what was acted on
     actor: Actor
     outcome: Outcome = "done"
-    code: str | None = None  # of the error, unless it was done
-    times: int = 1  # of refused logins: how many this one entry stands for
-    previous: int = 0  # the sequence of the entry before it on the same subject; 0: it is the first
+    code: HeaderText | None = None  # of the error, unless it was done
+    times: Count = 1  # of refused logins: how many this one entry stands for
+    previous: Count = 0  # the sequence of the entry before it on the same subject; 0: it is the first

@@ -6,7 +6,7 @@ import re
 
 import msgspec
 
-from mayfly.domain.ids import UserId, UserName
+from mayfly.domain.stored import Count, HeaderText, Moment, StoredId, StoredUserId, StoredUserName
 
 BY_HOST = "(host)"  # whoever has the machine, who need not be a user; nobody can be called so
 SECRET_BITS = 160
@@ -26,20 +26,20 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     whoever moves the name on knows that it will never be made.
     """
 
-    user_id: UserId
-    user_name: UserName
-    revision: int
-    at: float
+    user_id: StoredUserId
+    user_name: StoredUserName
+    revision: Count
+    at: Moment
 
 
 class Invitation(msgspec.Struct, frozen=True, kw_only=True):
     """One code that makes one account. What is kept of the code is the SHA-256 digest of its secret."""
 
     v: int = 1
-    id: str
+    id: StoredId
     secret_digest: bytes
     note: str = ""  # for operators: for whom it is
-    created_by: str  # an operator's name, or `BY_HOST`
-    created_at: float  # times by NATS's clock
-    expires_at: float
+    created_by: HeaderText  # an operator's name, or `BY_HOST`
+    created_at: Moment  # times by NATS's clock
+    expires_at: Moment
     claim: Claim | None = None

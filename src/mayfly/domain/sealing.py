@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import msgspec
 
+from mayfly.domain.stored import Word
+
 
 class Sealed(msgspec.Struct, frozen=True, kw_only=True):
     """A value, encrypted to the sealing key *kid*."""
 
-    kid: str
+    kid: Word
     box: bytes

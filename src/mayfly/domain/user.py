@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from mayfly.domain.stored import Moment, StoredSessionId, StoredUserId, StoredUserName
+from mayfly.domain.stored import Count, Moment, StoredId, StoredSessionId, StoredUserId, StoredUserName
 
 PASSWORD_MIN_CHARACTERS = 10
 PASSWORD_MAX_CHARACTERS = 256
@@ -25,9 +25,9 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
     password_hash: str
     created_at: Moment
     role: Role = "user"
-    max_activations: int | None = None  # in flight, below the limit for every user
+    max_activations: Count | None = None  # in flight, below the limit for every user
     suspended: bool = False  # by an operator: neither a login nor any call is taken
-    invitation: str | None = None  # the id of the one that this account used up
+    invitation: StoredId | None = None  # the id of the one that this account used up
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +43,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     user_id: StoredUserId
     user_name: StoredUserName
     role: Role = "user"
-    max_activations: int | None = None  # the user's, so that a call reads one entry less
+    max_activations: Count | None = None  # the user's, so that a call reads one entry less
     suspended: bool = False  # likewise
     refresh_digest: bytes
     created_at: Moment
