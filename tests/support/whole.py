@@ -86,13 +86,16 @@ def assert_refused(answer: httpx.Response) -> None:
 
 
 @asynccontextmanager
-async def whole(nats: Reachable, directory: Path, *, slots: int = 4, **api_settings: object) -> AsyncIterator[Whole]:
+async def whole(
+    nats: Reachable, directory: Path, *, slots: int = 4, egress: bool = False, **api_settings: object
+) -> AsyncIterator[Whole]:
     """Start everything on *nats*; what is started is ended, also when NATS cannot be reached any more."""
     async with AsyncExitStack() as stack:
         bus = await stack.enter_async_context(
             connect(NatsSettings(**nats.access("worker")), role="worker", buffer_while_disconnected=True)
         )
         runtime = FakeRuntime()
+        runtime.offers_egress = egress
         tools = Tools(
             worker_id=WorkerId(new_id()),
             bus=bus,

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from mayfly.api.shapes import Page, Shape, WorkerShape, instant, maybe_instant
+from mayfly.api.shapes import WHOLE, Page, Shape, WorkerShape, instant, maybe_instant
 from mayfly.domain.activation import Activation, State
 from mayfly.domain.errors import Ran
 from mayfly.domain.invitation import (
@@ -50,7 +50,9 @@ class UserChange(Shape):
     role: Annotated[Role | SkipJsonSchema[None], LEFT_OUT] = None
     """`operator`, or `user`."""
 
-    max_activations: Annotated[Annotated[int, Field(ge=CONCURRENCY_MIN, le=CONCURRENCY_MAX)] | None, LEFT_OUT] = None
+    max_activations: Annotated[
+        Annotated[int, Field(ge=CONCURRENCY_MIN, le=CONCURRENCY_MAX), WHOLE] | None, LEFT_OUT
+    ] = None
     """Activations that may be in flight, below the limit for every user; null for no limit of its own."""
 
     suspended: Annotated[bool | SkipJsonSchema[None], LEFT_OUT] = None
@@ -189,7 +191,7 @@ class EndedShape(Shape):
 class NewInvitation(Shape):
     """An invitation to be made."""
 
-    expires_in_s: Annotated[int, Field(ge=EXPIRES_MIN_S, le=EXPIRES_MAX_S)] = EXPIRES_DEFAULT_S
+    expires_in_s: Annotated[int, Field(ge=EXPIRES_MIN_S, le=EXPIRES_MAX_S), WHOLE] = EXPIRES_DEFAULT_S
     """How long it is good, in seconds."""
 
     note: Annotated[

@@ -239,7 +239,7 @@ class NewKey(Shape):
             json_schema_extra={"pattern": f"^{FUNCTION_NAME.pattern}$"},
         ),
     ]
-    expires_in_s: Annotated[int, Field(ge=KEY_LIVES_MIN_S, le=KEY_LIVES_MAX_S)] = KEY_LIVES_DEFAULT_S
+    expires_in_s: Annotated[int, Field(ge=KEY_LIVES_MIN_S, le=KEY_LIVES_MAX_S), WHOLE] = KEY_LIVES_DEFAULT_S
     """Seconds that it is good for: 90 days by default, 366 days at most. Nothing renews it."""
 
 

@@ -35,6 +35,9 @@ PATTERN = (
 )
 """The grammar as one expression, for programs that know no other; `parse_reference` says what is wrong."""
 
+REGISTRY_PATTERN = rf"^(?:{_ALONE}(?::{_PORT})?|{_LABEL}:{_PORT})$"
+"""What `registry_host` takes, likewise."""
+
 FORMS = "Write NAME, USER/NAME:TAG or HOST:PORT/PATH@sha256:DIGEST, as for `docker pull`."
 
 

@@ -49,7 +49,7 @@ async def installation(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterato
     """It, with one user and his function `f`."""
     async with (
         a_nats_server(max_activations=64, max_activations_per_user=16) as nats,
-        whole(nats, tmp_path_factory.mktemp("fuzz")) as running,
+        whole(nats, tmp_path_factory.mktemp("fuzz"), egress=True) as running,
     ):
         running.runtime.script = end_somehow
         yield running

@@ -17,11 +17,17 @@ from mayfly.api.state import State
 from mayfly.api.trail import CallersTrail
 from mayfly.api.write import no_content, write
 from mayfly.domain.audit import Action
-from mayfly.images.reference import registry_host
+from mayfly.images.reference import HOST_MAX_CHARACTERS, REGISTRY_PATTERN, registry_host
 
 private = private_router(tags=["Registries"])
 
-Host = Annotated[str, Path(description="HOST or HOST:PORT, as in image references; `docker.io` for Docker Hub.")]
+Host = Annotated[
+    str,
+    Path(
+        description="HOST or HOST:PORT, as in image references; `docker.io` for Docker Hub.",
+        json_schema_extra={"pattern": REGISTRY_PATTERN, "maxLength": HOST_MAX_CHARACTERS},
+    ),
+]
 
 
 @private.put(

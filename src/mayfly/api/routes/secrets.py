@@ -25,9 +25,9 @@ private = private_router(tags=["Secrets"])
 
 TAKES_VALUE: dict[str, Any] = {
     "requestBody": {
-        "required": True,
+        "required": False,
         "description": f"The value, byte for byte: text in UTF-8, at most {VALUE_MAX_BYTES} bytes, whatever its media "
-        "type.",
+        "type. Without a body it is empty.",
         "content": {"*/*": {"schema": {"type": "string", "format": "password"}}},
     }
 }
