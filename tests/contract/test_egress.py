@@ -25,6 +25,8 @@ from pathlib import Path
 import pytest
 import structlog
 import yaml
+from pyroute2 import NFCTSocket  # type: ignore[import-untyped]
+from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple  # type: ignore[import-untyped]
 
 from mayfly.containers.choose import choose_runtime
 from mayfly.containers.egress import rules
@@ -286,6 +288,28 @@ async def test_the_images_resolv_conf_leads_nowhere(
         assert said in (f"nameserver {RESOLVER}\n", "refused")
         assert victim.read_text() == "untouched\n"
         assert every_path(tmp_path) == before
+
+
+@pytest.mark.parametrize("protocol", [socket.IPPROTO_SCTP, 136])
+async def test_connections_of_any_protocol_are_forgotten(
+    protocol: int, crun: str, outside: Outside, rootfs: Path, state_dir: Path
+) -> None:
+    """Where all of an address is allowed, so are SCTP and UDP-Lite: those connections go, and the address comes back."""
+    async with egress_world(crun, rootfs, state_dir) as world:
+        async with world.held() as container:
+            address = address_of(container)
+            await asyncio.to_thread(make_flow, address, protocol)
+            assert len(network_left().flows) == 1
+        await world.at_rest()
+        assert not network_left().flows
+        assert address in {str(each) for each, _ in world.pool._addresses._used}
+
+
+def make_flow(address: str, protocol: int) -> None:
+    """Have the kernel know a connection of a function, as if it had seen one."""
+    there = NFCTAttrTuple(saddr=address, daddr="10.9.9.9", proto=protocol, sport=1000, dport=7)
+    with NFCTSocket() as flows:
+        flows.entry("add", timeout=600, tuple_orig=there, tuple_reply=there.reverse())
 
 
 def every_path(directory: Path) -> set[str]:

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError, NFCTSocket  # type: ignore[import-untyped]
 from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple  # type: ignore[import-untyped]
@@ -214,14 +215,21 @@ class Maker:
                 raise
 
     def _forget(self, network: IPv4Network, flows: Iterator[object]) -> None:
-        tuples = [NFCTAttrTuple.from_netlink(socket.AF_INET, flow.get_attr("CTA_TUPLE_ORIG")) for flow in flows]  # type: ignore[attr-defined]
-        for each in tuples:
+        for each in list(map(_named, flows)):  # one request at a time
             if IPv4Address(each.saddr) in network:
                 try:
                     self._flows.entry("del", tuple_orig=each)
                 except NetlinkError as error:
                     if error.code != 2:  # ENOENT: it has ended
                         raise
+
+
+def _named(flow: Any) -> NFCTAttrTuple:
+    """What the kernel knows a connection by. SCTP and others have ports as well, which pyroute2 leaves out."""
+    found = flow.get_attr("CTA_TUPLE_ORIG")
+    named, protocol = NFCTAttrTuple.from_netlink(socket.AF_INET, found), found.get_attr("CTA_TUPLE_PROTO")
+    named.sport, named.dport = protocol.get_attr("CTA_PROTO_SRC_PORT"), protocol.get_attr("CTA_PROTO_DST_PORT")
+    return named
 
 
 def _unshare(home: int) -> int:
