@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -482,6 +483,26 @@ async def test_without_an_address_a_call_is_told_so(crun: str, outside: Outside,
         assert len(network_left().interfaces) == 2
         await first.remove()
         await second.remove()
+
+
+async def test_a_worker_without_descriptors_gives_networks_again_when_it_has_some(
+    crun: str, outside: Outside, rootfs: Path, state_dir: Path
+) -> None:
+    """A call is told so at once meanwhile, and does not wait for what never comes; the next one has a network."""
+    async with egress_world(crun, rootfs, state_dir, slots=1) as world:
+        await world.at_rest()
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            first = await world.pool.take()
+            async with asyncio.timeout(20 * SCALE):
+                with pytest.raises(RuntimeFailed, match="Too many open files"):
+                    await world.pool.take()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        world.pool.retire(first)
+        await world.at_rest()
+        assert await world.ends(f"tcp {WEB} 80") == {f"tcp {WEB} 80": "reached"}
 
 
 @pytest.mark.long

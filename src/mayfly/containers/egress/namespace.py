@@ -150,7 +150,8 @@ class Maker:
         """
         number = int(address) - int(self._addresses.network_address)
         interface, sys = f"{self._prefix}{number}", self._directory / str(number)
-        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        with _translated("a network for a function cannot be made"):
+            home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         descriptor = -1
         try:
             with _translated("a network for a function cannot be made"):
