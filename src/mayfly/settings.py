@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from mayfly.domain.egress import RANGE_MAX_PREFIX, RESOLVERS_MAX, EgressPolicy, Target
+from mayfly.domain.egress import RANGE_MAX_PREFIX, RANGE_MIN_PREFIX, RESOLVERS_MAX, EgressPolicy, Target
 
 PREFIX = "MAYFLY_"
 CORES = os.cpu_count() or 1
@@ -263,7 +263,7 @@ class EgressSettings(Settings):
 
     egress_addresses: IPv4Network = IPv4Network("10.213.0.0/16")
     """Where functions have their addresses, seen by nobody but this machine: a range that nothing else uses, /20 or
-    larger. Workers in one network namespace need one each."""
+    larger, up to a /8. Workers in one network namespace need one each."""
 
     egress_dns: Words = ()
     """Resolvers that functions ask for names, on port 53: up to three IPv4 addresses, separated by commas, wherever
@@ -281,6 +281,8 @@ class EgressSettings(Settings):
     def _large_enough(cls, value: IPv4Network) -> IPv4Network:
         if value.prefixlen > RANGE_MAX_PREFIX:
             raise ValueError(f"must be a /{RANGE_MAX_PREFIX} or larger, as an address rests before it is used again")
+        if value.prefixlen < RANGE_MIN_PREFIX:
+            raise ValueError(f"must be a /{RANGE_MIN_PREFIX} or smaller: no range of private addresses is larger")
         return value
 
     @field_validator("egress_dns")

@@ -112,6 +112,7 @@ def test_no_secret_has_a_default() -> None:
     ("name", "value", "rule"),
     [
         ("ADDRESSES", "10.213.0.0/24", "must be a /20 or larger"),
+        ("ADDRESSES", "0.0.0.0/4", "must be a /8 or smaller"),
         ("ADDRESSES", "10.213.0.1/16", "valid IPv4 network"),
         ("DNS", "127.0.0.53", "no loopback address"),
         ("DNS", "1.1.1.1,1.0.0.1,8.8.8.8,8.8.4.4", "at most 3"),

@@ -9,11 +9,12 @@ import pytest
 
 from mayfly.containers.bundle import Joined, oci_config
 from mayfly.containers.choose import choose_runtime
-from mayfly.containers.egress.pool import READY_MAX, REST_S, Addresses
+from mayfly.containers.egress.namespace import interface_name
+from mayfly.containers.egress.pool import READY_MAX, REST_S, Addresses, Pool
 from mayfly.containers.egress.resolvers import resolv_conf, resolvers
 from mayfly.containers.egress.rules import FLOWS_MAX, REFUSED, ruleset
 from mayfly.containers.runtime import ContainerSpec
-from mayfly.domain.egress import EgressPolicy, Target
+from mayfly.domain.egress import RANGE_MIN_PREFIX, EgressPolicy, Target
 from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.function import Network
 from mayfly.domain.image import ProcessConfig
@@ -127,6 +128,14 @@ def test_an_address_rests() -> None:
     assert addresses.take(100.0 + REST_S) == taken[2]
     assert addresses.take(100.0 + REST_S) is None
     assert addresses.take(101.0 + REST_S) == taken[0]
+
+
+def test_interfaces_of_the_largest_range_have_names() -> None:
+    """The kernel takes 15 characters, and the worker's own prefix has nine."""
+    last = IPv4Network(f"10.0.0.0/{RANGE_MIN_PREFIX}").num_addresses - 2
+    prefix = Pool(POLICY, name="0123456789ab", directory=Path("/d"), mark=Path("/m"), size=1).prefix
+    assert interface_name(prefix, last) == "mf012345nfffffe"
+    assert len({interface_name(prefix, number) for number in (1, 10, 16, 256, last)}) == 5
 
 
 def test_a_container_joins_one_network_namespace() -> None:

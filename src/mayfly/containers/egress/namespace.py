@@ -79,6 +79,11 @@ class Namespace:
         self.sys.rmdir()
 
 
+def interface_name(prefix: str, number: int) -> str:
+    """Name our end of the pair with the address of this number; hexadecimal, so that those of a /8 fit as well."""
+    return f"{prefix}{number:x}"
+
+
 class Maker:
     """Makes namespaces, and removes what those of a dead worker left. To be used by one thread only."""
 
@@ -149,7 +154,7 @@ class Maker:
         Raises: RuntimeFailed; nothing of it is left then.
         """
         number = int(address) - int(self._addresses.network_address)
-        interface, sys = f"{self._prefix}{number}", self._directory / str(number)
+        interface, sys = interface_name(self._prefix, number), self._directory / str(number)
         with _translated("a network for a function cannot be made"):
             home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         descriptor = -1
