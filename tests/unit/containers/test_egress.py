@@ -39,8 +39,8 @@ TO_OTHERS = """\
     ip daddr 172.20.0.5/32 accept
     ip daddr 198.51.100.0/24 goto refuse
     ip daddr 203.0.113.9/32 meta l4proto { tcp, udp } th dport 80 goto refuse
-    ip daddr { 0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 169.254.0.0/16, 172.16.0.0/12, 192.0.0.0/24, \
-192.88.99.0/24, 192.168.0.0/16, 198.18.0.0/15, 224.0.0.0/4, 240.0.0.0/4 } goto refuse
+    ip daddr { 0.0.0.0/8, 10.0.0.0/8, 100.64.0.0/10, 127.0.0.0/8, 168.63.129.16/32, 169.254.0.0/16, 172.16.0.0/12, \
+192.0.0.0/24, 192.88.99.0/24, 192.168.0.0/16, 198.18.0.0/15, 224.0.0.0/4, 240.0.0.0/4 } goto refuse
     tcp dport 25 goto refuse
     meta l4proto { tcp, udp } th dport 53 goto refuse
     meta l4proto { tcp, udp, icmp } accept
@@ -58,12 +58,17 @@ def test_the_rules_in_their_order() -> None:
 
 
 def test_no_address_is_refused_that_is_global() -> None:
-    """Every refused range is private, shared, reserved or multicast, and every private address is in one of them."""
+    """
+    Every refused range is private, shared, reserved or multicast, or a cloud's; every private address is in one of them,
+    and so is each address by which a cloud tells its machines about themselves.
+    """
     refused = [IPv4Network(each) for each in REFUSED]
-    six_to_four = IPv4Network("192.88.99.0/24")
-    assert not [each for each in refused if each.is_global and not each.is_multicast and each != six_to_four]
+    others = (IPv4Network("192.88.99.0/24"), IPv4Network("168.63.129.16/32"))
+    assert not [each for each in refused if each.is_global and not each.is_multicast and each not in others]
     examples = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
     for text in ("10.1.2.3", "172.31.255.255", "192.168.0.1", "169.254.169.254", "100.127.255.255", "127.0.0.53"):
+        assert any(IPv4Address(text) in each for each in refused), text
+    for text in ("169.254.169.254", "168.63.129.16", "100.100.100.200", "192.0.0.192"):  # Azure's, Alibaba's, Oracle's
         assert any(IPv4Address(text) in each for each in refused), text
     assert not [each for each in examples if any(IPv4Network(each).overlaps(other) for other in refused)]
 

@@ -8,7 +8,7 @@ Guarantees, for packets that come in by one of our interfaces:
 - none reaches this machine itself, whichever of its addresses it names, but for DNS at a resolver that is on it;
 - none reaches another function; none is IPv6, nor of a protocol but TCP, UDP and ICMP (a kernel has more, and loads
   their modules for whoever asks);
-- none reaches a private, shared, link-local, loopback, multicast or reserved address, port 25, or port 53 of another
+- none reaches a private, shared, link-local, loopback, multicast or reserved address, a cloud's metadata, port 25, or port 53 of another
   than the resolvers, unless the operator allows that address;
 - none has another source than the address of that very interface;
 - nobody opens a connection to a function.
@@ -31,6 +31,7 @@ REFUSED = (
     "10.0.0.0/8",  # private (RFC 1918)
     "100.64.0.0/10",  # shared by carriers, and what overlay networks use (RFC 6598)
     "127.0.0.0/8",  # loopback
+    "168.63.129.16/32",  # Azure's own service on each of its machines: public by its number, and nobody else's
     "169.254.0.0/16",  # link-local: the clouds' metadata services (RFC 3927)
     "172.16.0.0/12",  # private
     "192.0.0.0/24",  # protocol assignments (RFC 6890)
@@ -40,7 +41,7 @@ REFUSED = (
     "224.0.0.0/4",  # multicast
     "240.0.0.0/4",  # reserved, and broadcast
 )
-"""The ranges of RFC 6890 that are not global, less those for examples (192.0.2.0/24, 198.51.100.0/24, 203.0.113.0/24),
+"""The ranges of RFC 6890 that are not global, and what a cloud has beside them, less those for examples (192.0.2.0/24, 198.51.100.0/24, 203.0.113.0/24),
 which lead nowhere."""
 
 FLOWS_MAX = 256
