@@ -719,6 +719,13 @@ MUTATIONS = (
         tests=(f"{ATTACKS}::test_a_killed_worker_leaves_nothing_for_the_next",),
     ),
     Mutation(
+        safeguard="egress: rules that were flushed come back",
+        file=f"{EGRESS}/pool.py",
+        old="        rules.install(self.table, self.prefix, self.policy)\n        self._maker_now()",
+        new="        self._maker_now()",
+        tests=(f"{ATTACKS}::test_rules_that_somebody_flushed_come_back",),
+    ),
+    Mutation(
         safeguard="egress: a function sees no /sys but its own",
         file="src/mayfly/containers/bundle.py",
         old="    if joined is None:\n        return _mount(",

@@ -295,7 +295,7 @@ async def test_the_images_resolv_conf_leads_nowhere(
 async def test_connections_of_any_protocol_are_forgotten(
     protocol: int, crun: str, outside: Outside, rootfs: Path, state_dir: Path
 ) -> None:
-    """Where all of an address is allowed, so are SCTP and UDP-Lite: those connections go, and the address comes back."""
+    """Where all of an address is allowed, so are SCTP and UDP-Lite: such connections go, and the address comes back."""
     async with egress_world(crun, rootfs, state_dir) as world:
         async with world.held() as container:
             address = address_of(container)
@@ -318,11 +318,19 @@ def every_path(directory: Path) -> set[str]:
     return {str(path) for above in (directory, Path("/run/systemd")) for path in above.rglob("*")}
 
 
+async def no_guard(pool: Pool) -> None:
+    """Have nobody look for the rules, by a program with pipes, while descriptors are counted."""
+    assert pool._guarding
+    pool._guarding.cancel()
+    await pool._in_thread(lambda: None)
+
+
 async def test_nothing_is_left_of_fifty_calls(crun: str, outside: Outside, rootfs: Path, state_dir: Path) -> None:
     """Namespaces, interfaces, routes, connections and descriptors: as before, though each call left a connection."""
     async with egress_world(crun, rootfs, state_dir) as world:
         await world.run("true")  # what is opened once and stays open has been
         await world.at_rest()
+        await no_guard(world.pool)
         before, descriptors = network_left(), open_descriptors()
         for _ in range(10):
             await asyncio.gather(*(world.run("reach", "udp", WEB, "7") for _ in range(5)))
@@ -503,6 +511,20 @@ async def test_a_worker_without_descriptors_gives_networks_again_when_it_has_som
         world.pool.retire(first)
         await world.at_rest()
         assert await world.ends(f"tcp {WEB} 80") == {f"tcp {WEB} 80": "reached"}
+
+
+async def test_rules_that_somebody_flushed_come_back(
+    crun: str, outside: Outside, rootfs: Path, state_dir: Path
+) -> None:
+    """A restart of nftables.service removes everybody's; soon ours are there again, for what is connected as well."""
+    attempt = f"tcp {MACHINE} 4222"
+    async with egress_world(crun, rootfs, state_dir) as world, world.held() as container:
+        await asyncio.to_thread(make_flow, address_of(container), socket.IPPROTO_TCP)
+        lines_of("nft", "flush", "ruleset")
+        async with asyncio.timeout(20 * SCALE):
+            while not network_left().tables or network_left().flows:
+                await asyncio.sleep(0.05)
+        assert (await world.ends(attempt)) == {attempt: "ECONNREFUSED"}
 
 
 @pytest.mark.long

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 RANGE_MIN_PREFIX, RANGE_MAX_PREFIX = 8, 20
-"""The largest range of addresses for functions, whose numbers fit into the names of interfaces, and the smallest: 4,096,
-as each rests for a while before it is another's."""
+"""The largest range of addresses for functions, whose numbers fit into names of interfaces, and the smallest: 4,096, as
+each rests for a while before it is another's."""
 RESOLVERS_MAX = 3  # a C library asks no more than three
 
 

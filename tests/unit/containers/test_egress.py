@@ -59,8 +59,8 @@ def test_the_rules_in_their_order() -> None:
 
 def test_no_address_is_refused_that_is_global() -> None:
     """
-    Every refused range is private, shared, reserved or multicast, or a cloud's; every private address is in one of them,
-    and so is each address by which a cloud tells its machines about themselves.
+    Every refused range is private, shared, reserved, multicast or a cloud's; every private address is in one of them,
+    as is each by which a cloud tells its machines about themselves.
     """
     refused = [IPv4Network(each) for each in REFUSED]
     others = (IPv4Network("192.88.99.0/24"), IPv4Network("168.63.129.16/32"))

@@ -144,7 +144,7 @@ class Maker:
             ]
             for index in left:
                 self._delete(index)
-            self._forget(self._addresses, self._flows.dump())
+        self.forget_all_flows()
         return len(left)
 
     def make(self, address: IPv4Address) -> Namespace:
@@ -189,6 +189,15 @@ class Maker:
         links.addr("add", index=index, address=GATEWAY, prefixlen=32)
         links.link("set", index=index, state="up")
         links.route("add", dst=f"{address}/32", oif=index)
+
+    def forget_all_flows(self) -> None:
+        """
+        Have the kernel forget the connections of all functions. Packets of one that goes on are judged as a new one's.
+
+        Raises: RuntimeFailed.
+        """
+        with _translated("the connections of functions cannot be forgotten"):
+            self._forget(self._addresses, self._flows.dump())
 
     def forget_flows(self, address: IPv4Address) -> None:
         """

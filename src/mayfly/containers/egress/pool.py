@@ -34,6 +34,7 @@ was on its way at that moment has arrived."""
 GONE_WITHIN_S = 10.0  # the kernel removes a namespace in some milliseconds, or some hundred when it is busy
 LOOK_EVERY_S = 0.02
 RETRY_S = 1.0
+GUARD_EVERY_S = 2.0  # a look costs some milliseconds
 
 R = TypeVar("R")
 
@@ -82,6 +83,7 @@ class Pool:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="egress")
         self._maker: Maker | None = None
         self._filling: asyncio.Task[None] | None = None
+        self._guarding: asyncio.Task[None] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
@@ -98,6 +100,7 @@ class Pool:
             await self.close()
             raise
         self._filling = asyncio.create_task(self._fill(), name="egress-fill")
+        self._guarding = asyncio.create_task(self._guard(), name="egress-guard")
         log.info("egress.ready", table=self.table, addresses=str(self.policy.addresses))
 
     def _prepare(self) -> None:
@@ -138,9 +141,10 @@ class Pool:
         if self._is_closed:
             return
         self._is_closed = True
-        if self._filling:
-            self._filling.cancel()
-            await asyncio.gather(self._filling, return_exceptions=True)
+        tasks = [task for task in (self._filling, self._guarding) if task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         while self._ready:
             self.retire(self._ready.popleft())
         await asyncio.gather(*self._retiring)
@@ -170,6 +174,26 @@ class Pool:
                 async with self._changed:
                     self._changed.notify_all()
                 await asyncio.sleep(RETRY_S)
+
+    async def _guard(self) -> None:
+        """
+        Load the rules again where somebody has flushed all of this machine's, as a restart of nftables.service does:
+        without them a function would reach the machine itself.
+        """
+        while True:
+            await asyncio.sleep(GUARD_EVERY_S)
+            try:
+                if await self._in_thread(self._restore_rules):
+                    log.error("egress.rules-were-gone", table=self.table, remedy="Flush no tables but your own.")
+            except RuntimeFailed as error:
+                log.error("egress.failed", reason=error.detail)
+
+    def _restore_rules(self) -> bool:
+        if rules.is_installed(self.table):
+            return False
+        rules.install(self.table, self.prefix, self.policy)
+        self._maker_now().forget_all_flows()  # also of what was connected without them
+        return True
 
     async def _make_one(self) -> None:
         address = self._addresses.take(asyncio.get_running_loop().time())

@@ -8,8 +8,8 @@ Guarantees, for packets that come in by one of our interfaces:
 - none reaches this machine itself, whichever of its addresses it names, but for DNS at a resolver that is on it;
 - none reaches another function; none is IPv6, nor of a protocol but TCP, UDP and ICMP (a kernel has more, and loads
   their modules for whoever asks);
-- none reaches a private, shared, link-local, loopback, multicast or reserved address, a cloud's metadata, port 25, or port 53 of another
-  than the resolvers, unless the operator allows that address;
+- none reaches a private, shared, link-local, loopback, multicast or reserved address, a cloud's metadata, port 25, or
+  port 53 of another than the resolvers, unless the operator allows that address;
 - none has another source than the address of that very interface;
 - nobody opens a connection to a function.
 TCP is refused by a reset, so that `connect` fails at once: an ICMP answer is lost, as the socket is locked while a veth
@@ -41,8 +41,8 @@ REFUSED = (
     "224.0.0.0/4",  # multicast
     "240.0.0.0/4",  # reserved, and broadcast
 )
-"""The ranges of RFC 6890 that are not global, and what a cloud has beside them, less those for examples (192.0.2.0/24, 198.51.100.0/24, 203.0.113.0/24),
-which lead nowhere."""
+"""The ranges of RFC 6890 that are not global, and what a cloud has beside them, less those for examples (192.0.2.0/24,
+198.51.100.0/24, 203.0.113.0/24), which lead nowhere."""
 
 FLOWS_MAX = 256
 """Connections of one function at a time: the kernel's table of them is the whole machine's."""
