@@ -141,7 +141,7 @@ class Worker:
         """At once, to whoever has room: an image may take minutes, and is there with the others or as slow."""
         await asyncio.sleep(0)  # a task that has not begun yet could not give anything back
         for key, run in self._runs.items():
-            if run.is_preparing:
+            if run.is_preparing and not self._tasks[key].cancelling():  # a second time would interrupt the tidying up
                 self._tasks[key].cancel()
 
     async def _beat(self) -> None:

@@ -10,6 +10,7 @@ import pytest
 from mayfly.bus.connection import Bus
 from mayfly.bus.queue import in_flight
 from mayfly.bus.stores import Stores
+from mayfly.containers.runtime import Container, ContainerSpec
 from mayfly.domain.errors import NotFound
 from mayfly.domain.worker import WorkerBeat
 from mayfly.services.operators import Operators
@@ -139,3 +140,34 @@ async def test_an_operator_drains_and_kills_over_https(nats: Installation, bus: 
     assert (killed.status_code, killed.json()["state"]) == (200, "cancelled")
     assert (told.status_code, told.json()["code"], told.json()["ran"]) == (499, "cancelled", "yes")
     assert "by an operator" in told.json()["detail"]
+
+
+async def test_draining_again_interrupts_no_tidying_up(
+    world: World, operators: Operators, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container that was half made is removed to its end, and its call goes back, however often one drains."""
+    tidying, may_tidy, tidied = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def create(_: ContainerSpec) -> Container:
+        world.runtime.asked_to_create.set()
+        try:
+            return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+        finally:
+            tidying.set()
+            await may_tidy.wait()
+            tidied.set()
+
+    function = await world.function()
+    async with world.worker() as worker:
+        await listed(world)
+        monkeypatch.setattr(world.runtime, "create", create)
+        calling = asyncio.create_task(world.invoke(function, b"x"))
+        await world.runtime.asked_to_create.wait()
+        await operators.drain(id_of(worker), drained=True)
+        await tidying.wait()
+        await operators.drain(id_of(worker), drained=True)
+        monkeypatch.undo()
+        may_tidy.set()
+        async with asyncio.timeout(10), world.worker():
+            await tidied.wait()
+            assert await calling == b"x"
