@@ -35,6 +35,7 @@ from mayfly.domain.ids import Digest, FunctionName, UserId, new_id
 from mayfly.domain.image import ImageAnswer, PrepareImage
 from mayfly.images.reference import parse_reference
 from mayfly.services.secret_values import SecretValues
+from mayfly.services.status import read_workers
 
 log = structlog.get_logger()
 
@@ -49,7 +50,7 @@ class Functions:
         """Work on an open bus."""
         self._bus = bus
         self._store = stores.functions
-        self._workers = stores.workers
+        self._stores = stores
         self._secret_values = SecretValues(stores.secrets)
 
     async def register(self, owner: UserId, name: FunctionName, spec: FunctionSpec) -> Entry[Function]:
@@ -159,8 +160,7 @@ class Functions:
         """Refuse what no worker offers; where none is there to be asked, the first call finds out."""
         if spec.network is Network.NONE:
             return
-        entries = await asyncio.gather(*(self._workers.get(key) for key in await self._workers.keys()))
-        beats = [entry.value for entry in entries if entry and not entry.value.gone]
+        beats = (await read_workers(self._stores)).alive
         if beats and not any(beat.egress for beat in beats):
             raise InvalidRequest(
                 "network: functions have none here but their own loopback. Leave `network` away, or ask the "

@@ -86,6 +86,20 @@ async def test_a_network_that_no_worker_offers_is_refused(
     assert (await ann.client.get("/v1/functions/echo")).json()["network"] == "none"
 
 
+async def test_a_sign_of_life_that_cannot_be_read_is_in_nobodys_way(
+    ann: Someone, worker: AnsweringWorker, stores: Stores, nats_url: str
+) -> None:
+    """A worker that was taken over writes what it likes of itself; who registers asks the others."""
+    key = f"$KV.workers.{new_id()}"
+    async with connect(NatsSettings(nats_url=nats_url), role="test") as bus, beating(stores, egress=True):
+        await bus.client.request(key, b"\xc1")
+        try:
+            made = await ann.client.post("/v1/functions", json=WITH_NETWORK)
+            assert made.status_code == 201, made.text
+        finally:
+            await bus.client.request(key, b"", headers={"KV-Operation": "PURGE", "Nats-Rollup": "sub"})
+
+
 async def test_a_network_that_is_none_of_ours_is_refused(ann: Someone, worker: AnsweringWorker) -> None:
     """No other word, such as docker's `host`, is taken."""
     refused = await ann.client.post("/v1/functions", json=FUNCTION | {"network": "host"})
