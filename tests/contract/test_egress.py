@@ -360,6 +360,30 @@ async def test_a_killed_worker_leaves_nothing_for_the_next(
         assert (await world.ends(f"tcp {WEB} 80")) == {f"tcp {WEB} 80": "reached"}
 
 
+async def test_what_arrives_for_a_function_that_is_gone_goes_nowhere(
+    crun: str, outside: Outside, rootfs: Path, state_dir: Path
+) -> None:
+    """The machine sends it not on by its default route, to whoever has that address there; others' packets it does."""
+    send = "import socket, sys; [socket.socket(2, 2).sendto(b'x', (to, 7)) for to in sys.argv[1:]]"
+    async with egress_world(crun, rootfs, state_dir):
+        lines_of("nft", "add table ip seen; add chain ip seen leave { type filter hook postrouting priority 0; }")
+        try:
+            for address in ("10.213.99.99", "10.99.99.99"):
+                lines_of("nft", f"add rule ip seen leave ip daddr {address} counter")
+            outside.run(sys.executable, "-c", send, "10.213.99.99", "10.99.99.99")
+            async with asyncio.timeout(20 * SCALE):
+                while not (seen := packets_of(lines_of("nft", "list", "table", "ip", "seen")))[1]:
+                    await asyncio.sleep(0.02)
+        finally:
+            lines_of("nft", "delete table ip seen")
+    assert seen[0] == 0
+
+
+def packets_of(lines: list[str]) -> list[int]:
+    """What counters have counted."""
+    return [int(line.split("packets ")[1].split()[0]) for line in lines if "packets" in line]
+
+
 async def test_rules_of_a_killed_worker_go_where_egress_is_off_now(
     crun: str, outside: Outside, rootfs: Path, state_dir: Path
 ) -> None:

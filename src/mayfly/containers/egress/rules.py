@@ -11,7 +11,8 @@ Guarantees, for packets that come in by one of our interfaces:
 - none reaches a private, shared, link-local, loopback, multicast or reserved address, a cloud's metadata, port 25, or
   port 53 of another than the resolvers, unless the operator allows that address;
 - none has another source than the address of that very interface;
-- nobody opens a connection to a function.
+- nobody opens a connection to a function;
+- what arrives for a function that is no more goes nowhere, and not on by the machine's default route.
 TCP is refused by a reset, so that `connect` fails at once: an ICMP answer is lost, as the socket is locked while a veth
 pair delivers it.
 """
@@ -116,6 +117,7 @@ table inet {table} {{
     type filter hook forward priority filter - 10; policy accept;
     iifname {ours} goto to_others
     oifname {ours} goto to_functions
+    ip daddr {policy.addresses} drop
   }}
   chain output {{
     type filter hook output priority filter - 10; policy accept;
