@@ -22,5 +22,9 @@ def check_mount_points(rootfs: Path) -> None:
             raise ImageUnavailable(f"The image has no directory at {name} but something else; Mayfly mounts there.")
     for name in MOUNTED_FILES:
         path = rootfs / name.lstrip("/")
+        if path.parent.is_symlink():
+            continue  # the runtime follows it within the image; here it would lead out of it, to what this machine has
+        if path.parent.exists() and not path.parent.is_dir():
+            raise ImageUnavailable(f"The image has no directory at {Path(name).parent}, where Mayfly mounts {name}.")
         if path.is_dir() and not path.is_symlink():
             raise ImageUnavailable(f"The image has a directory at {name}; Mayfly mounts a file there.")

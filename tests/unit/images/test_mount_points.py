@@ -32,6 +32,22 @@ def test_a_directory_is_no_hosts_file(tmp_path: Path) -> None:
         check_mount_points(tmp_path)
 
 
+def test_a_file_is_no_etc(tmp_path: Path) -> None:
+    """No file can be mounted in a file: each call would fail, as if by our fault."""
+    (tmp_path / "etc").touch()
+    with pytest.raises(ImageUnavailable, match="no directory at /etc, "):
+        check_mount_points(tmp_path)
+
+
+def test_a_link_tells_nothing_of_this_machine(tmp_path: Path) -> None:
+    """An image whose /etc is a link, as some have it, is taken whatever this machine has there."""
+    (tmp_path / "outside" / "hosts").mkdir(parents=True)
+    image = tmp_path / "image"
+    image.mkdir()
+    (image / "etc").symlink_to(tmp_path / "outside")
+    check_mount_points(image)
+
+
 @pytest.mark.parametrize("filled", [False, True])
 def test_ordinary_images_pass(tmp_path: Path, filled: bool) -> None:
     """With those directories, and without, as an image of one static program has them."""
