@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -116,6 +117,7 @@ class Arena:
 def _must_end_as(attack: Attack, answer: httpx.Response) -> None:
     problem = answer.json() if "problem+json" in answer.headers["content-type"] else {}
     assert (answer.status_code, problem.get("code")) == (attack.status, attack.code), answer.text[:1000]
+    assert re.search(attack.detail, problem.get("detail", "")), answer.text[:1000]
     assert attack.result is None or answer.text == attack.result, answer.text[:1000]
     assert attack.exit_code is None or problem["exit_code"] == attack.exit_code, problem
 

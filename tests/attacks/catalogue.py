@@ -31,6 +31,9 @@ class Attack:
     result: str | None = None
     """The whole result."""
 
+    detail: str = ""
+    """A regular expression for what the refusal says: an image that could not be had at all is no attack."""
+
     stderr: str = ""
     """What stderr, as far as it was kept, has in it."""
 
@@ -227,6 +230,7 @@ ATTACKS: Final = (
         registers=False,
         status=422,
         code="image-unavailable",
+        detail="no directory at /proc",
         ended="refused",
     ),
     Attack(
@@ -235,6 +239,7 @@ ATTACKS: Final = (
         registers=False,
         status=422,
         code="image-unavailable",
+        detail="no directory at /dev",
         ended="refused",
     ),
     Attack(
@@ -243,6 +248,7 @@ ATTACKS: Final = (
         registers=False,
         status=422,
         code="image-unavailable",
+        detail="Could not unpack",
         ended="refused",
     ),
     Attack(
@@ -251,6 +257,7 @@ ATTACKS: Final = (
         registers=False,
         status=422,
         code="image-unavailable",
+        detail="Could not unpack",
         ended="refused",
     ),
     Attack(
@@ -283,6 +290,7 @@ ATTACKS: Final = (
         is_repeated=False,
         status=422,
         code="image-unavailable",
+        detail="has more than|is larger than|did not arrive within",
         ended="stopped at the cap of its size, or of its time",
     ),
     Attack(
@@ -292,6 +300,7 @@ ATTACKS: Final = (
         is_repeated=False,
         status=422,
         code="image-unavailable",
+        detail="has more than|is larger than|did not arrive within",
         ended="stopped at the cap of its size, or of its time",
     ),
     Attack(
@@ -318,6 +327,7 @@ ATTACKS: Final = (
         registers=False,
         status=422,
         code="image-unavailable",
+        detail="user",
         ended="refused",
     ),
     Attack(
@@ -326,6 +336,7 @@ ATTACKS: Final = (
         registers=False,
         status=422,
         code="image-unavailable",
+        detail="are over 64 KiB",
         ended="over 64 KiB is refused",
     ),
     Attack(
@@ -334,6 +345,7 @@ ATTACKS: Final = (
         registers=False,
         status=422,
         code="image-unavailable",
+        detail="are over 64 KiB",
         ended="over 64 KiB is refused",
     ),
     Attack(
