@@ -4,7 +4,8 @@ Runs the end-to-end suite through a gateway: `mayfly up` behind the stand-in, wh
     python -m tests.support.through_gateway [pytest's arguments]
 
 The suite is told a URL and a CA and nothing else, as it would be of any deployment. Left out are the tests that call an
-installation of their own, whatever they are told: through the gateway they would be the same again.
+installation of their own, whatever they are told: through the gateway they would be the same again. Without `--long`
+also those of what happens behind the API server: there a gateway passes on what other tests see it pass on.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from tests.support.up import ROOM, Up, running_up
 
 READY_S = 20
 REGISTRY = f"127.0.0.1:{OUR_REGISTRY_PORT}"
+BEHIND_THE_API = ("egress", "examples", "function_secrets", "isolation", "readme", "registration")
+"""Files of the suite, as `test_<name>.py`, that ask little of what is in front."""
 
 
 @contextmanager
@@ -74,8 +77,12 @@ def _wait(url: str, up: Up, process: subprocess.Popen[bytes]) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what would not go through the gateway. This module is a plugin of the run that it starts."""
+    left_out = () if config.getoption("--long") else tuple(f"test_{name}.py" for name in BEHIND_THE_API)
     goes_through = {
-        item: "up" in (names := getattr(item, "fixturenames", ())) and "own_up" not in names for item in items
+        item: "up" in (names := getattr(item, "fixturenames", ()))
+        and "own_up" not in names
+        and item.path.name not in left_out
+        for item in items
     }
     config.hook.pytest_deselected(items=[item for item in items if not goes_through[item]])
     items[:] = [item for item in items if goes_through[item]]
