@@ -105,10 +105,11 @@ up-and-out No such file or directory
 ATTACKS: Final = (
     Attack(
         name="fork bomb",
-        command=("fork_bomb",),
+        command=_shell("exec fork_bomb >&2"),
         limits=A_SECOND,
         status=504,
         code="timed-out",
+        stderr="full",
         ended="no more processes than its limit, then its time",
     ),
     Attack(
@@ -169,14 +170,16 @@ ATTACKS: Final = (
         at_once=4,
         status=504,
         code="timed-out",
+        stderr="spinning",
         ended="four at once; all functions together leave a quarter of a core",
     ),
     Attack(
         name="sleep past the limit, every signal ignored",
-        command=("escape_death",),
+        command=_shell("exec escape_death >&2"),
         limits=A_SECOND,
         status=504,
         code="timed-out",
+        stderr="ready",
         ended="killed with its pid namespace",
     ),
     Attack(
