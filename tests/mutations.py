@@ -33,8 +33,8 @@ MUTATIONS = (
     Mutation(
         safeguard="the result fence",
         file="src/mayfly/worker/run.py",
-        old="lambda: self._records.update(self.key, final, revision=running.revision, ttl_s=self._tools.keep_s)",
-        new="lambda: self._records.put(self.key, final, ttl_s=int(self._tools.keep_s))",
+        old="lambda: self._records.update(self.key, final, revision=running.revision, ttl_s=self._keep_s)",
+        new="lambda: self._records.put(self.key, final, ttl_s=int(self._keep_s))",
         tests=(f"{WORKER}/test_fences.py::test_a_result_that_comes_after_its_record_was_settled_changes_nothing",),
     ),
     Mutation(

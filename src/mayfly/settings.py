@@ -22,6 +22,7 @@ from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, fi
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from mayfly.domain.egress import RANGE_MAX_PREFIX, RANGE_MIN_PREFIX, RESOLVERS_MAX, EgressPolicy, Target
+from mayfly.domain.lifetime import RECORDS_MAX_PER_USER
 
 PREFIX = "MAYFLY_"
 CORES = os.cpu_count() or 1
@@ -220,6 +221,10 @@ class ApiSettings(LogSettings, NatsSettings, AdmissionSettings, MetricsSettings,
     record_keep_s: Annotated[int, Field(ge=600, le=30 * 86_400)] = 86_400
     """How long records, results and logs are kept after an activation ended, and Idempotency-Keys from its beginning,
     in seconds."""
+
+    records_max_per_user: Annotated[int, Field(ge=1000, le=100_000_000)] = RECORDS_MAX_PER_USER
+    """Records that one user may have, of about 1 KiB each, and Idempotency-Keys. Beyond half of them what his new calls
+    leave is kept the shorter the more he has, down to 600 s: of one who calls all the time, as many as this."""
 
     responses_max_bytes_per_user: Annotated[int, Field(ge=4 << 20)] = 64 << 20
     """Room for one user's results and logs, in bytes. His own oldest go first; a record whose result went stays."""

@@ -115,6 +115,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
                 ("janitor", state.janitor),
                 ("retention", state.keeper),
                 ("room", state.guard),
+                ("lifetimes", state.lifetimes),
                 ("refusals", state.refusals),
             )
         ]

@@ -25,6 +25,7 @@ from mayfly.services.invitations import Invitations
 from mayfly.services.invoke import Invoker
 from mayfly.services.janitor import Janitor
 from mayfly.services.keys import Keys
+from mayfly.services.lifetimes import Lifetimes
 from mayfly.services.metrics_port import served
 from mayfly.services.operators import Operators
 from mayfly.services.passwords import Passwords
@@ -61,6 +62,7 @@ class ApiState:
     janitor: Janitor
     keeper: Keeper
     guard: Guard
+    lifetimes: Lifetimes
     audit: Audit
     refusals: Refusals
     metrics: ApiMetrics
@@ -99,6 +101,7 @@ def _build(
     metrics = ApiMetrics()
     metrics.follow(bus)
     guard = Guard(bus)
+    lifetimes = Lifetimes(stores, keep_s=settings.record_keep_s, most=settings.records_max_per_user)
     audit = Audit(bus)
     keep_s, room = settings.record_keep_s, settings.responses_max_bytes_per_user
     sessions = Sessions(stores, keys, passwords, access_s=settings.access_token_s, refresh_s=settings.refresh_token_s)
@@ -121,10 +124,19 @@ def _build(
         registries=Registries(stores, sealer),
         activations=activations,
         canceller=canceller,
-        invoker=Invoker(bus, stores, listener, wait_ms=settings.admission_wait_ms, keep_s=keep_s, guard=guard),
+        invoker=Invoker(
+            bus,
+            stores,
+            listener,
+            wait_ms=settings.admission_wait_ms,
+            keep_s=keep_s,
+            guard=guard,
+            lifetimes=lifetimes,
+        ),
         janitor=Janitor(bus, stores, keep_s=keep_s, on_action=metrics.janitor_acted),
         keeper=Keeper(bus, listener.instance, max_bytes=room, keep_s=keep_s),
         guard=guard,
+        lifetimes=lifetimes,
         audit=audit,
         refusals=Refusals(audit),
         metrics=metrics,

@@ -33,6 +33,7 @@ from mayfly.bus.subjects import kv_stream, kv_subject, stream_info
 T = TypeVar("T", bound=Versioned)
 
 WRONG_LAST_SEQUENCE = (10071, 10164)
+NO_NAMES = 2**31 - 1  # an offset behind all subjects: how many there are, and none of them
 READ_TIMEOUT_S = 2.0  # one attempt; a node that has just died answers none, and another may by then
 
 
@@ -187,6 +188,17 @@ class Store(Generic[T]):
         """
         with translated("count keys"):
             return (await self._bus.js.stream_info(kv_stream(self._bucket))).state.messages
+
+    async def count_below(self, prefix: str) -> int:
+        """
+        Count what is stored below *prefix*, as of `keys`: entries, and tombstones, which take room as well.
+
+        Raises: QueueUnavailable.
+        """
+        pattern = kv_subject(self._bucket, f"{prefix}.>")
+        with translated("count keys"):
+            ask = partial(self._subjects, pattern, offset=NO_NAMES)
+            return (await patiently(ask, also=UNANSWERED)).total
 
     async def _subjects(self, pattern: str, *, offset: int) -> _InfoAnswer:
         query = msgspec.json.encode({"subjects_filter": pattern, "offset": offset})

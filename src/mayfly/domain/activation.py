@@ -19,6 +19,7 @@ from mayfly.domain.limits import PARAMETER_MAX_BYTES
 from mayfly.domain.stored import (
     Count,
     HeaderText,
+    KeepSeconds,
     Moment,
     Seconds,
     StoredDigest,
@@ -110,6 +111,7 @@ class Activation(msgspec.Struct, frozen=True, kw_only=True):
     cpu_us: Count | None = None
     memory_peak_bytes: Count | None = None
     steps: Steps = Steps()
+    keep_s: KeepSeconds | None = None  # after its end, at most: its user's share of the store (`services.lifetimes`)
 
     @property
     def id(self) -> ActivationId:
@@ -120,6 +122,10 @@ class Activation(msgspec.Struct, frozen=True, kw_only=True):
     def key(self) -> str:
         """Its key in the bucket, and the tail of its response's subject."""
         return f"{self.user_id}.{self.instance}.{self.ulid}"
+
+    def kept_s(self, longest_s: float) -> float:
+        """Say how long it is kept after its end, and its response: *longest_s*, or its own time if that is shorter."""
+        return longest_s if self.keep_s is None else min(longest_s, self.keep_s)
 
     def moved(self, state: State, *, nonce: str, **changes: object) -> Activation:
         """

@@ -38,4 +38,5 @@ Moment = Annotated[float, Meta(ge=0, le=2.5e11)]
 """Seconds since the epoch, up to some year before the last that can be written as a date."""
 Seconds = Annotated[float, Meta(ge=-1e9, le=1e9)]
 """A time span; what is left of a budget may be below zero."""
+KeepSeconds = Annotated[float, Meta(ge=1, le=1e9)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]

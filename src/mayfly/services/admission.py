@@ -29,6 +29,7 @@ from mayfly.domain.errors import LimitReached, QueueUnavailable, TimedOut
 from mayfly.domain.ids import FunctionName, new_id, new_ulid
 from mayfly.services.call import Call
 from mayfly.services.idempotency import in_doubt
+from mayfly.services.lifetimes import Lifetimes
 from mayfly.services.room import Guard
 from mayfly.services.settle import REFUSED_KEEP_S, settle
 
@@ -75,12 +76,15 @@ class RunTimes:
 class Admission:
     """Admits activations for one API server."""
 
-    def __init__(self, bus: Bus, stores: Stores, *, instance: str, wait_ms: int, guard: Guard) -> None:
+    def __init__(
+        self, bus: Bus, stores: Stores, *, instance: str, wait_ms: int, guard: Guard, lifetimes: Lifetimes
+    ) -> None:
         """
         *instance* is this server's id in the keys of records, *wait_ms* how long a full stream is asked again, *guard*
-        who keeps calls out while their outcome could not be stored.
+        who keeps calls out while their outcome could not be stored, *lifetimes* who says how long it is kept.
         """
         self._guard = guard
+        self._lifetimes = lifetimes
         self._bus = bus
         self._records = stores.activations
         self._places = Places(bus)
@@ -107,6 +111,7 @@ class Admission:
             parameter_sha256=hashlib.sha256(call.parameter).hexdigest(),
             created_at=now - spent_s,
             deadline_at=now - spent_s + call.budget_s,
+            keep_s=self._lifetimes.of_next(call.owner),
         )
 
     async def refusal(self, call: Call) -> TimedOut | QueueUnavailable | None:

@@ -49,7 +49,7 @@ class Keys:
     """The keys of all users; each sees his own."""
 
     def __init__(self, stores: Stores, *, keep_s: float) -> None:
-        """*keep_s* is how long a key is kept: no longer than outcomes are, which are kept from their end."""
+        """*keep_s* is how long a key is kept at the longest: as long as its record, which is kept from its end."""
         self._entries = stores.idempotency
         self._records = stores.activations
         self._keep_s = keep_s
@@ -106,7 +106,7 @@ class Keys:
         for _ in range(CLAIM_ATTEMPTS):
             if refusal is None:
                 with suppress(Conflict):
-                    revision = await self._entries.create(key, mine, ttl_s=self._keep_s)
+                    revision = await self._entries.create(key, mine, ttl_s=record.kept_s(self._keep_s))
                     return Claim(Entry(key, mine, revision), is_first=True)
             with in_doubt() if refusal is None else nullcontext():  # who lost the claim knows that the key was used
                 entry = await self._entries.get(key)

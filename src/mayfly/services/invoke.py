@@ -21,10 +21,12 @@ from mayfly.domain.activation import Activation
 from mayfly.domain.errors import MayflyError, QueueUnavailable
 from mayfly.domain.function import Function
 from mayfly.domain.ids import UserId
+from mayfly.domain.lifetime import RECORDS_MAX_PER_USER
 from mayfly.services.admission import Admission, Holding
 from mayfly.services.call import PLAIN, Call, CallOptions
 from mayfly.services.following import UNTOLD, Follower
 from mayfly.services.idempotency import Claim, Keys, in_doubt
+from mayfly.services.lifetimes import Lifetimes
 from mayfly.services.outcome import Succeeded, outcome_of
 from mayfly.services.room import Guard
 
@@ -37,15 +39,30 @@ class Invoker:
     """Invokes functions for one API server, and answers with what became of them."""
 
     def __init__(
-        self, bus: Bus, stores: Stores, listener: Listener, *, wait_ms: int, keep_s: float, guard: Guard | None = None
+        self,
+        bus: Bus,
+        stores: Stores,
+        listener: Listener,
+        *,
+        wait_ms: int,
+        keep_s: float,
+        guard: Guard | None = None,
+        lifetimes: Lifetimes | None = None,
     ) -> None:
         """
-        *wait_ms* is how long a full stream is asked again, *keep_s* how long records are kept, *guard* who keeps calls
-        out while their outcome could not be stored.
+        *wait_ms* is how long a full stream is asked again, *keep_s* how long records are kept at the longest, *guard*
+        who keeps calls out while their outcome could not be stored, *lifetimes* who says how long it is kept.
         """
         self._bus = bus
         self._listener = listener
-        self._admission = Admission(bus, stores, instance=listener.instance, wait_ms=wait_ms, guard=guard or Guard(bus))
+        self._admission = Admission(
+            bus,
+            stores,
+            instance=listener.instance,
+            wait_ms=wait_ms,
+            guard=guard or Guard(bus),
+            lifetimes=lifetimes or Lifetimes(stores, keep_s=keep_s, most=RECORDS_MAX_PER_USER),
+        )
         self._follower = Follower(bus, stores, keep_s=keep_s)
         self._keys = Keys(stores, keep_s=keep_s)
         self._on_their_own: set[asyncio.Task[Succeeded | None]] = set()

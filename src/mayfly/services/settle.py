@@ -32,13 +32,14 @@ async def settle(
     store: Store[Activation], entry: Entry[Activation], state: State, *, keep_s: float, **changes: Any
 ) -> Activation | None:
     """
-    Move a record to *state*, unless it moved meanwhile: then None.
+    Move a record to *state*, unless it moved meanwhile: then None. It is kept for *keep_s*, or its own time if that is
+    shorter.
 
     Raises: QueueUnavailable when nobody can say.
     """
     record = entry.value.moved(state, nonce=new_id(), ended_at=store.now(), **changes)
     try:
-        await store.update(entry.key, record, revision=entry.revision, ttl_s=keep_s)
+        await store.update(entry.key, record, revision=entry.revision, ttl_s=record.kept_s(keep_s))
     except Conflict:
         return None
     log.info("activation.settled", activation=record.id, state=state, code=record.code)

@@ -93,6 +93,7 @@ class Run:
         self._claim = claim
         self._work = claim.work
         self._tools = tools
+        self._keep_s = claim.work.record.kept_s(tools.keep_s)
         self._records = tools.stores.activations
         self._deadline = time.monotonic() + claim.work.budget_s - claim.queued_s
         self._steps = replace(claim.work.record.steps, queue_s=claim.queued_s)
@@ -266,7 +267,7 @@ class Run:
             ran="unknown",
             steps=self._steps,
         )
-        ttl_s = self._left_s() + max(RECORD_MARGIN_S, self._tools.keep_s)
+        ttl_s = self._left_s() + max(RECORD_MARGIN_S, self._keep_s)
         self.is_preparing, self.may_live = False, True
         try:
             revision = await self._persistently(
@@ -303,14 +304,14 @@ class Run:
             verdict = verdict_of_failure(error, cancelled_by=self._cancelled_by)
         response = _response(running.value, verdict, ending)
         seq = await self._persistently(
-            lambda: publish_response(self._tools.bus, self.key, response, keep_s=self._tools.keep_s)
+            lambda: publish_response(self._tools.bus, self.key, response, keep_s=self._keep_s)
         )
         final = replace(
             _final(running.value, verdict, ending, response_seq=seq), started_at=started_at, ended_at=self._now()
         )
         try:
             revision = await self._persistently(
-                lambda: self._records.update(self.key, final, revision=running.revision, ttl_s=self._tools.keep_s)
+                lambda: self._records.update(self.key, final, revision=running.revision, ttl_s=self._keep_s)
             )
         except Conflict:
             self._tools.metrics.fence_lost("result")
@@ -322,7 +323,7 @@ class Run:
         """Add to the record when nothing of the container was left; without it nobody can say, and nothing is lost."""
         record = replace(ended.value, nonce=new_id(), removed_at=self._now())
         try:
-            await self._records.update(self.key, record, revision=ended.revision, ttl_s=self._tools.keep_s)
+            await self._records.update(self.key, record, revision=ended.revision, ttl_s=self._keep_s)
         except (Conflict, QueueUnavailable):
             log.info("activation.removal-not-noted", activation=record.id)
 
@@ -344,7 +345,7 @@ class Run:
         )
         log.info("activation.refused", activation=record.id, code=error.code, reason=error.detail)
         try:
-            await self._records.update(self.key, record, revision=self._work.revision, ttl_s=self._tools.keep_s)
+            await self._records.update(self.key, record, revision=self._work.revision, ttl_s=self._keep_s)
         except Conflict:
             await self._follow_the_winner()
             return

@@ -25,6 +25,7 @@ from mayfly.domain.ids import FunctionName, UserId, new_id, new_ulid
 from mayfly.domain.limits import Limits
 from mayfly.services.call import Call, CallOptions
 from mayfly.services.idempotency import ADOPT_AFTER_S, ADOPT_UNTIL_S
+from mayfly.services.invoke import Invoker
 from tests.support.world import KEEP_S, World, a_world
 
 pytestmark = [pytest.mark.A2, pytest.mark.F12]
@@ -431,6 +432,7 @@ async def test_a_running_record_lives_as_long_as_a_key(world: World) -> None:
     """While a call runs its record is kept as long as its key, so that no outage makes the next one a first call."""
     world.runtime.gate.clear()
     function = await world.function()
+    world.invoker = Invoker(world.bus, world.stores, world.listener, wait_ms=0, keep_s=86_400)
     async with world.worker() as worker:
         worker._tools = replace(worker._tools, keep_s=86_400)
         calling = asyncio.create_task(world.invoke(function, b"x", KEY))
