@@ -22,6 +22,7 @@ from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, fi
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from mayfly.domain.egress import RANGE_MAX_PREFIX, RANGE_MIN_PREFIX, RESOLVERS_MAX, EgressPolicy, Target
+from mayfly.domain.function import FUNCTIONS_MAX_PER_USER
 from mayfly.domain.lifetime import RECORDS_MAX_PER_USER
 
 PREFIX = "MAYFLY_"
@@ -221,6 +222,10 @@ class ApiSettings(LogSettings, NatsSettings, AdmissionSettings, MetricsSettings,
     record_keep_s: Annotated[int, Field(ge=600, le=30 * 86_400)] = 86_400
     """How long records, results and logs are kept after an activation ended, and Idempotency-Keys from its beginning,
     in seconds."""
+
+    functions_max_per_user: Annotated[int, Field(ge=1, le=100_000)] = FUNCTIONS_MAX_PER_USER
+    """Functions that one user may have, each with up to 64 KiB and 288 KiB of secrets. Ten times as many names he may
+    use in turn: one that was used leaves some 200 bytes for ever."""
 
     records_max_per_user: Annotated[int, Field(ge=1000, le=100_000_000)] = RECORDS_MAX_PER_USER
     """Records that one user may have, of about 1 KiB each, and Idempotency-Keys. Beyond half of them what his new calls

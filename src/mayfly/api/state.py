@@ -108,7 +108,7 @@ def _build(
     users = Users(bus, stores, sessions, passwords, registration=settings.registration)
     activations = Activations(bus, stores, listener, keep_s=keep_s)
     canceller = Canceller(bus, stores, listener, keep_s=keep_s)
-    functions = Functions(bus, stores)
+    functions = Functions(bus, stores, most=settings.functions_max_per_user)
     return ApiState(
         settings=settings,
         bus=bus,

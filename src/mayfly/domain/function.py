@@ -10,6 +10,7 @@ from mayfly.domain.limits import ARGUMENT_MAX_BYTES, PARAMETER_MAX_BYTES, Limits
 from mayfly.domain.secret import SecretRef
 from mayfly.domain.stored import HeaderText, Moment, StoredDigest, StoredFunctionName, StoredId, StoredUserId, Word
 
+FUNCTIONS_MAX_PER_USER = 100  # unless it is set
 ENV_MAX_ENTRIES = 64
 ENV_MAX_BYTES = 32 * 1024
 COMMAND_MAX_ENTRIES = 64

@@ -11,6 +11,7 @@ from mayfly.domain.stored import Count, Moment, StoredId, StoredSessionId, Store
 PASSWORD_MIN_CHARACTERS = 10
 PASSWORD_MAX_CHARACTERS = 256
 KEYS_MAX = 50  # of one user
+KEY_IDS_MAX = 500  # of one user, ended ones included: the tombstone of a key is kept as long as the key would have been
 KEY_LIVES_MIN_S, KEY_LIVES_DEFAULT_S, KEY_LIVES_MAX_S = 60, 90 * 86_400, 366 * 86_400
 
 Role = Literal["user", "operator"]

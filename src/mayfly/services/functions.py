@@ -3,12 +3,20 @@ Registering, changing and deregistering functions.
 
 A registration is its owner's alone: the key begins with the owner's id, so nobody else's request can name it. The
 image is resolved by a worker before anything is written, so what cannot be had is not registered. Rows: F4, F5, F6.
+
+Guarantees:
+- a user has at most as many functions as are set: all are looked at once more after one was written, and what is too
+  much is taken back; of those that race for the last place none may get it;
+- what deregistered ones leave is bounded too: a name that was used is kept for ever, as a tombstone, so a user may have
+  used `NAMES_FOR_EACH` times as many (those that come at once may be some more).
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 
 import structlog
 from msgspec.structs import asdict, replace
@@ -24,13 +32,14 @@ from mayfly.domain.errors import (
     InternalError,
     InvalidRequest,
     MayflyError,
+    NotAllowed,
     NotFound,
     NoWorkers,
     PreconditionFailed,
     QueueUnavailable,
     RuntimeFailed,
 )
-from mayfly.domain.function import Function, FunctionSpec, Network
+from mayfly.domain.function import FUNCTIONS_MAX_PER_USER, Function, FunctionSpec, Network
 from mayfly.domain.ids import Digest, FunctionName, UserId, new_id
 from mayfly.domain.image import ImageAnswer, PrepareImage
 from mayfly.images.reference import parse_reference
@@ -40,14 +49,17 @@ from mayfly.services.status import read_workers
 log = structlog.get_logger()
 
 PREPARE_TIMEOUT_S = 125.0  # a worker gives up after its own pull time-out, and says so
+NAMES_FOR_EACH = 10  # that a user may use in turn, for each function that he may have
+READ_AT_ONCE = 100
 CHANGE_ATTEMPTS = 8  # a change without If-Match that races others is repeated on what they left
 
 
 class Functions:
     """The functions of all users; each method sees one owner's only."""
 
-    def __init__(self, bus: Bus, stores: Stores) -> None:
-        """Work on an open bus."""
+    def __init__(self, bus: Bus, stores: Stores, *, most: int = FUNCTIONS_MAX_PER_USER) -> None:
+        """Work on an open bus; *most* is how many functions one user may have."""
+        self._most = most
         self._bus = bus
         self._store = stores.functions
         self._stores = stores
@@ -59,12 +71,14 @@ class Functions:
 
         Its state is pending when no worker could be asked; the first call then resolves the image.
 
-        Raises: AlreadyExists; InvalidRequest (field image or network); ImageUnavailable; QueueUnavailable.
+        Raises: AlreadyExists; NotAllowed beyond the limit; InvalidRequest (field image or network); ImageUnavailable;
+        QueueUnavailable.
         """
         parse_reference(spec.image)
         key = f"{owner}.{name}"
         if await self._store.get(key):
             raise _taken(name)
+        await self._refuse_beyond(owner, name)
         await self._check_network(spec)
         now = time.time()
         digest = await self._resolve(owner, spec)
@@ -75,6 +89,12 @@ class Functions:
             revision = await self._store.create(key, function)
         except Conflict:
             raise _taken(name) from None
+        try:
+            await self._refuse_beyond(owner, name)
+        except NotAllowed:  # others were registered at the same time
+            with suppress(NotFound):
+                await self.deregister(owner, name)
+            raise
         return Entry(key, function, revision)
 
     async def replace(
@@ -155,6 +175,39 @@ class Functions:
             await self._secret_values.forget(owner, entry.value.id)
             return
         raise PreconditionFailed(f"Function {name!r} is being changed by somebody else all the time; try again.")
+
+    async def _refuse_beyond(self, owner: UserId, name: FunctionName) -> None:
+        """
+        Refuse a function of this *name*, beside the others that there are.
+
+        Raises: NotAllowed; QueueUnavailable.
+        """
+        used = await self._store.keys(owner)
+        others = [key for key in used if key != f"{owner}.{name}"]
+        if len(others) == len(used) and len(used) >= self._most * NAMES_FOR_EACH:
+            raise NotAllowed(
+                f"You have used {len(used)} names of functions, those that you have deregistered included: the most "
+                "that are kept count of. Use one of them again, or ask the operator for more "
+                "(MAYFLY_FUNCTIONS_MAX_PER_USER).",
+                field="name",
+                limit=self._most * NAMES_FOR_EACH,
+            )
+        if len(others) >= self._most and await self._present(others) >= self._most:
+            raise NotAllowed(
+                f"You have {self._most} functions, which is the limit. Deregister one, or ask the operator for more "
+                "(MAYFLY_FUNCTIONS_MAX_PER_USER).",
+                limit=self._most,
+            )
+
+    async def _present(self, keys: Sequence[str]) -> int:
+        """Count those that were not deregistered, up to the limit, whether or not they can be read."""
+        count = 0
+        for start in range(0, len(keys), READ_AT_ONCE):
+            vacant = await asyncio.gather(*map(self._store.vacancy, keys[start : start + READ_AT_ONCE]))
+            count += vacant.count(None)
+            if count >= self._most:
+                break
+        return count
 
     async def _check_network(self, spec: FunctionSpec) -> None:
         """Refuse what no worker offers; where none is there to be asked, the first call finds out."""

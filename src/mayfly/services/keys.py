@@ -8,6 +8,7 @@ copies one has no more than that one. A new password ends logins only, unless as
 Guarantees:
 - a user has at most `KEYS_MAX` keys, and two never have one name: a key is written first, then all are read, and of
   several that came at once the first to be written stays;
+- what deleted keys leave is bounded too: beyond `KEY_IDS_MAX` none is made (those that come at once may still be);
 - a key that is made while the login that makes it, or the account, ends, is not left over: both are read again after
   it was written, and whoever ends logins ends keys after them.
 """
@@ -24,7 +25,7 @@ from mayfly.bus.store import Entry
 from mayfly.bus.stores import Stores
 from mayfly.domain.errors import AlreadyExists, NotAllowed, NotAuthenticated, NotFound
 from mayfly.domain.ids import KEY_ID, UserId, new_key_id
-from mayfly.domain.user import KEYS_MAX, Session, User
+from mayfly.domain.user import KEY_IDS_MAX, KEYS_MAX, Session, User
 from mayfly.services.sessions import Sessions, as_the_account
 from mayfly.services.tokens import Claims, TokenKeys
 
@@ -53,9 +54,15 @@ class Keys:
         """
         Make a key for the user who is logged in; return its token, which nobody can read again, and what is kept.
 
-        Raises: AlreadyExists; NotAllowed beyond `KEYS_MAX`; NotAuthenticated when login or account have ended
-        meanwhile; QueueUnavailable.
+        Raises: AlreadyExists; NotAllowed beyond `KEYS_MAX` or `KEY_IDS_MAX`; NotAuthenticated when login or account
+        have ended meanwhile; QueueUnavailable.
         """
+        if len(await self._ids(login.user_id)) >= KEY_IDS_MAX:
+            raise NotAllowed(
+                f"You have made {KEY_IDS_MAX} keys, those included that you have deleted: the most that can be kept "
+                "count of. One counts until it would have expired: use those that you have, or wait.",
+                limit=KEY_IDS_MAX,
+            )
         _refuse_beside(await self._entries(login.user_id), name)
         while True:
             user = await self._user(login)
@@ -122,9 +129,12 @@ class Keys:
 
     async def _entries(self, owner: UserId) -> list[Entry[Session]]:
         """Read all keys that are not over. A user may have thousands of logins, so only keys are read."""
-        ids = [key for key in await self._store.keys(owner) if KEY_ID.fullmatch(key.partition(".")[2])]
-        entries = await asyncio.gather(*map(self._store.get, ids))
+        entries = await asyncio.gather(*map(self._store.get, await self._ids(owner)))
         return [entry for entry in entries if entry and entry.value.expires_at > time.time()]
+
+    async def _ids(self, owner: UserId) -> list[str]:
+        """List where all keys are, and those that were ended."""
+        return [key for key in await self._store.keys(owner) if KEY_ID.fullmatch(key.partition(".")[2])]
 
     async def _end(self, session: Session) -> None:
         await self._sessions.end(Claims(session.user_id, session.id))

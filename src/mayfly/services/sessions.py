@@ -7,7 +7,10 @@ account counts at once. Rows: F3.
 Guarantees:
 - a refresh token is good once; showing an older one that we did issue ends the session, for somebody copied it;
 - whoever logs in while the password or what an operator sets changes or the account goes is not left with a session:
-  the user is read again after the session was written, and whoever changes the user sweeps the sessions after that.
+  the user is read again after the session was written, and whoever changes the user sweeps the sessions after that;
+- one user's logins do not fill the store: the more there are, the shorter the next one lives (`domain.lifetime`). An
+  ended one counts until it would have expired, as its tombstone is kept as long. So ending the oldest ones would free
+  nothing; and nobody is locked out, by whoever logs in with his password.
 """
 
 from __future__ import annotations
@@ -27,12 +30,15 @@ from mayfly.bus.store import Conflict, Entry, Store
 from mayfly.bus.stores import Stores
 from mayfly.domain.errors import NotAllowed, NotAuthenticated
 from mayfly.domain.ids import KEY_ID, USER_NAME, SessionId, UserId, new_id
+from mayfly.domain.lifetime import Lifetime
 from mayfly.domain.user import Session, User
 from mayfly.services.passwords import Passwords
 from mayfly.services.tokens import Claims, TokenKeys
 
 log = structlog.get_logger()
 
+LOGINS_MAX = 10_000  # of one user, ended ones and keys included: some 4 MB
+LOGIN_SHORTEST_S = 3600.0  # from the last refresh on
 ENDED_AT_ONCE = 16
 TOLD_AT_ONCE = 64  # a suspension waits for them
 NOBODY = "0"  # a key that no user has: a text that cannot be a name costs a read like any other
@@ -72,13 +78,13 @@ class Sessions:
     """The logins of all users."""
 
     def __init__(self, stores: Stores, keys: TokenKeys, passwords: Passwords, *, access_s: int, refresh_s: int) -> None:
-        """*access_s* and *refresh_s* are how long the two kinds of token are good."""
+        """*access_s* and *refresh_s* are how long the two kinds of token are good, the latter at the longest."""
         self._users = stores.users
         self._store = stores.sessions
         self._keys = keys
         self._passwords = passwords
         self._access_s = access_s
-        self._refresh_s = refresh_s
+        self._lifetime = Lifetime(longest_s=refresh_s, shortest_s=max(LOGIN_SHORTEST_S, access_s), most=LOGINS_MAX)
 
     def verify(self, access_token: str) -> Claims:
         """
@@ -174,16 +180,18 @@ class Sessions:
 
     async def _begin(self, user: User) -> tuple[TokenPair, Entry[Session]]:
         """Write a session for a user whose password was right."""
-        tokens, session = self._issue(_new_session(user, SessionId(new_id())))
+        lives_s = await self._lives_s(user.id)
+        tokens, session = self._issue(_new_session(user, SessionId(new_id())), lives_s)
         key = _key(session.user_id, session.id)
-        return tokens, Entry(key, session, await self._store.create(key, session, ttl_s=self._refresh_s))
+        return tokens, Entry(key, session, await self._store.create(key, session, ttl_s=lives_s))
 
     async def _reissue(self, entry: Entry[Session]) -> TokenPair:
         """Give the next pair for a session whose newest refresh token was shown."""
+        lives_s = await self._lives_s(entry.value.user_id)
         while True:
-            tokens, session = self._issue(entry.value)
+            tokens, session = self._issue(entry.value, lives_s)
             try:
-                await self._store.update(entry.key, session, revision=entry.revision, ttl_s=self._refresh_s)
+                await self._store.update(entry.key, session, revision=entry.revision, ttl_s=lives_s)
             except Conflict:
                 now = await self._store.get(entry.key)
                 if now is None or now.value.refresh_digest != entry.value.refresh_digest:
@@ -204,11 +212,19 @@ class Sessions:
         log.info("session.ended", user_id=entry.value.user_id, session_id=entry.value.id)
         return True
 
-    def _issue(self, session: Session) -> tuple[TokenPair, Session]:
+    async def _lives_s(self, user_id: UserId) -> float:
+        """Say how long one more login of a user lives, or one that is refreshed."""
+        present = await self._store.count_below(user_id)
+        lives_s = self._lifetime.of_next(present)
+        if self._lifetime.is_short(present):
+            log.warning("session.short", user_id=user_id, logins=present, lives_s=round(lives_s))
+        return lives_s
+
+    def _issue(self, session: Session, lives_s: float) -> tuple[TokenPair, Session]:
         """Sign a new pair; the session then knows its refresh token and lasts anew."""
         claims = Claims(session.user_id, session.id)
-        refresh_token = self._keys.sign(claims, "refresh", lives_s=self._refresh_s)
-        session = replace(session, refresh_digest=_digest(refresh_token), expires_at=time.time() + self._refresh_s)
+        refresh_token = self._keys.sign(claims, "refresh", lives_s=lives_s)
+        session = replace(session, refresh_digest=_digest(refresh_token), expires_at=time.time() + lives_s)
         tokens = TokenPair(
             access_token=self._keys.sign(claims, "access", lives_s=self._access_s),
             refresh_token=refresh_token,

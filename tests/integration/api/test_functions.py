@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
+import httpx
 import pytest
 
 from mayfly.domain.ids import Digest
 from mayfly.domain.image import ImageAnswer, ProcessConfig
 from tests.integration.api.conftest import FUNCTION, Someone
+from tests.integration.api.test_keys import registered
 from tests.support.answering import DIGEST, AnsweringWorker
+from tests.support.api import in_process
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.F6]
 
@@ -112,3 +118,47 @@ async def test_functions_are_listed_by_name_in_pages(ann: Someone, worker: Answe
         if after is None:
             break
     assert seen == ["alpha", "bravo", "charlie", "delta"]
+
+
+async def register(client: httpx.AsyncClient, one: dict[str, str], name: str) -> httpx.Response:
+    """Register a function as somebody."""
+    return await client.post("/v1/functions", json=FUNCTION | {"name": name}, headers=one)
+
+
+@pytest.mark.F4
+async def test_one_users_functions_are_bounded_also_when_made_at_once(
+    nats_url: str, tmp_path: Path, worker: AnsweringWorker
+) -> None:
+    """One beyond the limit is refused with the remedy, and some of those that come at once; another user's is not."""
+    async with in_process(nats_url, tmp_path, functions_max_per_user=3) as (_, client):
+        one, other = await registered(client), await registered(client)
+        assert (await register(client, one, "first")).status_code == 201
+        racing = await asyncio.gather(*(register(client, one, f"f{number}") for number in range(8)))
+        listed = (await client.get("/v1/functions", headers=one)).json()["functions"]
+        made = [answer.json()["name"] for answer in racing if answer.status_code == 201]
+        assert sorted(each["name"] for each in listed) == sorted([*made, "first"])
+        assert len(listed) <= 3
+        for number in range(8, 8 + 3 - len(listed)):
+            assert (await register(client, one, f"f{number}")).status_code == 201
+        refused = await register(client, one, "more")
+        assert (refused.status_code, refused.json()["code"], refused.json()["limit"]) == (403, "not-allowed", 3)
+        assert "MAYFLY_FUNCTIONS_MAX_PER_USER" in refused.json()["detail"]
+        assert (await register(client, other, "first")).status_code == 201
+        assert (await client.put("/v1/functions/first", json={"image": FUNCTION["image"]}, headers=one)).is_success
+        assert (await client.delete("/v1/functions/first", headers=one)).status_code == 204
+        assert (await register(client, one, "instead")).status_code == 201
+
+
+@pytest.mark.F4
+async def test_what_deregistered_functions_leave_is_bounded(
+    nats_url: str, tmp_path: Path, worker: AnsweringWorker
+) -> None:
+    """Who registers and deregisters under ever new names is stopped in the end; a name that he has used is as good."""
+    async with in_process(nats_url, tmp_path, functions_max_per_user=1) as (_, client):
+        one = await registered(client)
+        for number in range(10):
+            assert (await register(client, one, f"f{number}")).status_code == 201
+            assert (await client.delete(f"/v1/functions/f{number}", headers=one)).status_code == 204
+        refused = await register(client, one, "more")
+        assert (refused.status_code, refused.json()["limit"], refused.json()["field"]) == (403, 10, "name")
+        assert (await register(client, one, "f3")).status_code == 201

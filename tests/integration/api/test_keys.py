@@ -177,6 +177,31 @@ async def test_keys_are_bounded_also_when_made_at_once(ann: Someone) -> None:
     assert (answer.status_code, answer.json()["limit"]) == (403, KEYS_MAX)
 
 
+async def test_what_deleted_keys_leave_is_bounded(
+    nats_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who makes keys and deletes them is stopped in the end, with the remedy; another one is not."""
+    monkeypatch.setattr("mayfly.services.keys.KEY_IDS_MAX", 5)
+    async with in_process(nats_url, tmp_path) as (_, client):
+        one, other = await registered(client), await registered(client)
+        for number in range(5):
+            assert (await client.post(KEYS, json={"name": f"k{number}"}, headers=one)).status_code == 201
+            assert (await client.delete(f"{KEYS}/k{number}", headers=one)).status_code == 204
+        refused = await client.post(KEYS, json={"name": "more"}, headers=one)
+        assert (await client.post(KEYS, json={"name": "k"}, headers=other)).status_code == 201
+
+    assert (refused.status_code, refused.json()["code"], refused.json()["limit"]) == (403, "not-allowed", 5)
+    assert "until it would have expired" in refused.json()["detail"]
+
+
+async def registered(client: httpx.AsyncClient) -> dict[str, str]:
+    """Somebody new who has logged in: the header of a request of his."""
+    name = f"u{new_id()}"
+    made = await client.post("/v1/users", json={"username": name, "password": PASSWORD})
+    assert made.status_code == 201, made.text
+    return bearer((await log_in(client, name, PASSWORD)).json()["access_token"])
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [

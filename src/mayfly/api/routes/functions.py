@@ -21,7 +21,7 @@ from mayfly.api.trail import CallersTrail
 from mayfly.api.write import no_content, write
 from mayfly.bus.store import Entry
 from mayfly.domain.audit import Action
-from mayfly.domain.errors import AlreadyExists, ImageUnavailable, InvalidRequest, PreconditionFailed
+from mayfly.domain.errors import AlreadyExists, ImageUnavailable, InvalidRequest, NotAllowed, PreconditionFailed
 from mayfly.domain.function import Function, FunctionSpec, FunctionState
 from mayfly.domain.ids import FunctionName
 
@@ -43,7 +43,7 @@ _ETAG = re.compile(r'"(\d{1,19})"')
     responses={
         202: {"model": FunctionDetail, "description": "Registered; no worker could be asked for the image yet."}
     },
-    openapi_extra=takes_json(NewFunction) | raises(AlreadyExists, ImageUnavailable),
+    openapi_extra=takes_json(NewFunction) | raises(AlreadyExists, ImageUnavailable, NotAllowed),
 )
 async def register_function(request: Request, state: State, caller: Caller, trail: CallersTrail) -> Response:
     """Register a function. A worker fetches the image first, so what cannot be had is not registered."""
