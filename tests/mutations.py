@@ -15,6 +15,9 @@ AUDIT = "tests/integration/api/test_audit.py"
 IMAGES = "tests/integration/images"
 API = "tests/integration/api"
 ATTEMPTS = "tests/integration/services/test_attempts.py"
+SESSIONS = "tests/integration/services/test_sessions.py"
+RETENTION = "tests/integration/services/test_retention.py"
+LIFETIMES = f"{WORKER}/test_lifetimes.py"
 INVITATIONS = "tests/integration/services/test_invitations.py"
 
 EGRESS = "src/mayfly/containers/egress"
@@ -149,7 +152,7 @@ MUTATIONS = (
     Mutation(
         safeguard="the claim of an Idempotency-Key",
         file="src/mayfly/services/idempotency.py",
-        old="revision = await self._entries.create(key, mine, ttl_s=self._keep_s)",
+        old="revision = await self._entries.create(key, mine, ttl_s=record.kept_s(self._keep_s))",
         new="revision = await self._entries.put(key, mine, ttl_s=int(self._keep_s))",
         tests=(
             f"{WORKER}/test_idempotency.py::test_asking_again_gets_the_first_outcome",
@@ -836,5 +839,120 @@ MUTATIONS = (
         '            pair = __import__("base64").b64decode(pair).decode()\n'
         '            credentials = f"--{prefix}creds={pair}"\n',
         tests=("tests/integration/images/test_logins.py::test_ones_own_credentials_open_ones_own_image",),
+    ),
+    Mutation(
+        safeguard="one user's share of the store: that records are kept shorter",
+        file="src/mayfly/domain/lifetime.py",
+        old="        left = min(1.0, max(0.0, (self.most - present) / (self.most * (1 - UNTOUCHED))))\n",
+        new="        left = 1.0\n",
+        tests=(
+            f"{LIFETIMES}::test_one_user_cannot_fill_the_store_with_records",
+            f"{SESSIONS}::test_one_account_cannot_fill_the_store_with_logins",
+            "tests/unit/domain/test_lifetime.py::test_one_user_has_no_more_than_the_most_and_what_is_new",
+        ),
+    ),
+    Mutation(
+        safeguard="one user's share of the store: that a call's time is set by it",
+        file="src/mayfly/services/admission.py",
+        old="            keep_s=self._lifetimes.of_next(call.owner),\n",
+        new="",
+        tests=(f"{LIFETIMES}::test_one_user_cannot_fill_the_store_with_records",),
+    ),
+    Mutation(
+        safeguard="one user's share of the store: that the worker keeps to it",
+        file="src/mayfly/worker/run.py",
+        old="self._keep_s = claim.work.record.kept_s(tools.keep_s)",
+        new="self._keep_s = tools.keep_s",
+        tests=(
+            f"{LIFETIMES}::test_one_user_cannot_fill_the_store_with_records",
+            f"{LIFETIMES}::test_whoever_ends_a_call_keeps_to_its_time[fails]",
+        ),
+    ),
+    Mutation(
+        safeguard="one user's share of the store: that others who end a call keep to it",
+        file="src/mayfly/services/settle.py",
+        old="ttl_s=record.kept_s(keep_s)",
+        new="ttl_s=keep_s",
+        tests=(f"{LIFETIMES}::test_whoever_ends_a_call_keeps_to_its_time[lost]",),
+    ),
+    Mutation(
+        safeguard="one user's share of the store: that keys keep to it",
+        file="src/mayfly/services/idempotency.py",
+        old="ttl_s=record.kept_s(self._keep_s)",
+        new="ttl_s=self._keep_s",
+        tests=(f"{LIFETIMES}::test_keys_of_calls_that_were_refused_are_counted",),
+    ),
+    Mutation(
+        safeguard="one user's share of the store: that keys are counted",
+        file="src/mayfly/services/lifetimes.py",
+        old="self._counted = (stores.activations, stores.idempotency)",
+        new="self._counted = (stores.activations, stores.activations)",
+        tests=(f"{LIFETIMES}::test_keys_of_calls_that_were_refused_are_counted",),
+    ),
+    Mutation(
+        safeguard="one user's share of the store: that NATS counts, and not this server's memory",
+        file="src/mayfly/services/lifetimes.py",
+        old="        found = [await store.count_below(user_id) for store in self._counted]\n",
+        new="        found = [0, 0]\n",
+        tests=(
+            f"{LIFETIMES}::test_a_server_that_was_started_anew_counts_what_there_is",
+            f"{LIFETIMES}::test_what_other_servers_admit_is_counted",
+        ),
+    ),
+    Mutation(
+        safeguard="one user's share of the store: that nothing is kept so short that it runs twice",
+        file="src/mayfly/services/lifetimes.py",
+        old="SHORTEST_S = ADOPT_UNTIL_S\n",
+        new="SHORTEST_S = 1.0\n",
+        tests=(f"{LIFETIMES}::test_nothing_is_kept_shorter_than_a_key_without_a_record_is_carried_on",),
+    ),
+    Mutation(
+        safeguard="one user's share of the store: that what is refreshed lives no longer",
+        file="src/mayfly/services/sessions.py",
+        old="        lives_s = await self._lives_s(entry.value.user_id)\n        while True:",
+        new="        lives_s = self._lifetime.longest_s\n        while True:",
+        tests=(f"{SESSIONS}::test_a_refresh_lengthens_no_login_beyond_its_users_share",),
+    ),
+    Mutation(
+        safeguard="one user's share of the store: that deleted keys are counted",
+        file="src/mayfly/services/keys.py",
+        old="if len(await self._ids(login.user_id)) >= KEY_IDS_MAX:",
+        new="if False:",
+        tests=(f"{API}/test_keys.py::test_what_deleted_keys_leave_is_bounded",),
+    ),
+    Mutation(
+        safeguard="one user's share of the store: the limit of functions",
+        file="src/mayfly/services/functions.py",
+        old="if len(others) >= self._most and await self._present(others) >= self._most:",
+        new="if False:",
+        tests=(f"{API}/test_functions.py::test_one_users_functions_are_bounded_also_when_made_at_once",),
+    ),
+    Mutation(
+        safeguard="one user's share of the store: that functions which come at once are counted again",
+        file="src/mayfly/services/functions.py",
+        old="            await self._refuse_beyond(owner, name)\n        except NotAllowed:",
+        new="            pass\n        except NotAllowed:",
+        tests=(f"{API}/test_functions.py::test_one_users_functions_are_bounded_also_when_made_at_once",),
+    ),
+    Mutation(
+        safeguard="one user's share of the store: the limit of names of functions",
+        file="src/mayfly/services/functions.py",
+        old="if len(others) == len(used) and len(used) >= self._most * NAMES_FOR_EACH:",
+        new="if False:",
+        tests=(f"{API}/test_functions.py::test_what_deregistered_functions_leave_is_bounded",),
+    ),
+    Mutation(
+        safeguard="one user's share of the store: that whoever has most results gives up some",
+        file="src/mayfly/services/retention.py",
+        old="        if excess <= 0:\n            return\n",
+        new="        return\n",
+        tests=(f"{RETENTION}::test_many_users_together_push_out_nobody_who_has_little",),
+    ),
+    Mutation(
+        safeguard="one user's share of the store: that results from before this server's start are known",
+        file="src/mayfly/services/retention.py",
+        old="        for user_id in await users_with_books(self._bus):\n            await self._tally_of(user_id)\n",
+        new="",
+        tests=(f"{RETENTION}::test_many_users_together_push_out_nobody_who_has_little",),
     ),
 )

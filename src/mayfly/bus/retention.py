@@ -62,6 +62,14 @@ class Books(msgspec.Struct, frozen=True, kw_only=True):
 BOOKS = Codec(Books)
 
 
+@dataclass(frozen=True, slots=True)
+class Fullness:
+    """How much lies in the stream of all users, and how much may; None for no bound."""
+
+    size_bytes: int
+    max_bytes: int | None
+
+
 @asynccontextmanager
 async def hearing_kept(bus: Bus, heard: Callable[[Kept], None]) -> AsyncIterator[None]:
     """Call *heard* for every message that the stream takes. Those of an outage are not heard: see `read_kept`."""
@@ -111,6 +119,30 @@ async def read_books(bus: Bus, user_id: str) -> Books:
     except Undecodable as error:
         log.error("retention.undecodable", user=user_id, error=str(error))
         return Books(chunks=[])
+
+
+async def read_fullness(bus: Bus) -> Fullness:
+    """
+    Ask how full the stream is.
+
+    Raises: QueueUnavailable.
+    """
+    with translated("read how full the responses are"):
+        info = await patiently(partial(bus.js.stream_info, subjects.RESPONSES), also=UNANSWERED)
+    most = info.config.max_bytes or -1
+    return Fullness(info.state.bytes, most if most > 0 else None)
+
+
+async def users_with_books(bus: Bus) -> list[str]:
+    """
+    List the users of whom there are books: all but those who have little.
+
+    Raises: QueueUnavailable.
+    """
+    with translated("list the books"):
+        ask = partial(bus.js.stream_info, subjects.RESPONSES, subjects_filter=subjects.books("*"))
+        info = await patiently(ask, also=UNANSWERED)
+    return [subject.split(".")[1] for subject in info.state.subjects or ()]
 
 
 async def write_books(bus: Bus, user_id: str, books: Books, *, keep_s: float) -> None:

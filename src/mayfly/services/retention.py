@@ -1,7 +1,8 @@
 """
 Bounding what is kept of each user's results and logs: so much a user, and his own oldest go first. Rows: F4, F10.
 
-Without it the stream's own bound would be everybody's: who has many large results would push out all others'.
+Without it the stream's own bound would be everybody's: who has many large results would push out all others'. Nor may
+many users together: when the stream is nearly full, whoever has the most gives up his oldest, until all have room.
 
 Each API server has a keeper, which hears the size of every response as the stream takes it, whichever server its
 caller waits at, and adds up by user. What it adds up is small: pairs of a sequence and the bytes up to it, one for each
@@ -19,6 +20,7 @@ Guarantees:
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -33,10 +35,13 @@ from mayfly.bus.retention import (
     drop_responses,
     hearing_kept,
     read_books,
+    read_fullness,
     read_kept,
+    users_with_books,
     write_books,
 )
 from mayfly.domain.errors import QueueUnavailable
+from mayfly.domain.limits import MIB
 
 log = structlog.get_logger()
 
@@ -45,6 +50,9 @@ BESIDE_BODY_BYTES = 300  # of a stored message: subject, headers, and what the f
 DROPS_TO = 7 / 8  # of the bound, so that a purge comes once in a while and not with each response
 USERS_AT_MOST = 10_000  # in memory; of the others the books are read again
 MISSED_AT_MOST = 2_000  # messages read after an outage, the newest
+NEARLY_FULL = 0.8  # of the stream's bound: beyond it the largest are made to give up something
+LOOKS_IN = 64  # parts of the stream's bound: so much that came, and it is looked at how full it is
+LEFT_ALONE_BYTES = 1 * MIB  # who has no more than that gives up nothing: the stream's own oldest go, then
 RETRY_S = 1.0
 
 
@@ -105,6 +113,7 @@ class Keeper:
         self._heard: defaultdict[str, list[Kept]] = defaultdict(list)
         self._missed: deque[int] = deque(maxlen=MISSED_AT_MOST)
         self._last_seq = 0
+        self._look_after = 0.0  # so many bytes more
         self._news = asyncio.Event()
 
     @asynccontextmanager
@@ -140,10 +149,13 @@ class Keeper:
             kept = heard.pop(user_id)
             for each in kept:
                 tally.add(each)
-            await self._bound(user_id, tally)
+                self._look_after -= each.size
+            await self._bound(user_id, tally, self._max_bytes)
             if tally.unwritten >= CHUNK_BYTES and any(each.instance == self._instance for each in kept):
                 await write_books(self._bus, user_id, tally.books(), keep_s=self._keep_s)
                 tally.unwritten = 0
+        if self._look_after <= 0:
+            await self._make_room()
 
     def _on_kept(self, kept: Kept) -> None:
         if kept.seq <= self._last_seq:
@@ -189,8 +201,26 @@ class Keeper:
         tallies.move_to_end(user_id)
         return tally
 
-    async def _bound(self, user_id: str, tally: Tally) -> None:
-        up_to_seq = tally.beyond(self._max_bytes)
+    async def _make_room(self) -> None:
+        """While the stream is nearly full, take the oldest of whoever has the most: who has little loses nothing."""
+        fullness = await read_fullness(self._bus)
+        self._look_after = (fullness.max_bytes or math.inf) / LOOKS_IN
+        excess = fullness.size_bytes - (fullness.max_bytes or math.inf) * NEARLY_FULL
+        if excess <= 0:
+            return
+        for user_id in await users_with_books(self._bus):
+            await self._tally_of(user_id)
+        tallies = self._tallies
+        while excess > 0 and tallies:
+            user_id, tally = max(tallies.items(), key=lambda item: item[1].size)
+            before = tally.size
+            if before <= LEFT_ALONE_BYTES:
+                break
+            await self._bound(user_id, tally, before - 1)
+            excess -= before - tally.size
+
+    async def _bound(self, user_id: str, tally: Tally, max_bytes: int) -> None:
+        up_to_seq = tally.beyond(max_bytes)
         if up_to_seq is None:
             return
         before = tally.size

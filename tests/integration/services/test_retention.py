@@ -25,7 +25,7 @@ from mayfly.domain.limits import MIB
 from mayfly.services.retention import Keeper
 from tests.support.answering import answering_worker
 from tests.support.api import ApiServer, bootstrapped
-from tests.support.bus import Installation
+from tests.support.bus import Installation, installation
 from tests.support.cluster import cluster
 from tests.support.nats import NatsServer
 
@@ -36,9 +36,9 @@ SOON_S = 10.0
 
 
 @asynccontextmanager
-async def keeping(bus: Bus, instance: str) -> AsyncIterator[Keeper]:
+async def keeping(bus: Bus, instance: str, *, max_bytes: int = MAX) -> AsyncIterator[Keeper]:
     """Run a keeper, and end it as a kill would: without a last word."""
-    keeper = Keeper(bus, instance, max_bytes=MAX, keep_s=3600)
+    keeper = Keeper(bus, instance, max_bytes=max_bytes, keep_s=3600)
     async with keeper.listening():
         running = asyncio.create_task(keeper.run(), name="keeper")
         try:
@@ -85,6 +85,45 @@ async def test_one_users_results_do_not_evict_anothers(nats: Installation, bus: 
 
         assert await has(bus, ann) == hers[3:]  # down to 7/8, so that one response does not cost one purge
         assert await has(bus, bob) == [his]
+
+
+async def test_many_users_together_push_out_nobody_who_has_little() -> None:
+    """
+    Three who each keep within their own bound would fill the stream, and its oldest would go: another user's. Of the
+    three, whoever has the most gives up his oldest; and so he does who has just begun to call, and not only he.
+    """
+    bob, *others, instance = (new_id() for _ in range(5))
+    async with (
+        installation(responses_max_bytes=16 * MIB) as nats,
+        nats.connect("api") as api,
+        nats.connect("worker") as worker,
+        nats.connect("admin") as bus,
+    ):
+        async with keeping(api, new_id(), max_bytes=8 * MIB) as first:
+            his = [await respond(worker, bob, instance, MIB // 4) for _ in range(2)]
+            theirs = {user: [await respond(worker, user, instance) for _ in range(3)] for user in others[:2]}
+            await until_idle(bus, first)
+        async with keeping(api, instance, max_bytes=8 * MIB) as second:
+            theirs[others[2]] = []
+            for _ in range(10):
+                for user in others[2:] * 2 + others:
+                    theirs[user].append(await respond(worker, user, instance))
+                    await until_idle(bus, second)
+        assert await has(bus, bob) == his
+        for user in others:
+            left = await has(bus, user)
+            assert left == theirs[user][-len(left) :]
+            assert 2 <= len(left) <= 6
+        assert (await bus.js.stream_info(subjects.RESPONSES)).state.bytes < 15 * MIB
+
+
+async def until_idle(bus: Bus, keeper: Keeper) -> None:
+    """Wait until a keeper has heard, counted and put right all that the stream took."""
+    async with asyncio.timeout(SOON_S):
+        while (await bus.js.stream_info(subjects.RESPONSES)).state.last_seq != keeper._last_seq or keeper._heard:
+            await asyncio.sleep(0.005)
+        while keeper._news.is_set() or keeper._look_after <= 0:
+            await asyncio.sleep(0.005)
 
 
 async def test_several_keepers_do_no_harm(nats: Installation, bus: Bus) -> None:

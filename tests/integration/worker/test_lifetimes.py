@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -13,7 +13,6 @@ from mayfly.bus.subjects import ACTIVATIONS, IDEMPOTENCY, kv_stream, kv_subject
 from mayfly.containers.fake import ending
 from mayfly.domain.activation import State
 from mayfly.domain.errors import LimitReached
-from mayfly.domain.function import Function
 from mayfly.domain.idempotency import entry_key
 from mayfly.domain.ids import UserId, new_id
 from mayfly.services.call import CallOptions
@@ -135,11 +134,18 @@ async def test_what_has_expired_counts_no_more(world: World, monkeypatch: pytest
 async def test_keys_of_calls_that_were_refused_are_counted(world: World) -> None:
     """A refused call leaves no record for long, and frees its key: what that leaves behind is bounded as well."""
     function = await world.function()
-    await _refused_with_keys(world, function, MOST)
+    for _ in range(8):
+        await world.queued(function)
+    for number in range(MOST):
+        with pytest.raises(LimitReached):
+            await world.invoke(function, options=CallOptions(idempotency_key=f"{number}"))
+    async with world.nats.connect("admin") as admin:  # instead of the minute after which they are gone
+        await admin.js.purge_stream(kv_stream(ACTIVATIONS))
+    assert await world.stores.idempotency.count_below(function.user_id) == MOST
     async with bounded(world) as lifetimes:
         lifetimes.of_next(function.user_id)
         await until(lambda: lifetimes.of_next(function.user_id) == SHORTEST_S)
-        with suppress(LimitReached):
+        with pytest.raises(LimitReached):
             await world.invoke(function, options=CallOptions(idempotency_key="one more"))
         subject = kv_subject(IDEMPOTENCY, entry_key(function.user_id, "one more"))
         assert await lives_s(world, kv_stream(IDEMPOTENCY), subject) == SHORTEST_S
@@ -206,12 +212,3 @@ async def test_while_nats_does_not_count_what_is_known_holds(world: World) -> No
         lifetimes.of_next(user)
 
     assert lifetimes.of_next(user) == SHORTEST_S
-
-
-async def _refused_with_keys(world: World, function: Function, count: int) -> None:
-    """Call with so many keys while nothing more is taken."""
-    for _ in range(8):
-        await world.queued(function)
-    for number in range(count):
-        with pytest.raises(LimitReached):
-            await world.invoke(function, options=CallOptions(idempotency_key=f"{number}"))
