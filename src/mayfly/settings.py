@@ -221,7 +221,7 @@ class ApiSettings(LogSettings, NatsSettings, AdmissionSettings, MetricsSettings,
 
     record_keep_s: Annotated[int, Field(ge=600, le=30 * 86_400)] = 86_400
     """How long records, results and logs are kept after an activation ended, and Idempotency-Keys from its beginning,
-    in seconds."""
+    in seconds; of a user who has very many, shorter (`MAYFLY_RECORDS_MAX_PER_USER`)."""
 
     functions_max_per_user: Annotated[int, Field(ge=1, le=100_000)] = FUNCTIONS_MAX_PER_USER
     """Functions that one user may have, each with up to 64 KiB and 288 KiB of secrets. Ten times as many names he may
@@ -349,7 +349,7 @@ class WorkerSettings(LogSettings, NatsSettings, ImageSettings, EgressSettings, M
 
     record_keep_s: Annotated[int, Field(ge=600, le=30 * 86_400)] = 86_400
     """How long records, results and logs are kept after an activation ended, and Idempotency-Keys from its beginning,
-    in seconds."""
+    in seconds; of a user who has very many, shorter (`MAYFLY_RECORDS_MAX_PER_USER`)."""
 
     stop_grace_s: Annotated[float, Field(ge=0, le=3600)] = 310.0
     """How long a worker that was told to stop lets running activations finish, in seconds; then it kills them."""
@@ -360,7 +360,7 @@ class BootstrapSettings(LogSettings, NatsSettings, AdmissionSettings):
 
     record_keep_s: Annotated[int, Field(ge=600, le=30 * 86_400)] = 86_400
     """How long records, results and logs are kept after an activation ended, and Idempotency-Keys from its beginning,
-    in seconds."""
+    in seconds; of a user who has very many, shorter (`MAYFLY_RECORDS_MAX_PER_USER`)."""
 
     responses_max_bytes: Annotated[int, Field(ge=1 << 20)] = 1 << 30
     """Room for results and logs in all, in bytes; the oldest go first."""

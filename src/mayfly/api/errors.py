@@ -121,7 +121,8 @@ MEANINGS: dict[type[MayflyError], Meaning] = {
         403,
         "The account is known, and may not do this, as it is no operator's, or is suspended; or a key was sent where a "
         "login is needed; or registration is closed or takes a good invitation; or, changing a password, the current "
-        "one is wrong; or the call went to an API server directly, not through its gateway.",
+        "one is wrong; or you have as many functions or keys as you may; or the call went to an API server directly, "
+        "not through its gateway.",
         "`detail` says which. The operator of the installation can change what is closed.",
     ),
     domain.NotFound: Meaning(
