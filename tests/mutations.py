@@ -955,4 +955,18 @@ MUTATIONS = (
         new="",
         tests=(f"{RETENTION}::test_many_users_together_push_out_nobody_who_has_little",),
     ),
+    Mutation(
+        safeguard="one user's share of the store: that an API server counts while it serves",
+        file="src/mayfly/api/app.py",
+        old='                ("lifetimes", state.lifetimes),\n',
+        new="",
+        tests=(f"{API}/test_calls.py::test_calls_of_one_who_has_many_records_are_kept_shorter",),
+    ),
+    Mutation(
+        safeguard="one user's share of the store: that an API server keeps to its setting",
+        file="src/mayfly/api/state.py",
+        old="            lifetimes=lifetimes,\n",
+        new="",
+        tests=(f"{API}/test_calls.py::test_calls_of_one_who_has_many_records_are_kept_shorter",),
+    ),
 )

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from mayfly.api.state import ApiState
 from mayfly.domain.activation import State
-from mayfly.domain.ids import new_id
-from tests.integration.api.conftest import Someone
+from mayfly.domain.ids import new_id, new_ulid
+from mayfly.services.lifetimes import SHORTEST_S
+from tests.integration.api.conftest import FUNCTION, Someone
+from tests.integration.api.test_keys import registered
 from tests.support.answering import AnsweringWorker, Ending
+from tests.support.api import in_process
+from tests.support.poison import RECORD
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -245,3 +252,33 @@ async def test_unknown_activation_is_404(ann: Someone) -> None:
         for tail in ("", "/result", "/logs"):
             answer = await ann.client.get(f"/v1/activations/{activation_id}{tail}")
             assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
+
+
+@pytest.mark.F4
+async def test_calls_of_one_who_has_many_records_are_kept_shorter(
+    nats_url: str, tmp_path: Path, worker: AnsweringWorker
+) -> None:
+    """The API server counts while it serves, and keeps to its setting: what he calls next is kept for ten minutes."""
+    async with in_process(nats_url, tmp_path, records_max_per_user=1000) as (state, client):
+        one = await registered(client)
+        user_id = (await client.get("/v1/users/me", headers=one)).json()["id"]
+        await client.post("/v1/functions", json=FUNCTION, headers=one)
+        for _ in range(20):
+            keys = [f"{user_id}.{new_id()}.{new_ulid()}" for _ in range(50)]
+            await asyncio.gather(*(state.stores.activations.create(key, RECORD, ttl_s=3600) for key in keys))
+        called = 0
+        while await _keep_s_of_next(state, client, one) != SHORTEST_S:
+            called += 1
+            assert called < 100, "the records that there are were not counted; its own calls alone are too few"
+            await asyncio.sleep(0.05)
+
+
+async def _keep_s_of_next(state: ApiState, client: httpx.AsyncClient, one: dict[str, str]) -> float | None:
+    """Call once: how long the record of that call is kept."""
+    answer = await client.post("/v1/functions/echo/activations", content=b"x", headers=one)
+    assert answer.status_code == 200
+    instance, _, ulid = answer.headers["Mayfly-Activation-Id"].partition("-")
+    user_id = (await client.get("/v1/users/me", headers=one)).json()["id"]
+    entry = await state.stores.activations.get(f"{user_id}.{instance}.{ulid}")
+    assert entry
+    return entry.value.keep_s
