@@ -312,7 +312,7 @@ async def _end_in_flight(bus: Bus, *, up_to: int) -> list[str]:
                 entry = await records.get(key)
                 if entry is not None and entry.revision <= up_to and not entry.value.state.is_final:
                     lost = _as_lost(entry.value, at=records.now())
-                    await records.update(key, lost, revision=entry.revision, ttl_s=keep_s)
+                    await records.update(key, lost, revision=entry.revision, ttl_s=lost.kept_s(keep_s))
                     ended += 1
             except (Undecodable, Conflict):  # not ours to judge; somebody else's by now
                 continue
