@@ -28,12 +28,13 @@ from mayfly.containers.bundle import oci_config
 from mayfly.containers.choose import choose_runtime
 from mayfly.containers.host import enter_namespaces, prepare_host
 from mayfly.containers.runtime import Call, ContainerSpec, Runtime
-from mayfly.domain.ids import new_ulid
+from mayfly.domain.ids import UserId, new_id, new_ulid
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import Limits
 
 CALL = Call(argv=("cat",), stdin=b"hello")
 ROUNDS = 3
+OWNER = UserId(new_id())
 
 
 def make_rootfs(directory: Path) -> Path:
@@ -48,7 +49,7 @@ def make_rootfs(directory: Path) -> Path:
 
 def spec(rootfs: Path) -> ContainerSpec:
     """A container of the default limits."""
-    return ContainerSpec(id=new_ulid(), rootfs=rootfs, config=ProcessConfig(), limits=Limits())
+    return ContainerSpec(id=new_ulid(), owner=OWNER, rootfs=rootfs, config=ProcessConfig(), limits=Limits())
 
 
 async def one(runtime: Runtime, rootfs: Path) -> tuple[float, float, float]:

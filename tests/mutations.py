@@ -111,8 +111,8 @@ MUTATIONS = (
     Mutation(
         safeguard="the reaper",
         file="src/mayfly/containers/oci.py",
-        old="        dead = self.groups.ids()\n",
-        new="        dead = set[str]()\n",
+        old="        dead = self.groups.found()\n",
+        new="        dead = dict[str, tuple[Path, ...]]()\n",
         tests=("tests/contract/test_runtime_removal.py::test_reap_kills_what_is_still_alive",),
     ),
     Mutation(

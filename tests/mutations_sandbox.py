@@ -178,6 +178,49 @@ SANDBOX: Final = (
         tests=("tests/contract/test_runtime_host.py::test_all_functions_together_leave_something_to_the_system[crun]",),
     ),
     Mutation(
+        safeguard="a user's own share of the processor",
+        file="src/mayfly/containers/cgroups.py",
+        old='return self._users_group(owner) if parent == self._parents["cpu"] else parent',
+        new="return parent",
+        tests=(
+            "tests/contract/test_runtime_shares.py::test_a_user_has_one_share_however_many_calls[many-crun]",
+            "tests/contract/test_runtime_shares.py::test_a_user_has_one_share_however_many_calls[many-runc]",
+            "tests/unit/containers/test_cgroups.py::test_users_have_groups_where_processor_time_is_shared_out",
+        ),
+    ),
+    Mutation(
+        safeguard="a user's one group for all his calls",
+        file="src/mayfly/worker/run.py",
+        old="            owner=self._work.user_id,",
+        new="            owner=new_id(),",
+        tests=("tests/integration/worker/test_worker.py::test_a_container_is_its_functions_owners",),
+    ),
+    Mutation(
+        safeguard="the removal of a user's group",
+        file="src/mayfly/containers/oci.py",
+        old="            self._runtime.groups.forget(self._spec.owner, self.id)\n",
+        new="",
+        tests=("tests/contract/test_runtime_shares.py::test_a_users_group_goes_with_his_last_call[crun]",),
+    ),
+    Mutation(
+        safeguard="the removal of a dead worker's groups of users",
+        file="src/mayfly/containers/oci.py",
+        old="        _raise_if_left(self.groups.sweep())\n",
+        new="",
+        tests=(
+            "tests/contract/test_runtime_removal.py::test_kill_minus_nine_of_the_worker_kills_every_container[crun-plain]",
+        ),
+    ),
+    Mutation(
+        safeguard="a user's group while he has a container",
+        file="src/mayfly/containers/cgroups.py",
+        old="""        if self._containers[owner]:
+            return
+        del""",
+        new="        del",
+        tests=("tests/contract/test_runtime_shares.py::test_a_users_group_goes_with_his_last_call[crun]",),
+    ),
+    Mutation(
         safeguard="the size of the writable layer",
         file="src/mayfly/containers/oci.py",
         old="size={room.scratch_bytes},",

@@ -48,6 +48,10 @@ EXCEPTIONS: dict[str, dict[str, Promise]] = {
             "All functions together are capped a quarter of a core below the machine.",
             LOST_WITH_DOCKER["shared cap"],
         ),
+        "fair shares": Promise(
+            "Users whose calls compute have the same share of the processor each, however many calls they have.",
+            LOST_WITH_DOCKER["fair shares"],
+        ),
         "device nodes": Promise(
             "Nobody in a container owns its device nodes.",
             "A container has device nodes of its own, which its root owns; the host's are untouched.",

@@ -16,7 +16,7 @@ from mayfly.containers.runtime import Call, ContainerSpec
 from mayfly.domain.ids import new_ulid
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import Limits
-from tests.support.containers import OurContainer, open_runtime, spoken
+from tests.support.containers import OWNER, OurContainer, open_runtime, spoken
 
 COMMANDS = (("escape_death",), ("sh", "-c", "echo up; sleep 600"))
 
@@ -25,7 +25,9 @@ async def main(driver: str, rootfs: Path, state_dir: Path) -> None:
     """Run until killed."""
     runtime = open_runtime(driver, state_dir=state_dir)
     containers = [
-        await runtime.create(ContainerSpec(id=new_ulid(), rootfs=rootfs, config=ProcessConfig(), limits=Limits()))
+        await runtime.create(
+            ContainerSpec(id=new_ulid(), owner=OWNER, rootfs=rootfs, config=ProcessConfig(), limits=Limits())
+        )
         for _ in range(len(COMMANDS) + 1)
     ]
     calls = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -323,8 +324,7 @@ async def test_a_call_after_the_init_died_did_not_run(world: World) -> None:
 
 async def test_a_container_that_cannot_start_says_why(world: World) -> None:
     """A root file system that is not there is RuntimeFailed, with nothing run and nothing left."""
-    spec = world.spec()
-    broken = type(spec)(id=spec.id, rootfs=world.rootfs / "nowhere", config=spec.config, limits=spec.limits)
+    broken = replace(world.spec(), rootfs=world.rootfs / "nowhere")
     with pytest.raises(RuntimeFailed, match=r"nowhere|No such file") as caught:
         await world.runtime.create(broken)
     assert caught.value.ran == "no"

@@ -22,6 +22,7 @@ from mayfly.domain.errors import RuntimeFailed
 from tests.contract.exceptions import oci_only
 from tests.support.containers import (
     DOCKER_HOST,
+    OWNER,
     SCALE,
     World,
     ids_of,
@@ -87,7 +88,7 @@ async def test_a_held_container_is_removed_unused(world: World) -> None:
     container = await world.create()
     assert len(world.living(container)) == 1
     if isinstance(world.runtime, OciRuntime):
-        assert world.runtime.groups.existing(container.id).memory_peak_bytes() < 5 << 20
+        assert world.runtime.groups.of(OWNER, container.id).memory_peak_bytes() < 5 << 20
     await container.remove()
     assert not world.left()
     assert processes_of(container.id) == []
@@ -283,9 +284,9 @@ async def test_kill_minus_nine_of_the_worker_kills_every_container(
 async def test_reap_kills_what_is_still_alive(world: World) -> None:
     """Should a process of a dead worker live after all, `reap` kills it before it removes its cgroup."""
     assert isinstance(world.runtime, OciRuntime)
-    directories = world.runtime.groups.create("left0behind0left0behind", world.spec().limits, extra_pids=0).directories
+    group = world.runtime.groups.create(OWNER, "left0behind0left0behind", world.spec().limits, extra_pids=0)
     with subprocess.Popen(["sleep", "60"]) as process:
-        cgroups.enter(directories, process.pid)
+        cgroups.enter(group.directories, process.pid)
         assert await world.runtime.reap() == 1
         assert process.wait(5 * SCALE) == -signal.SIGKILL
     assert not world.left()

@@ -23,9 +23,10 @@ from mayfly.containers.docker.config import OWNER_LABEL, container_name
 from mayfly.containers.docker.runtime import DockerContainer, DockerRuntime
 from mayfly.containers.oci import OciContainer, OciRuntime
 from mayfly.containers.runtime import Call, ContainerSpec, Ending, EndReason
-from mayfly.domain.ids import new_ulid
+from mayfly.domain.ids import UserId, new_ulid
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import Limits
+from tests.support.files import directories_below
 
 SCALE = float(os.environ.get("TEST_TIME_SCALE", "1"))
 """How much slower than a real machine this one is: an emulated guest is some ten times."""
@@ -39,6 +40,8 @@ OurContainer = OciContainer | DockerContainer
 BUSYBOX = Path("/bin/busybox")
 ATTACKERS = Path(__file__).parent.parent / "contract" / "attackers"
 SHIFT = 100_000
+OWNER = UserId("w0rld0owner0w0rld0owner0")
+"""Whose containers they are, where it does not matter."""
 
 
 def make_rootfs(directory: Path) -> Path:
@@ -107,10 +110,11 @@ class World:
         self.runtime = runtime
         self.rootfs = rootfs
 
-    def spec(self, config: ProcessConfig | None = None, **limits: float) -> ContainerSpec:
+    def spec(self, config: ProcessConfig | None = None, *, owner: UserId = OWNER, **limits: float) -> ContainerSpec:
         """A spec with an id of its own."""
         return ContainerSpec(
             id=new_ulid(),
+            owner=owner,
             rootfs=self.rootfs,
             config=config or ProcessConfig(),
             limits=Limits(**limits),  # type: ignore[arg-type]
@@ -168,7 +172,7 @@ class World:
     def cgroups(self, container: OurContainer) -> tuple[Path, ...]:
         """The directories of a container's cgroup."""
         if isinstance(self.runtime, OciRuntime):
-            return self.runtime.groups.directories(container.id)
+            return self.runtime.groups.of(container._spec.owner, container.id).directories
         pid = processes_of(container.id)[0]
         found = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
         directories = (Path(f"/sys/fs/cgroup/{each}{path}") for _, names, path in found for each in names.split(","))
@@ -200,7 +204,7 @@ async def died(container: OurContainer) -> None:
 def ids_of(runtime: OurRuntime) -> set[str]:
     """The ids of a runtime's containers."""
     if isinstance(runtime, OciRuntime):
-        return runtime.groups.ids()
+        return set(runtime.groups.found())
     socket = os.environ[DOCKER_HOST].removeprefix("unix://")
     filters = json.dumps({"label": [f"{OWNER_LABEL}={runtime.owner}"]})
     with httpx.Client(transport=httpx.HTTPTransport(uds=socket), base_url="http://docker") as client:
@@ -242,7 +246,6 @@ def leftovers(runtime: OurRuntime) -> Leftovers:
         return Leftovers(processes=(), mounts=(), cgroups=(), files=(), containers=tuple(ids_of(runtime)))
     place = runtime.place.directory
     networks = place / "networks"  # those that wait, `tests.support.egress` looks for those that should be gone
-    ids = runtime.groups.ids()
     return Leftovers(
         processes=tuple(str(pid) for pid in processes_of(str(place))),
         mounts=tuple(
@@ -250,13 +253,19 @@ def leftovers(runtime: OurRuntime) -> Leftovers:
             for each in mounts.mounts()
             if place in each.point.parents and networks not in each.point.parents
         ),
-        cgroups=tuple(ids),
+        cgroups=tuple(str(path) for path in groups_of(runtime)),
         files=tuple(
             str(path)
             for path in (*place.iterdir(), *runtime.state.iterdir())
             if path.is_dir() and path not in (runtime.state, networks)
         ),
     )
+
+
+def groups_of(runtime: OciRuntime) -> set[Path]:
+    """Every cgroup below those for all containers: of containers and of users."""
+    parents = set(runtime.groups._parents.values())
+    return {path for parent in parents for path in directories_below(parent)}
 
 
 def open_descriptors() -> int:

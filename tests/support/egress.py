@@ -21,8 +21,9 @@ from mayfly.containers.oci import OciContainer, OciRuntime
 from mayfly.containers.runtime import ContainerSpec
 from mayfly.domain.egress import EgressPolicy, Target
 from mayfly.domain.function import Network
+from mayfly.domain.ids import UserId
 from mayfly.domain.image import ProcessConfig
-from tests.support.containers import SCALE, World
+from tests.support.containers import OWNER, SCALE, World
 from tests.support.outside import RESOLVER
 
 ADDRESSES = IPv4Network("10.213.0.0/16")
@@ -44,9 +45,9 @@ class EgressWorld(World):
 
     runtime: OciRuntime
 
-    def spec(self, config: ProcessConfig | None = None, **limits: float) -> ContainerSpec:
+    def spec(self, config: ProcessConfig | None = None, *, owner: UserId = OWNER, **limits: float) -> ContainerSpec:
         """A spec with an id of its own."""
-        return replace(super().spec(config, **limits), network=Network.EGRESS)
+        return replace(super().spec(config, owner=owner, **limits), network=Network.EGRESS)
 
     @property
     def pool(self) -> Pool:

@@ -29,11 +29,7 @@ def leftovers(up: Up) -> dict[str, list[str]]:
     found = {
         "processes": function_processes(up),
         "mounts": function_mounts(up),
-        "cgroups": [
-            str(path)
-            for path in directories_below(Path("/sys/fs/cgroup"))
-            if path.parent.name == group and _is_a_container(path)
-        ],
+        "cgroups": [str(path) for path in directories_below(Path("/sys/fs/cgroup")) if group in path.parent.parts],
         "directories": [
             str(path)
             for pid in worker_pids(up)
@@ -45,7 +41,7 @@ def leftovers(up: Up) -> dict[str, list[str]]:
 
 
 def _is_a_container(path: Path) -> bool:
-    """Containers have ids of their own form, for their cgroups and directories alike."""
+    """Containers have ids of their own form."""
     return bool(re.fullmatch(r"[a-z0-9]{24}", path.name))
 
 

@@ -57,7 +57,10 @@ class SandboxShape(Shape):
     """Room in /dev/shm, part of the memory."""
 
     cpus: float
-    """At most, and less where the worker's machine has less: all calls together leave a quarter of a core."""
+    """
+    At most, and less where the worker's machine has less: all calls together leave a quarter of a core, and what they
+    have is shared out evenly among the users who have any.
+    """
 
     pids: int
     """Processes and threads."""

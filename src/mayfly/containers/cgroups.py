@@ -1,10 +1,15 @@
 """
-The worker's own cgroups: one for each container, below one for all of them, made, limited, read and removed here.
+The worker's own cgroups: one for each container, made, limited, read and removed here.
+
+    mayfly-3f2a...          all containers: leaves something to the system, and weighs less than it
+      user-x9k2...          those of one user: each user with something to compute has the same share of the processor
+        b7q4...             one container, with its own limits
 
 The container runtime is kept out of it: that is faster, and the counters (out of memory, peak, cpu) outlive it. Version
-2 and version 1 differ in file names only; a hybrid host counts as version 1, since that is where its controllers are.
-The group for all containers is named for the worker's state directory, so that a restarted worker finds what a dead
-one left, and two workers on one machine do not find each other's.
+2 and version 1 differ in file names, and in that version 1 has users' groups only where processor time is shared out; a
+hybrid host counts as version 1, since that is where its controllers are. The group for all containers is named for the
+worker's state directory, so that a restarted worker finds what a dead one left, and two workers on one machine do not
+find each other's.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +31,9 @@ CONTROLLERS_V1 = ("memory", "pids", "cpu", "cpuacct")
 CONTROLLERS_V2 = ("memory", "pids", "cpu")
 LEAF = "worker"
 """Where a worker's own processes are on version 2: a group that has groups below it may not hold processes."""
+
+USER = "user-"
+"""What the name of a user's group begins with. A container's id has no hyphen."""
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -124,6 +133,8 @@ class Cgroups:
         self.version = version
         self.cores = cores
         self._parents = parents
+        self._containers: defaultdict[str, set[str]] = defaultdict(set)
+        """Those of each owner: the first makes his group, the last takes it along."""
 
     @property
     def home(self) -> str:
@@ -132,31 +143,67 @@ class Cgroups:
         numbers = ",".join(f"{place.st_dev}:{place.st_ino}" for place in places)
         return f"{BOOT_ID.read_text(encoding='ascii').strip()} {numbers}"
 
-    def create(self, container_id: str, limits: Limits, *, extra_pids: int) -> Cgroup:
+    def of(self, owner: str, container_id: str) -> CgroupV1 | CgroupV2:
+        """The cgroup of *owner*'s container, which may or may not be there."""
+        paths = {controller: self._above(parent, owner) / container_id for controller, parent in self._parents.items()}
+        return CgroupV1(**paths) if self.version == 1 else CgroupV2(paths["memory"])
+
+    def create(self, owner: str, container_id: str, limits: Limits, *, extra_pids: int) -> Cgroup:
         """
-        Make a container's cgroup with its limits; *extra_pids* is what the runtime itself needs inside.
+        Make a container's cgroup with its limits; *extra_pids* is what the runtime itself needs inside. Whatever
+        becomes of it, `forget` it in the end.
 
         Raises: OSError.
         """
-        for directory in self.directories(container_id):
+        if not self._containers[owner]:
+            self._make_users_group(owner)
+        self._containers[owner].add(container_id)
+        cgroup = self.of(owner, container_id)
+        for directory in cgroup.directories:
             directory.mkdir()
-        cgroup = self.existing(container_id)
         cgroup.limit(limits, pids=limits.pids + extra_pids, cores=self.cores)
         return cgroup
 
-    def existing(self, container_id: str) -> CgroupV1 | CgroupV2:
-        """The cgroup by this name, which may or may not be there."""
-        paths = {controller: parent / container_id for controller, parent in self._parents.items()}
-        return CgroupV1(**paths) if self.version == 1 else CgroupV2(paths["memory"])
+    def forget(self, owner: str, container_id: str) -> None:
+        """
+        Remove the owner's group, if the container, whose own is gone, was the last in it. Idempotent.
 
-    def directories(self, container_id: str) -> tuple[Path, ...]:
-        """Where the cgroup by this name is, if it is."""
-        return self.existing(container_id).directories
+        Raises: RuntimeFailed.
+        """
+        self._containers[owner].discard(container_id)
+        if self._containers[owner]:
+            return
+        del self._containers[owner]
+        left = remove((self._users_group(owner),))
+        if left:
+            raise RuntimeFailed(f"The cgroup of a user without containers cannot be removed: {left[0]}.")
 
-    def ids(self) -> set[str]:
-        """The containers that have a cgroup, in any hierarchy."""
-        parents = set(self._parents.values())
-        return {child.name for parent in parents if parent.is_dir() for child in parent.iterdir() if child.is_dir()}
+    def found(self) -> dict[str, tuple[Path, ...]]:
+        """The containers that have a cgroup in any hierarchy, and where, whoever made it."""
+        containers: dict[str, tuple[Path, ...]] = {}
+        for parent in dict.fromkeys(self._parents.values()):
+            for child in _directories(parent):
+                for directory in _directories(child) if child.name.startswith(USER) else [child]:
+                    containers[directory.name] = (*containers.get(directory.name, ()), directory)
+        return containers
+
+    def sweep(self) -> list[Path]:
+        """Remove users' groups that have no containers; return those that are still there, as they have."""
+        children = _directories(self._parents["cpu"])
+        return remove(tuple(child for child in children if child.name.startswith(USER)))
+
+    def _make_users_group(self, owner: str) -> None:
+        directory = self._users_group(owner)
+        directory.mkdir(exist_ok=True)
+        if self.version == 2:
+            enable_v2(directory)
+
+    def _users_group(self, owner: str) -> Path:
+        return self._parents["cpu"] / f"{USER}{owner}"
+
+    def _above(self, parent: Path, owner: str) -> Path:
+        """Below which group a container's own goes: memory and processes, where version 1 has them, know no shares."""
+        return self._users_group(owner) if parent == self._parents["cpu"] else parent
 
     def close(self) -> None:
         """
@@ -164,6 +211,7 @@ class Cgroups:
 
         Raises: OSError while it has any.
         """
+        self.sweep()
         for parent in dict.fromkeys(self._parents.values()):
             with contextlib.suppress(FileNotFoundError):
                 parent.rmdir()
@@ -329,6 +377,11 @@ def read_key(path: Path, key: str) -> int:
         if name == key:
             return int(value)
     return 0
+
+
+def _directories(parent: Path) -> list[Path]:
+    """The groups below one, if it is there."""
+    return [child for child in parent.iterdir() if child.is_dir()] if parent.is_dir() else []
 
 
 def _words(path: Path) -> list[str]:

@@ -147,9 +147,10 @@ class OciRuntime:
         return container
 
     async def reap(self) -> int:
-        dead = self.groups.ids()
-        for container_id in dead:
-            await self._reap(self.groups.directories(container_id))
+        dead = self.groups.found()
+        for directories in dead.values():
+            await self._reap(directories)
+        _raise_if_left(self.groups.sweep())
         if self.networks:
             await self.networks.open()
         return len(dead)
@@ -170,7 +171,7 @@ class OciRuntime:
             if not left:
                 return
             await asyncio.sleep(delay_s)
-        raise RuntimeFailed(f"What a dead worker left cannot be removed: {', '.join(map(str, left))}.")
+        _raise_if_left(left)
 
 
 class OciContainer:
@@ -182,7 +183,7 @@ class OciContainer:
         self._spec = spec
         self._directory = runtime.place.directory / spec.id
         self._loop = asyncio.get_running_loop()
-        self._group: cgroups.Cgroup | None = None
+        self._group: cgroups.Cgroup = runtime.groups.of(spec.owner, spec.id)
         self._network: Namespace | None = None
         self._control: socket.socket | None = None
         self._stdin: Writer | None = None
@@ -234,7 +235,7 @@ class OciContainer:
         Raises: OSError.
         """
         runtime, room = self._runtime, sandbox.Room.of(self._spec.limits)
-        self._group = runtime.groups.create(self.id, self._spec.limits, extra_pids=runtime.driver.extra_pids)
+        runtime.groups.create(self._spec.owner, self.id, self._spec.limits, extra_pids=runtime.driver.extra_pids)
         scratch, root = self._directory / SCRATCH, self._directory / bundle.ROOT
         scratch.mkdir(mode=0o700)
         root.mkdir(mode=0o711)
@@ -306,7 +307,7 @@ class OciContainer:
 
     def _spawn_command(self) -> list[str]:
         runtime, driver = self._runtime, self._runtime.driver
-        inside = [str(path) for path in runtime.groups.directories(self.id)] if driver.leaves_cgroups_alone else []
+        inside = [str(path) for path in self._group.directories] if driver.leaves_cgroups_alone else []
         without = [] if driver.leaves_cgroups_alone else ["-r"]
         command = driver.command(state=runtime.state, bundle_dir=self._directory, container_id=self.id)
         return [str(runtime.programs.spawn), *without, str(os.getpid()), *inside, "--", *command]
@@ -343,7 +344,7 @@ class OciContainer:
         self._loop.add_reader(self._init_fd, self._on_death)
         self._forget_the_runtimes_words()
         if not self._runtime.driver.leaves_cgroups_alone:
-            cgroups.enter(self._runtime.groups.directories(self.id), pid)
+            cgroups.enter(self._group.directories, pid)
 
     async def _fail_to_start(self) -> None:
         assert self._stderr is not None  # noqa: S101 - opened by the caller
@@ -384,7 +385,7 @@ class OciContainer:
             raise RuntimeFailed(f"A secret could not be put into the container: {error.strerror}.") from error
 
     async def _run(self, message: bytes, stdin: bytes, timeout_s: float) -> Ending:
-        cpu_before_us = self._counters().cpu_us()
+        cpu_before_us = self._group.cpu_us()
         started_at = self._loop.time()
         deadline = self._loop.call_later(timeout_s, self._stop, EndReason.TIMED_OUT)
         try:
@@ -432,7 +433,7 @@ class OciContainer:
 
         Raises: RuntimeFailed when something in it cannot be killed.
         """
-        directories = self._runtime.groups.directories(self.id)
+        directories = self._group.directories
         for delay_s in REMOVE_DELAYS_S:
             if not cgroups.pids_in(directories) - {self._runtime_pid}:
                 return
@@ -447,7 +448,6 @@ class OciContainer:
         report = self._report()
         reason = self._why(report)
         code = await self._exit_code(report) if reason is EndReason.EXITED else None
-        counters = self._counters()
         first = [at for at in (self._stdout.first_byte_at, self._stderr.first_byte_at) if at is not None]
         return Ending(
             reason=reason,
@@ -455,8 +455,8 @@ class OciContainer:
             stdout=bytes(self._result.content),
             stderr=self._tail.content(),
             stderr_truncated=self._tail.is_truncated,
-            cpu_us=max(0, counters.cpu_us() - cpu_before_us),
-            memory_peak_bytes=counters.memory_peak_bytes(),
+            cpu_us=max(0, self._group.cpu_us() - cpu_before_us),
+            memory_peak_bytes=self._group.memory_peak_bytes(),
             start_s=min([*first, ended_at]) - started_at,
             run_s=ended_at - started_at,
         )
@@ -465,7 +465,7 @@ class OciContainer:
         """What came first is the reason, but a command that had ended before it could be killed did end by itself."""
         if self._reason is EndReason.CANCELLED and report is None:
             return EndReason.CANCELLED
-        if self._counters().oom_kills():
+        if self._group.oom_kills():
             return EndReason.OUT_OF_MEMORY
         if self._result.is_too_large:
             return EndReason.RESULT_TOO_LARGE
@@ -499,10 +499,6 @@ class OciContainer:
         except OSError:
             return None
 
-    def _counters(self) -> cgroups.Cgroup:
-        assert self._group is not None  # noqa: S101 - made when the container was
-        return self._group
-
     # --- ending ---------------------------------------------------------------------------------------------------
 
     def kill(self) -> None:
@@ -531,6 +527,7 @@ class OciContainer:
             self._close_stdio()
             await self._see_the_runtime_off()
             await self._clear()
+            self._runtime.groups.forget(self._spec.owner, self.id)
             self._leave_network()
             self._forget_init()
             self._is_removed = True
@@ -554,7 +551,7 @@ class OciContainer:
 
     def _clear_once(self, detach: bool) -> list[str]:
         """Remove what can be removed, in a thread; return what is left, in words. What is not there is fine."""
-        directories = self._runtime.groups.directories(self.id)
+        directories = self._group.directories
         if cgroups.pids_in(directories):
             cgroups.kill_all(directories)
         left = [str(path) for path in cgroups.remove(directories)]
@@ -584,6 +581,11 @@ class OciContainer:
             self._loop.remove_reader(self._init_fd)
             os.close(self._init_fd)
             self._init_fd = -1
+
+
+def _raise_if_left(paths: list[Path]) -> None:
+    if paths:
+        raise RuntimeFailed(f"What a dead worker left cannot be removed: {', '.join(map(str, paths))}.")
 
 
 def _settle(future: asyncio.Future[None]) -> None:

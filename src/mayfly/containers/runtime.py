@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mayfly.domain.function import Network
+from mayfly.domain.ids import UserId
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import Limits
 
@@ -29,6 +30,9 @@ class ContainerSpec:
 
     id: str
     """Random, `[a-z0-9]{20,32}`, never used before: also not by an earlier worker on this machine."""
+
+    owner: UserId
+    """Whose function it is. Processor time is shared out by owner."""
 
     rootfs: Path
     """The unpacked image, its ownership already shifted to host 100000 and up; only ever a lower layer."""

@@ -82,6 +82,8 @@ LOST_WITH_DOCKER = {
     "limited. A function can fill the disk of the daemon until it ends, and calls that start meanwhile are refused.",
     "pending signals": "They have the daemon's own limit, for all containers together.",
     "shared cap": "There is no common limit for all functions together: each has its own, and a low CPU weight.",
+    "fair shares": "Processor time is shared out by call, not by user: a user with four calls that compute has four "
+    "times the share of a user with one.",
 }
 """Of what is shown of the profile; all that a daemon cannot do is in docs/howto/run-on-docker.md."""
 

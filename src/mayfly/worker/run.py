@@ -240,6 +240,7 @@ class Run:
         function = self._work.function
         spec = ContainerSpec(
             id=new_id(),
+            owner=self._work.user_id,
             rootfs=image.rootfs,
             config=image.config,
             limits=function.limits,

@@ -134,6 +134,17 @@ async def test_a_runtime_that_fails_before_the_start(world: World) -> None:
     assert (await world.record(function)).state is State.REFUSED
 
 
+@pytest.mark.F9
+async def test_a_container_is_its_functions_owners(world: World) -> None:
+    """By him the machine's processor time is shared out."""
+    function = await world.function()
+    async with world.worker():
+        await world.invoke(function)
+        await world.invoke(function)
+
+    assert [spec.owner for spec in world.runtime.created] == [function.user_id] * 2
+
+
 @pytest.mark.D6
 async def test_a_function_with_a_network_where_the_worker_has_none(world: World) -> None:
     """Refused with `ran: no` and the setting that helps; a worker that has one says so, and creates it with one."""

@@ -20,7 +20,7 @@ from mayfly.domain.limits import MIB, Limits
 
 LIMITS = Limits(memory_mib=96, cpus=0.5, pids=20)
 SHOWN = SandboxShape.of(LIMITS, Network.NONE)
-SPEC = ContainerSpec(id="x" * 24, rootfs=Path("/"), config=ProcessConfig(), limits=LIMITS)
+SPEC = ContainerSpec(id="x" * 24, owner=UserId("u" * 24), rootfs=Path("/"), config=ProcessConfig(), limits=LIMITS)
 
 pytestmark = pytest.mark.F9
 
@@ -83,7 +83,9 @@ def test_a_daemon_is_asked_for_what_is_shown() -> None:
     assert (host["CapDrop"], SHOWN.capabilities) == (["ALL"], [])
     assert (host["MaskedPaths"], host["ReadonlyPaths"]) == (SHOWN.masked_paths, SHOWN.read_only_paths)
     assert host["ShmSize"] == SHOWN.shared_memory_bytes
-    assert {"user namespace", "scratch size", "pending signals", "shared cap"} == set(SHOWN.lost_with_docker)
+    assert {"user namespace", "scratch size", "pending signals", "shared cap", "fair shares"} == set(
+        SHOWN.lost_with_docker
+    )
 
 
 def test_what_a_function_can_fill_is_within_its_memory() -> None:

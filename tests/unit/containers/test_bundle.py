@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given
@@ -9,12 +10,14 @@ from hypothesis import strategies as st
 
 from mayfly.containers.bundle import hosts_file, oci_config
 from mayfly.containers.runtime import ContainerSpec
+from mayfly.domain.ids import UserId
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import MEMORY_MAX_MIB, MEMORY_MIN_MIB, MIB, SCRATCH_BYTES, SCRATCH_INODES, Limits
 from mayfly.domain.sandbox import DEV_BYTES, DEV_INODES, INODE_BYTES, PLAIN_INODE_BYTES, SHM_INODES, Room
 
 SPEC = ContainerSpec(
     id="01aryz6s41tsv4rrffq69g5fav",
+    owner=UserId("u" * 24),
     rootfs=Path("/images/one"),
     config=ProcessConfig(
         entrypoint=("/app",), env=(("LANG", "C"), ("A", "b=c")), cwd="/home/app", uid=1234, gid=1235, groups=(777,)
@@ -121,7 +124,7 @@ def test_the_configuration_is_this_and_nothing_else() -> None:
 def test_the_images_path_is_kept_and_open_files_never_exceed_ours() -> None:
     """A PATH of the image's own replaces the default; a worker with few descriptors passes on no more."""
     config = ProcessConfig(env=(("PATH", "/opt"),))
-    spec = ContainerSpec(id=SPEC.id, rootfs=SPEC.rootfs, config=config, limits=SPEC.limits)
+    spec = replace(SPEC, config=config)
     process = oci_config(spec, nofile_max=512)["process"]
     assert process["env"] == ["PATH=/opt"]
     assert process["rlimits"][1] == {"type": "RLIMIT_NOFILE", "soft": 512, "hard": 512}

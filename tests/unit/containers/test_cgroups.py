@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mayfly.containers import cgroups
-from mayfly.containers.cgroups import CgroupV1, CgroupV2, hierarchies_v1, unified_mount
+from mayfly.containers.cgroups import Cgroups, CgroupV1, CgroupV2, hierarchies_v1, unified_mount
 from mayfly.containers.mounts import Mount, mounts
 from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.limits import Limits
@@ -90,6 +90,58 @@ def test_limits_of_version_1(tmp_path: Path) -> None:
     assert (group.pids / "pids.max").read_text() == "22"
     assert (group.cpu / "cpu.cfs_quota_us").read_text() == "150000"
     assert group.directories == (group.memory, group.pids, group.cpu)
+
+
+def groups(root: Path, *, version: int) -> Cgroups:
+    """Those of a worker: one directory for all controllers, or one each with cpu and cpuacct in the same."""
+    names = {"memory": "memory", "pids": "pids", "cpu": "both", "cpuacct": "both"}
+    if version == 2:
+        names = dict.fromkeys(("memory", "pids", "cpu"), "all")
+    parents = {controller: touched(root / name) for controller, name in names.items()}
+    return Cgroups(parents, version=version, cores=1.75)
+
+
+def test_users_have_groups_where_processor_time_is_shared_out(tmp_path: Path) -> None:
+    """In version 2 that is where everything is; in version 1 beside memory and processes, which need none."""
+    assert groups(tmp_path, version=2).of("me", "c1").directories == (tmp_path / "all" / "user-me" / "c1",)
+    assert groups(tmp_path, version=1).of("me", "c1").directories == (
+        tmp_path / "memory" / "c1",
+        tmp_path / "pids" / "c1",
+        tmp_path / "both" / "user-me" / "c1",
+    )
+
+
+def test_a_users_group_of_version_2_passes_the_controllers_on(tmp_path: Path) -> None:
+    """The kernel gives a container's group only those that the group above passes on."""
+    all_groups = groups(tmp_path, version=2)
+    control = touched(tmp_path / "all" / "user-me", "cgroup.subtree_control") / "cgroup.subtree_control"
+    with pytest.raises(FileNotFoundError, match=r"memory\.max"):  # a container's group, that the kernel would fill
+        all_groups.create("me", "c1", LIMITS, extra_pids=2)
+    assert control.read_text() == "+memory +pids +cpu"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_what_a_dead_worker_left_is_found_wherever_it_is(tmp_path: Path, version: int) -> None:
+    """Containers of users, those that an earlier version made without, and one that was only half made."""
+    all_groups = groups(tmp_path, version=version)
+    theirs = all_groups.of("me", "c1").directories
+    for directory in theirs:
+        directory.mkdir(parents=True)
+    old = tmp_path / ("pids" if version == 1 else "all") / "old"
+    old.mkdir()
+    (old / "cgroup.procs").touch()
+    found = all_groups.found()
+    assert {name: set(directories) for name, directories in found.items()} == {"c1": set(theirs), "old": {old}}
+
+
+def test_a_users_group_is_kept_while_it_has_containers(tmp_path: Path) -> None:
+    """What is swept is empty groups of users, and nothing else."""
+    all_groups = groups(tmp_path, version=1)
+    busy, gone = tmp_path / "both" / "user-busy", tmp_path / "both" / "user-gone"
+    gone.mkdir()
+    (busy / "c1").mkdir(parents=True)
+    assert all_groups.sweep() == [busy]
+    assert list((tmp_path / "both").iterdir()) == [busy]
 
 
 def test_counters_of_version_2(tmp_path: Path) -> None:

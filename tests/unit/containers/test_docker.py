@@ -20,6 +20,7 @@ from mayfly.containers.docker.engine import ARCHITECTURES, Address, choose_versi
 from mayfly.containers.docker.rootfs import _label, _path, write_tar
 from mayfly.containers.runtime import Call, ContainerSpec
 from mayfly.domain.errors import RuntimeFailed
+from mayfly.domain.ids import UserId
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import Limits
 from mayfly.domain.sandbox import FIRST_HOST_ID
@@ -134,7 +135,9 @@ def test_a_daemon_that_cannot_limit_is_refused() -> None:
 
 def config_of(**image: Any) -> dict[str, Any]:
     """The configuration for an image."""
-    spec = ContainerSpec(id="a" * 26, rootfs=Path("/r"), config=ProcessConfig(**image), limits=Limits())
+    spec = ContainerSpec(
+        id="a" * 26, owner=UserId("u" * 24), rootfs=Path("/r"), config=ProcessConfig(**image), limits=Limits()
+    )
     return container_config(spec, image="mayfly/rootfs:x", owner="mayfly-1", has_tmp=False)
 
 

@@ -17,6 +17,7 @@ from mayfly.containers.runtime import ContainerSpec
 from mayfly.domain.egress import RANGE_MIN_PREFIX, EgressPolicy, Target
 from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.function import Network
+from mayfly.domain.ids import UserId
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import Limits
 
@@ -146,7 +147,12 @@ def test_interfaces_of_the_largest_range_have_names() -> None:
 def test_a_container_joins_one_network_namespace() -> None:
     """One of its kind, by path; /sys is the one that shows it; /etc/resolv.conf is ours. All else is as without."""
     spec = ContainerSpec(
-        id="a" * 26, rootfs=Path("/r"), config=ProcessConfig(), limits=Limits(), network=Network.EGRESS
+        id="a" * 26,
+        owner=UserId("u" * 24),
+        rootfs=Path("/r"),
+        config=ProcessConfig(),
+        limits=Limits(),
+        network=Network.EGRESS,
     )
     plain, joined = oci_config(spec), oci_config(spec, joined=Joined("/proc/7/fd/9", "../networks/1"))
     kinds = [each["type"] for each in joined["linux"]["namespaces"]]

@@ -10,14 +10,16 @@ import pytest
 from mayfly.containers.fake import FakeRuntime, ending
 from mayfly.containers.runtime import Call, ContainerSpec, EndReason, Runtime
 from mayfly.domain.errors import RuntimeFailed
-from mayfly.domain.ids import new_ulid
+from mayfly.domain.ids import UserId, new_id, new_ulid
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import Limits
 
 
 def spec() -> ContainerSpec:
     """Any spec."""
-    return ContainerSpec(id=new_ulid(), rootfs=Path("/r"), config=ProcessConfig(), limits=Limits())
+    return ContainerSpec(
+        id=new_ulid(), owner=UserId(new_id()), rootfs=Path("/r"), config=ProcessConfig(), limits=Limits()
+    )
 
 
 CALL = Call(argv=("cat",), stdin=b"hello")
