@@ -1,4 +1,4 @@
-"""The package's build hook: compiles the two C programs that a worker needs and puts them into the wheel."""
+"""The package's build hook: compiles the C programs that a worker needs and puts them into the wheel."""
 
 from __future__ import annotations
 

@@ -345,7 +345,7 @@ class WorkerSettings(LogSettings, NatsSettings, ImageSettings, EgressSettings, M
     """For unpacked images. Lasting, private to the worker."""
 
     launcher_dir: Path | None = None
-    """Where the two C programs are, if not in the package."""
+    """Where the C programs are, if not in the package."""
 
     record_keep_s: Annotated[int, Field(ge=600, le=30 * 86_400)] = 86_400
     """How long records, results and logs are kept after an activation ended, and Idempotency-Keys from its beginning,

@@ -218,7 +218,7 @@ ATTACKS: Final = (
         limits=A_SECOND,
         status=504,
         code="timed-out",
-        ended="they are used up; see below",
+        ended="they are used up, its own and nobody else's",
     ),
     Attack(
         name="image: symbolic links out of it",

@@ -25,7 +25,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mayfly.containers.programs import BUILT, INIT, SPAWN
+from mayfly.containers.programs import BUILT, INIT, SPAWN, USERNS
 from tests.chaos.history import Run
 
 HERE = Path(__file__).parent
@@ -90,7 +90,8 @@ class Witness:
         """Make what MAYFLY_LAUNCHER_DIR of this worker is."""
         directory = self.directory / f"launcher-{worker}"
         directory.mkdir()
-        shutil.copy(BUILT / INIT, directory / INIT)
+        for name in (INIT, USERNS):
+            shutil.copy(BUILT / name, directory / name)
         _compile(
             HERE / "spawn_with_witness.c",
             directory / SPAWN,

@@ -14,7 +14,7 @@ import pytest
 from mayfly.containers.host import prepare_host
 from tests.contract.exceptions import DRIVERS, cannot
 from tests.support import dockerd_bare
-from tests.support.containers import BUSYBOX, DOCKER_HOST, World, make_rootfs, open_runtime
+from tests.support.containers import BUSYBOX, DOCKER_HOST, World, images_of, make_rootfs, open_runtime
 from tests.support.need import need
 
 
@@ -107,7 +107,7 @@ def _searchable_directory() -> Iterator[Path]:
 @pytest.fixture
 async def world(driver: str, rootfs: Path, state_dir: Path) -> AsyncIterator[World]:
     """A runtime in a place of its own. When the test is over nothing of it may be left."""
-    world = World(open_runtime(driver, state_dir=state_dir), rootfs)
+    world = World(open_runtime(driver, state_dir=state_dir, images=images_of(rootfs)), rootfs)
     try:
         yield world
         assert not world.left()

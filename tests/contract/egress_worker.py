@@ -15,14 +15,14 @@ from mayfly.containers.choose import choose_runtime
 from mayfly.containers.host import enter_namespaces, prepare_host
 from mayfly.containers.oci import OciRuntime
 from mayfly.containers.runtime import Call
-from tests.support.containers import spoken
+from tests.support.containers import images_of, spoken
 from tests.support.egress import EgressWorld, address_of, policy
 from tests.support.outside import WEB
 
 
 async def main(rootfs: Path, state_dir: Path) -> None:
     """Run until killed."""
-    runtime = choose_runtime("crun", state_dir=state_dir, egress=policy(), slots=2)
+    runtime = choose_runtime("crun", state_dir=state_dir, egress=policy(), images=images_of(rootfs), slots=2)
     assert isinstance(runtime, OciRuntime)
     await runtime.reap()
     container = await runtime.create(EgressWorld(runtime, rootfs).spec())

@@ -28,7 +28,7 @@ class Promise(NamedTuple):
 EXCEPTIONS: dict[str, dict[str, Promise]] = {
     "docker": {
         "user namespace": Promise(
-            "Root in a container is host user 100000, with 65,536 ids of its own.",
+            "Root in a container is nobody else on the machine, with 65,536 ids that no other call has meanwhile.",
             LOST_WITH_DOCKER["user namespace"],
         ),
         "scratch size": Promise(

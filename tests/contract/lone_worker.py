@@ -16,14 +16,14 @@ from mayfly.containers.runtime import Call, ContainerSpec
 from mayfly.domain.ids import new_ulid
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import Limits
-from tests.support.containers import OWNER, OurContainer, open_runtime, spoken
+from tests.support.containers import OWNER, OurContainer, images_of, open_runtime, spoken
 
 COMMANDS = (("escape_death",), ("sh", "-c", "echo up; sleep 600"))
 
 
 async def main(driver: str, rootfs: Path, state_dir: Path) -> None:
     """Run until killed."""
-    runtime = open_runtime(driver, state_dir=state_dir)
+    runtime = open_runtime(driver, state_dir=state_dir, images=images_of(rootfs))
     containers = [
         await runtime.create(
             ContainerSpec(id=new_ulid(), owner=OWNER, rootfs=rootfs, config=ProcessConfig(), limits=Limits())

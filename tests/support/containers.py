@@ -186,12 +186,19 @@ class World:
         return {pid for pid in inside if pid != container._runtime_pid}
 
 
-def open_runtime(driver: str, *, state_dir: Path, launcher_dir: Path | None = None) -> OurRuntime:
-    """A runtime in a place of its own; docker at the tests' own daemon."""
+def open_runtime(
+    driver: str, *, state_dir: Path, launcher_dir: Path | None = None, images: Path | None = None
+) -> OurRuntime:
+    """A runtime in a place of its own; docker at the tests' own daemon. With *images*, each container has own ids."""
     docker = DockerAddress(host=os.environ.get(DOCKER_HOST, "unix:///nowhere"))
-    runtime = choose_runtime(driver, state_dir=state_dir, launcher_dir=launcher_dir, docker=docker)
+    runtime = choose_runtime(driver, state_dir=state_dir, launcher_dir=launcher_dir, docker=docker, images=images)
     assert isinstance(runtime, OurRuntime)
     return runtime
+
+
+def images_of(rootfs: Path) -> Path:
+    """Where a run of the tests has its images, all of them."""
+    return rootfs.parent.parent
 
 
 async def died(container: OurContainer) -> None:

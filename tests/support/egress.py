@@ -23,7 +23,7 @@ from mayfly.domain.egress import EgressPolicy, Target
 from mayfly.domain.function import Network
 from mayfly.domain.ids import UserId
 from mayfly.domain.image import ProcessConfig
-from tests.support.containers import OWNER, SCALE, World
+from tests.support.containers import OWNER, SCALE, World, images_of
 from tests.support.outside import RESOLVER
 
 ADDRESSES = IPv4Network("10.213.0.0/16")
@@ -78,7 +78,9 @@ async def egress_world(
     driver: str, rootfs: Path, state_dir: Path, what: EgressPolicy | None = None, *, slots: int = 2
 ) -> AsyncIterator[EgressWorld]:
     """Open a runtime; after it nothing of it may be there."""
-    runtime = choose_runtime(driver, state_dir=state_dir, egress=what or policy(), slots=slots)
+    runtime = choose_runtime(
+        driver, state_dir=state_dir, egress=what or policy(), images=images_of(rootfs), slots=slots
+    )
     assert isinstance(runtime, OciRuntime)
     try:
         await runtime.reap()

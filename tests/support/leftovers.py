@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 from mayfly.containers.choose import group_name
+from mayfly.domain.sandbox import FIRST_HOST_ID
 from tests.support.files import directories_below
 from tests.support.processes import is_alive
 from tests.support.up import Up
@@ -55,7 +56,7 @@ def function_processes(up: Up) -> list[str]:
     return [
         f"{pid} {cmdline(pid)!r}"
         for pid in descendants(up.process.pid if up.process else 0)
-        if is_alive(pid) and 100_000 <= (owner(pid) or 0) < 200_000
+        if is_alive(pid) and (owner(pid) or 0) >= FIRST_HOST_ID
     ]
 
 

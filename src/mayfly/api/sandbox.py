@@ -19,10 +19,13 @@ class SandboxShape(Shape):
     """What a call has of its own."""
 
     first_host_id: int
-    """The user on the machine that root in a container is."""
+    """The user on the machine whose the unpacked images are, and who root in a container is where ids are shared."""
 
     ids: int
     """How many user and group ids a container has."""
+
+    host_ids: str
+    """Which those are on the machine."""
 
     capabilities: list[str]
     """Of all five sets."""
@@ -91,6 +94,7 @@ class SandboxShape(Shape):
             namespaces=list(sandbox.NAMESPACES),
             first_host_id=sandbox.FIRST_HOST_ID,
             ids=sandbox.ID_COUNT,
+            host_ids=sandbox.HOST_IDS,
             capabilities=list(sandbox.CAPABILITIES),
             no_new_privileges=sandbox.NO_NEW_PRIVILEGES,
             denied_system_calls=sorted(sandbox.DENIED_CALLS),

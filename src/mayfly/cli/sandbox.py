@@ -14,11 +14,11 @@ def lines(sandbox: Sandbox | None) -> list[tuple[str, object]]:
     """Name and value of each; none where the server does not tell."""
     if sandbox is None:
         return []
-    last = sandbox.first_host_id + sandbox.ids - 1
+    shared = f"{sandbox.first_host_id} to {sandbox.first_host_id + sandbox.ids - 1}"
     writable = f"{size(sandbox.writable_bytes)} and {sandbox.writable_inodes} files over the image"
     return [
         ("sandbox", f"its own {_words(sandbox.namespaces)}"),
-        ("user ids", f"0 to {sandbox.ids - 1} are {sandbox.first_host_id} to {last} outside"),
+        ("user ids", f"0 to {sandbox.ids - 1} are outside {sandbox.host_ids or shared}"),
         ("capabilities", _words(sandbox.capabilities)),
         ("no_new_privs", "set" if sandbox.no_new_privileges else "not set"),
         ("system calls", f"filtered; refused besides: {_words(sandbox.denied_system_calls)}"),

@@ -95,6 +95,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     signals_pending: int
     reaches: str
     lost_with_docker: dict[str, str]
+    host_ids: str = ""  # servers before 0.2 do not tell
 
 
 class Function(Spec, frozen=True, kw_only=True):

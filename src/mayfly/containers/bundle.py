@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from mayfly.containers.ids import IdRange
 from mayfly.containers.runtime import ContainerSpec
 from mayfly.domain import sandbox
 from mayfly.domain.sandbox import Room
@@ -31,13 +32,19 @@ class Joined:
 
 
 def oci_config(
-    spec: ContainerSpec, *, nofile_max: int = sandbox.NOFILE_HARD, joined: Joined | None = None
+    spec: ContainerSpec,
+    *,
+    ids: IdRange | None = None,
+    nofile_max: int = sandbox.NOFILE_HARD,
+    joined: Joined | None = None,
 ) -> dict[str, Any]:
     """
-    Write the configuration of *spec*'s container, which has a network namespace of its own, or the one *joined*.
+    Write the configuration of *spec*'s container, whose users are *ids*. It has a network namespace of its own, or the
+    one *joined*.
 
     Paths are relative to the bundle's directory, as container root may not be able to search what is above it.
     """
+    ids = ids or IdRange()
     return {
         "ociVersion": "1.0.2",
         "root": {"path": ROOT},
@@ -45,19 +52,19 @@ def oci_config(
         "process": _process(spec, nofile_max),
         "mounts": [*_mounts(Room.of(spec.limits), joined), *([_secrets()] if spec.has_secret_files else [])],
         "linux": {
-            "uidMappings": [_mapping()],
-            "gidMappings": [_mapping()],
-            "namespaces": _namespaces(joined),
+            "uidMappings": [_mapping(ids)],
+            "gidMappings": [_mapping(ids)],
+            "namespaces": _namespaces(ids, joined),
             "maskedPaths": list(sandbox.MASKED),
             "readonlyPaths": list(sandbox.READ_ONLY),
         },
     }
 
 
-def _namespaces(joined: Joined | None) -> list[dict[str, str]]:
+def _namespaces(ids: IdRange, joined: Joined | None) -> list[dict[str, str]]:
     """One of each kind: of two for the network, crun takes the last."""
-    path = {"network": {"path": joined.path}} if joined else {}
-    return [{"type": kind, **path.get(kind, {})} for kind in sandbox.NAMESPACES]
+    paths = {"user": ids.user_namespace_path, "network": joined.path if joined else None}
+    return [{"type": kind} | ({"path": path} if (path := paths.get(kind)) else {}) for kind in sandbox.NAMESPACES]
 
 
 def hosts_file(spec: ContainerSpec) -> str:
@@ -131,5 +138,5 @@ def _bind(destination: str, source: str, *options: str) -> dict[str, Any]:
     return {"destination": destination, "type": "bind", "source": source, "options": ["bind", *options]}
 
 
-def _mapping() -> dict[str, int]:
-    return {"containerID": 0, "hostID": sandbox.FIRST_HOST_ID, "size": sandbox.ID_COUNT}
+def _mapping(ids: IdRange) -> dict[str, int]:
+    return {"containerID": 0, "hostID": ids.first, "size": sandbox.ID_COUNT}

@@ -13,11 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import structlog
+
 from mayfly.containers import cgroups, seccomp
 from mayfly.containers.docker.engine import Address, find_version
 from mayfly.containers.docker.runtime import DockerRuntime
 from mayfly.containers.egress import rules
 from mayfly.containers.egress.resolvers import resolvers
+from mayfly.containers.ids import Ids, OwnIds, SharedIds
 from mayfly.containers.oci import Driver, OciRuntime
 from mayfly.containers.place import Place
 from mayfly.containers.programs import install_programs
@@ -28,6 +31,8 @@ from mayfly.domain.errors import RuntimeFailed
 
 if TYPE_CHECKING:
     from mayfly.containers.egress.pool import Pool
+
+log = structlog.get_logger()
 
 NAMES = ("crun", "runc")  # in the order of preference
 MIN_VERSIONS = {"crun": (1, 0), "runc": (1, 1)}
@@ -70,14 +75,16 @@ def choose_runtime(
     launcher_dir: Path | None = None,
     docker: DockerAddress = DockerAddress(),
     egress: EgressPolicy | None = None,
+    images: Path | None = None,
     slots: int = 1,
 ) -> Runtime:
     """
     Make the runtime *name* ready to start containers, its files on a tmpfs of our own below *state_dir*.
 
     Call it after `host.prepare_host` (which docker can do without), and `reap` it before the first container.
-    *launcher_dir* is where the C programs are, if not in the package. With *egress*, functions may have a network, and
-    as many as *slots* at once.
+    *launcher_dir* is where the C programs are, if not in the package. With *egress*, functions may have a network.
+    With *images*, where unpacked ones are, each container has user ids of its own, if this host can do that. *slots* is
+    how many run at once.
 
     Raises: RuntimeFailed with the remedy when this host, or another worker in the same place, stands in the way.
     """
@@ -93,20 +100,42 @@ def choose_runtime(
         _require_searchable(driver, state_dir.resolve())
     seccomp_program = seccomp.program()
     place = Place.open(state_dir / "containers")
+    ids: Ids = SharedIds()
     try:
+        programs = install_programs(place.directory, launcher_dir)
+        if images is not None:
+            own = OwnIds(programs.userns, is_joined=driver.joins_user_namespaces)
+            ids = _own_if_possible(own, slots, images=images, directory=place.directory / "try")
         networks = _networks(egress, state_dir=state_dir, directory=place.directory / "networks", slots=slots)
         return OciRuntime(
             driver,
             place=place,
-            programs=install_programs(place.directory, launcher_dir),
+            programs=programs,
             groups=cgroups.open_cgroups(group_name(state_dir)),
             seccomp_program=seccomp_program,
+            ids=ids,
             nofile_max=_nofile_max(),
             networks=networks,
         )
     except BaseException:
+        ids.close()
         place.close()
         raise
+
+
+def _own_if_possible(own: OwnIds, slots: int, *, images: Path, directory: Path) -> Ids:
+    """A range of user ids for each container, or one for all where this host cannot do better; then say so."""
+    try:
+        own.open(slots, images=images, directory=directory)
+    except OSError as error:
+        log.warning(
+            sandbox.SHARED_IDS,
+            reason=str(error),
+            effect="All functions of this worker share what the kernel counts by user.",
+            remedy=f"Linux 5.19, and {images} on ext4, xfs or btrfs.",
+        )
+        return SharedIds()
+    return own
 
 
 def group_name(state_dir: Path) -> str:

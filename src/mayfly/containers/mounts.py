@@ -1,9 +1,10 @@
-"""mount(2), umount(2) and unshare(2), which Python does not have, and what is mounted now."""
+"""mount(2) and its relatives, umount(2) and unshare(2), which Python does not have, and what is mounted now."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,10 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE, MS_RELATIME = 32, 4096, 16384, 1 << 18, 1 << 21
 MNT_DETACH = 2
 CLONE_NEWNS = 0x20000
+SYS_OPEN_TREE, SYS_MOVE_MOUNT, SYS_MOUNT_SETATTR = 428, 429, 442  # on every architecture
+OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH, AT_EMPTY_PATH, AT_FDCWD = 1, 4, 0x1000, -100
+MOUNT_ATTR_IDMAP = 0x100000
+_MOUNT_ATTR = struct.Struct("=4Q")  # set, clear, propagation, user namespace
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
@@ -97,6 +102,34 @@ def mount_overlay(target: Path, *, lower: Path, upper: Path, work: Path, flags: 
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def bind_shifted(source: Path, target: Path, *, user_namespace: int) -> None:
+    """
+    Show *source* at *target* as well, where each owner is the one that the namespace's maps have for it outside.
+
+    Raises: OSError where the kernel (before 5.12) or the file system cannot do that.
+    """
+    tree = _call(SYS_OPEN_TREE, AT_FDCWD, source, OPEN_TREE_CLONE | os.O_CLOEXEC)
+    try:
+        shifted = _MOUNT_ATTR.pack(MOUNT_ATTR_IDMAP, 0, 0, user_namespace)
+        _call(SYS_MOUNT_SETATTR, tree, "", AT_EMPTY_PATH, shifted, _MOUNT_ATTR.size)
+        _call(SYS_MOVE_MOUNT, tree, "", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH)
+    finally:
+        os.close(tree)
+
+
+def _call(number: int, *arguments: int | str | bytes | Path) -> int:
+    """
+    Make a system call that the C library may have no function for.
+
+    Raises: OSError, naming the paths.
+    """
+    words = [ctypes.c_long(each) if isinstance(each, int) else os.fsencode(each) for each in arguments]
+    result: int = _libc.syscall(ctypes.c_long(number), *words)
+    if result < 0:
+        raise _error(Path(*(each for each in arguments if isinstance(each, Path))))
+    return result
 
 
 def _parse(line: str) -> Mount:

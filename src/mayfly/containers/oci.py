@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mayfly.containers import bundle, cgroups, frame, mounts, secret_files
+from mayfly.containers.ids import IdRange, Ids, SharedIds
 from mayfly.containers.place import Place
 from mayfly.containers.programs import Programs
 from mayfly.containers.runtime import NO_EGRESS, Call, Container, ContainerSpec, Ending, EndReason
@@ -77,6 +78,16 @@ class Driver:
         return self.name == "runc"
 
     @property
+    def joins_user_namespaces(self) -> bool:
+        """
+        Crun does, whoever has made them.
+
+        Runc sets limits of the container's first process from outside, and without CAP_SYS_RESOURCE only the maker of
+        its user namespace may: it makes them itself.
+        """
+        return self.name == "crun"
+
+    @property
     def needs_searchable_paths(self) -> bool:
         """Runc opens the bundle by its whole path, as the container's root; crun stays in its directory."""
         return self.name == "runc"
@@ -90,7 +101,7 @@ class Driver:
         """The command line that runs the bundle, with fd 3 passed on."""
         options = ["--cgroup-manager=disabled"] if self.leaves_cgroups_alone else ["--rootless=true"]
         run = ["run", "--preserve-fds=1", f"--bundle={bundle_dir}"]
-        keyring = ["--no-new-keyring"]  # every container has one uid range, and key quotas count by uid
+        keyring = ["--no-new-keyring"]  # nobody in a container may use one, and key quotas count by user
         return [str(self.program), f"--root={state}", *options, *run, *keyring, container_id]
 
 
@@ -105,6 +116,7 @@ class OciRuntime:
         programs: Programs,
         groups: cgroups.Cgroups,
         seccomp_program: bytes,
+        ids: Ids | None = None,
         nofile_max: int = sandbox.NOFILE_HARD,
         networks: Pool | None = None,
     ) -> None:
@@ -117,6 +129,7 @@ class OciRuntime:
         self.groups = groups
         self.seccomp_program = seccomp_program
         self.nofile_max = nofile_max
+        self.ids = ids or SharedIds()
         self.networks = networks
         # Unmounting a full scratch layer takes milliseconds, so that is done beside the event loop.
         self.cleaner = ThreadPoolExecutor(max_workers=2, thread_name_prefix="container-remove")
@@ -135,6 +148,7 @@ class OciRuntime:
         container = OciContainer(self, spec)
         container.claim()
         try:
+            container.take_ids()
             await container.join_network()
             container.lay_out()
             await container.spawn()
@@ -160,6 +174,7 @@ class OciRuntime:
             await self.networks.close()
         self.cleaner.shutdown(wait=True)
         self.groups.close()
+        self.ids.close()
         self.place.close()
 
     @staticmethod
@@ -184,6 +199,7 @@ class OciContainer:
         self._directory = runtime.place.directory / spec.id
         self._loop = asyncio.get_running_loop()
         self._group: cgroups.Cgroup = runtime.groups.of(spec.owner, spec.id)
+        self._ids: IdRange | None = None
         self._network: Namespace | None = None
         self._control: socket.socket | None = None
         self._stdin: Writer | None = None
@@ -216,6 +232,14 @@ class OciContainer:
         except OSError as error:
             raise RuntimeFailed(f"The container's directory cannot be made: {error}.") from error
 
+    def take_ids(self) -> None:
+        """
+        Be somebody on this machine.
+
+        Raises: OSError.
+        """
+        self._ids = self._runtime.ids.take()
+
     async def join_network(self) -> None:
         """
         Take a network namespace, if the function is to have more than a loopback.
@@ -244,18 +268,25 @@ class OciContainer:
         upper, work = scratch / "upper", scratch / "work"
         upper.mkdir()
         work.mkdir()
-        top = self._spec.rootfs.stat()  # the top of an overlay looks like its upper directory
-        upper.chmod(top.st_mode & 0o7777)
-        os.chown(upper, top.st_uid, top.st_gid)  # in this order: changing the mode of another's needs CAP_FOWNER
-        mounts.mount_overlay(root, lower=self._spec.rootfs, upper=upper, work=work, flags=TMPFS_FLAGS)
+        with self._ids_now().layer(self._spec.rootfs, at=scratch / "lower") as lower:
+            top = lower.stat()  # the top of an overlay looks like its upper directory
+            upper.chmod(top.st_mode & 0o7777)
+            os.chown(upper, top.st_uid, top.st_gid)  # in this order: changing the mode of another's needs CAP_FOWNER
+            mounts.mount_overlay(root, lower=lower, upper=upper, work=work, flags=TMPFS_FLAGS)
         if self._spec.has_secret_files:
             secret_files.make_room(self._directory / bundle.SECRETS)
         self._write_bundle()
 
     def _write_bundle(self) -> None:
         (self._directory / bundle.HOSTS).write_text(bundle.hosts_file(self._spec), encoding="ascii")
-        config = bundle.oci_config(self._spec, nofile_max=self._runtime.nofile_max, joined=self._joined())
+        config = bundle.oci_config(
+            self._spec, ids=self._ids_now(), nofile_max=self._runtime.nofile_max, joined=self._joined()
+        )
         (self._directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+    def _ids_now(self) -> IdRange:
+        assert self._ids is not None  # noqa: S101 - taken first of all
+        return self._ids
 
     def _joined(self) -> bundle.Joined | None:
         if self._network is None or self._runtime.networks is None:
@@ -380,7 +411,7 @@ class OciContainer:
         if not self._spec.has_secret_files:
             raise RuntimeFailed("The container was made without room for files.")
         try:
-            secret_files.write(self._directory / bundle.SECRETS, call.files, self._spec.config)
+            secret_files.write(self._directory / bundle.SECRETS, call.files, self._spec.config, self._ids_now())
         except OSError as error:
             raise RuntimeFailed(f"A secret could not be put into the container: {error.strerror}.") from error
 
@@ -529,6 +560,7 @@ class OciContainer:
             await self._clear()
             self._runtime.groups.forget(self._spec.owner, self.id)
             self._leave_network()
+            self._give_back_ids()
             self._forget_init()
             self._is_removed = True
 
@@ -570,6 +602,12 @@ class OciContainer:
         if self._network and self._runtime.networks:
             self._runtime.networks.retire(self._network)
             self._network = None
+
+    def _give_back_ids(self) -> None:
+        """Only now, as well: two containers with the same users would have the same quotas."""
+        if self._ids is not None:
+            self._runtime.ids.give_back(self._ids)
+            self._ids = None
 
     def _close_stdio(self) -> None:
         for end in (self._stdin, self._stdout, self._stderr, self._control):

@@ -1,4 +1,4 @@
-"""Where the two C programs are, and how the init gets to where containers can reach it."""
+"""Where the C programs are, and how the init gets to where containers can reach it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from pathlib import Path
 from mayfly.domain.errors import RuntimeFailed
 
 BUILT = Path(__file__).parent / "native" / "bin"
-SPAWN, INIT = "mayfly-spawn", "mayfly-init"
+SPAWN, INIT, USERNS = "mayfly-spawn", "mayfly-init", "mayfly-userns"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Programs:
-    """The spawner where it was built, the init where containers can reach it."""
+    """The spawner and the maker of user namespaces where they were built, the init where containers can reach it."""
 
     spawn: Path
     init: Path
+    userns: Path
 
 
 def install_programs(place: Path, launcher_dir: Path | None = None) -> Programs:
@@ -27,7 +28,7 @@ def install_programs(place: Path, launcher_dir: Path | None = None) -> Programs:
     Raises: RuntimeFailed when they have not been built, with the remedy.
     """
     directory = launcher_dir or BUILT
-    for name in (SPAWN, INIT):
+    for name in (SPAWN, INIT, USERNS):
         if not (directory / name).is_file():
             raise RuntimeFailed(
                 f"{directory / name} is missing. Installing the package builds it; in a checkout, scripts/setup does."
@@ -35,4 +36,4 @@ def install_programs(place: Path, launcher_dir: Path | None = None) -> Programs:
     init = place / INIT
     shutil.copyfile(directory / INIT, init)
     init.chmod(0o555)
-    return Programs(spawn=directory / SPAWN, init=init)
+    return Programs(spawn=directory / SPAWN, init=init, userns=directory / USERNS)

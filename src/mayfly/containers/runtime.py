@@ -35,7 +35,7 @@ class ContainerSpec:
     """Whose function it is. Processor time is shared out by owner."""
 
     rootfs: Path
-    """The unpacked image, its ownership already shifted to host 100000 and up; only ever a lower layer."""
+    """The unpacked image, its ownership shifted to FIRST_HOST_ID and up; only ever a lower layer."""
 
     config: ProcessConfig
     """Environment, working directory, user and groups (the container's ids) that the image asks for."""

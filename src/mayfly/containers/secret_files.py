@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 
 from mayfly.containers import mounts
+from mayfly.containers.ids import IdRange
 from mayfly.domain.image import ProcessConfig
-from mayfly.domain.sandbox import FIRST_HOST_ID
 from mayfly.domain.secret import FILES_MAX_BYTES, SECRETS_MAX
 
 PAGE_BYTES = 4096
@@ -31,9 +31,9 @@ def make_room(directory: Path) -> None:
     mounts.mount("mayfly", directory, "tmpfs", flags=FLAGS, data=f"mode=755,size={SIZE_BYTES},nr_inodes={INODES}")
 
 
-def write(directory: Path, files: tuple[tuple[str, bytes], ...], process: ProcessConfig) -> None:
+def write(directory: Path, files: tuple[tuple[str, bytes], ...], process: ProcessConfig, ids: IdRange) -> None:
     """
-    Write files that only the user of *process*, the image's, can read.
+    Write files that only the user of *process*, the image's, can read; who that is outside, *ids* say.
 
     Raises: OSError.
     """
@@ -43,6 +43,6 @@ def write(directory: Path, files: tuple[tuple[str, bytes], ...], process: Proces
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             with os.fdopen(os.open(name, flags, 0o400, dir_fd=place), "wb") as file:
                 file.write(content)
-                os.fchown(file.fileno(), FIRST_HOST_ID + process.uid, FIRST_HOST_ID + process.gid)
+                os.fchown(file.fileno(), ids.host_id(process.uid), ids.host_id(process.gid))
     finally:
         os.close(place)

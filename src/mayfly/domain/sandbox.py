@@ -14,7 +14,17 @@ from mayfly.domain.limits import MIB, SCRATCH_INODES, Limits
 
 NAMESPACES = ("user", "pid", "mount", "network", "ipc", "uts", "cgroup")
 FIRST_HOST_ID, ID_COUNT = 100_000, 65_536
-"""Root in a container is this user outside, and so on for as many ids."""
+"""Whose the unpacked images are on the machine, and how many ids a container has."""
+
+OWN_HOST_IDS = range(524_288, 1_879_048_192, ID_COUNT)
+"""Where the ids of containers begin: where systemd's convention has them, clear of its own and of most users."""
+
+SHARED_IDS = "worker.shared-ids"  # what a worker's log calls it
+
+HOST_IDS = (
+    f"{ID_COUNT} among {OWN_HOST_IDS.start} to {OWN_HOST_IDS.stop - 1}, which no other call has meanwhile; on a worker "
+    f"that cannot shift images ({SHARED_IDS} in its log), {FIRST_HOST_ID} and up for all calls"
+)
 
 CAPABILITIES: tuple[str, ...] = ()
 NO_NEW_PRIVILEGES = True
@@ -22,8 +32,9 @@ CORE_BYTES = 0
 SWAP_BYTES = 0
 NOFILE_SOFT, NOFILE_HARD = 1024, 65_536
 SIGNALS_PENDING = 1024
-"""Queued signals and timers; set by the held init. The kernel counts those of all functions together, too, against a
-limit of some tens of thousands: without a limit of its own one function could take them all."""
+"""Queued signals and timers; set by the held init. Where containers share their ids, and with runc, the kernel counts
+those of all functions together, too, against a limit of some tens of thousands: without a limit of its own one function
+could take them all."""
 
 OOM_SCORE_ADJ = 1000  # when the machine itself has no memory left, functions go first
 REACHED = {

@@ -55,6 +55,7 @@ async def serve(settings: WorkerSettings, feed: Feed | None = None) -> None:
         launcher_dir=settings.launcher_dir,
         docker=DockerAddress(host=settings.docker_host, tls_dir=settings.docker_tls_dir),
         egress=settings.egress_policy(),
+        images=settings.image_dir,
         slots=settings.slots,
     )
     try:

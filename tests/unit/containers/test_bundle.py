@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mayfly.containers.bundle import hosts_file, oci_config
+from mayfly.containers.ids import IdRange
 from mayfly.containers.runtime import ContainerSpec
 from mayfly.domain.ids import UserId
 from mayfly.domain.image import ProcessConfig
@@ -119,6 +121,17 @@ def test_the_configuration_is_this_and_nothing_else() -> None:
             "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
         },
     }
+
+
+def test_a_container_with_users_of_its_own_joins_their_namespace() -> None:
+    """The maps are those that it has; without a namespace to join the runtime makes one of them."""
+    mapping = [{"containerID": 0, "hostID": 524_288, "size": 65_536}]
+    joined = oci_config(SPEC, ids=IdRange(first=524_288, user_namespace=7))["linux"]
+    made = oci_config(SPEC, ids=IdRange(first=524_288))["linux"]
+    assert joined["uidMappings"] == joined["gidMappings"] == made["uidMappings"] == made["gidMappings"] == mapping
+    assert joined["namespaces"][0] == {"type": "user", "path": f"/proc/{os.getpid()}/fd/7"}
+    assert made["namespaces"][0] == {"type": "user"}
+    assert joined["namespaces"][1:] == made["namespaces"][1:]
 
 
 def test_the_images_path_is_kept_and_open_files_never_exceed_ours() -> None:

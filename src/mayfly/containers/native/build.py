@@ -1,4 +1,4 @@
-"""Compile the two C programs into `bin/` beside this file. Run by the build hook and `scripts/setup`; needs only cc."""
+"""Compile the C programs into `bin/` beside this file. Run by the build hook and `scripts/setup`; needs only cc."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PROGRAMS = {"spawn.c": "mayfly-spawn", "init.c": "mayfly-init"}
+PROGRAMS = {"spawn.c": "mayfly-spawn", "init.c": "mayfly-init", "userns.c": "mayfly-userns"}
 # Static, because the init runs inside images that have no C library, or another one.
 FLAGS = (
     "-std=gnu11",

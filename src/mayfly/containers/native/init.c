@@ -275,7 +275,7 @@ static int execute(char **argv, char **env)
 }
 
 /*
- * The kernel counts queued signals in each user namespace, and again for who made it, which is root for all containers.
+ * The kernel counts queued signals in each user namespace, and again for who made it, which may be root for all.
  * There the limit is that of the moment of making, so a runtime that lowers it first would lower it for all together.
  */
 static void limit_signals(void)
