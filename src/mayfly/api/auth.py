@@ -3,6 +3,9 @@ Who calls. Everything but registration, login, health and the API's description 
 those routes live on routers from `private_router`, and the server does not start with a route that lives elsewhere
 and is not in `PUBLIC`. All below `ADMIN`, and nothing else, needs the role `operator` as well, likewise.
 
+A body may take a minute to arrive, so the same is asked again when it is there (`bodies`), and after a worker has
+fetched an image: whoever is let in leaves behind how (`envelope.ask_again`).
+
 Only the token counts. Headers in which a gateway says who somebody is are not read anywhere. Rows: F3, A1.
 """
 
@@ -11,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from enum import Enum
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -25,6 +29,7 @@ from mayfly.domain.errors import NotAllowed, NotAuthenticated, NotFound
 from mayfly.domain.function import Function
 from mayfly.domain.ids import FUNCTION_NAME, FunctionName, UserId
 from mayfly.domain.user import Session
+from mayfly.services.sessions import Sessions
 from mayfly.services.tokens import Claims
 
 PUBLIC = frozenset(
@@ -87,8 +92,8 @@ async def authenticated(request: Request, claims: Annotated[Claims, Depends(genu
 
     Raises: NotAuthenticated; QueueUnavailable.
     """
-    state: ApiState = request.app.state.mayfly
-    return await state.sessions.alive(claims)
+    exchange_of(request.scope).ask_again = asking = partial(_sessions(request).alive, claims)
+    return await asking()
 
 
 async def authenticated_for_function(
@@ -101,6 +106,7 @@ async def authenticated_for_function(
     Raises: NotAuthenticated; NotFound; QueueUnavailable.
     """
     state: ApiState = request.app.state.mayfly
+    exchange_of(request.scope).ask_again = partial(state.sessions.alive, claims)
     session, function = await asyncio.gather(
         state.sessions.alive(claims), _read_function(state, claims.user_id, name), return_exceptions=True
     )
@@ -133,6 +139,16 @@ async def operator(request: Request, caller: Annotated[Session, Depends(logged_i
 
     Raises: NotAuthenticated; NotAllowed; QueueUnavailable.
     """
+    exchange_of(request.scope).ask_again = partial(_operator_again, request, caller)
+    return await _as_operator(request, caller)
+
+
+async def _operator_again(request: Request, caller: Session) -> None:
+    """Whoever knows that he will be no operator any more keeps calls at hand that make another one."""
+    await _as_operator(request, await _sessions(request).alive(Claims(caller.user_id, caller.id)))
+
+
+async def _as_operator(request: Request, caller: Session) -> Session:
     state: ApiState = request.app.state.mayfly
     account = await state.users.get(caller)
     if account.suspended or account.role != "operator":
@@ -140,6 +156,11 @@ async def operator(request: Request, caller: Annotated[Session, Depends(logged_i
             "This is for operators only. Whoever has the machine makes one, with `mayfly users role`.", caller
         )
     return caller
+
+
+def _sessions(request: Request) -> Sessions:
+    state: ApiState = request.app.state.mayfly
+    return state.sessions
 
 
 async def _read_function(state: ApiState, owner: UserId, name: str) -> Function:

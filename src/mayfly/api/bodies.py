@@ -1,5 +1,6 @@
 """
-Reading request bodies: bounded while they arrive, never before the caller is known, strict in what they are.
+Reading request bodies: bounded while they arrive, never before the caller is known, strict in what they are. They may
+take their time, so the caller is asked for again when they are there.
 
 FastAPI would read a body before it asks who sends it, so no route declares one: handlers call `read_json` and friends,
 and `takes_json` tells the OpenAPI. Rows: F7.
@@ -9,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import urllib.parse
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
+from mayfly.api.envelope import ask_again
 from mayfly.api.errors import BodyTimeout, BodyTooLarge, UnsupportedMediaType
 from mayfly.api.sentences import field_names, invalid
 from mayfly.domain.errors import InvalidRequest, MayflyError, ParameterNotText, ParameterTooLarge, UnsupportedEncoding
@@ -24,6 +27,7 @@ from mayfly.domain.secret import VALUE_MAX_BYTES
 JSON_MAX_BYTES = 512 * 1024  # the largest valid registration has 96 KiB, which escapes may multiply
 FORM_MAX_BYTES = 16 * 1024
 BODY_TIMEOUT_S = 60.0
+PARAMETER_AT_ONCE_S = 1.0  # until then a call is as one that came before: it costs no second read of its session
 
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
@@ -41,10 +45,11 @@ async def read_json(request: Request, shape: type[S]) -> S:
     """
     Read a body of this shape.
 
-    Raises: UnsupportedMediaType; UnsupportedEncoding; BodyTooLarge; BodyTimeout; InvalidRequest.
+    Raises: UnsupportedMediaType; UnsupportedEncoding; BodyTooLarge; BodyTimeout; InvalidRequest; what `ask_again` does.
     """
     _require_media_type(request, JSON)
-    body = await _read(request, JSON_MAX_BYTES, BodyTooLarge(f"The body may have at most {JSON_MAX_BYTES} bytes."))
+    too_large = BodyTooLarge(f"The body may have at most {JSON_MAX_BYTES} bytes.")
+    body = await _read_and_ask(request, JSON_MAX_BYTES, too_large)
     try:
         value = shape.model_validate_json(body)
     except ValidationError as error:
@@ -76,14 +81,17 @@ async def read_parameter(request: Request, mode: ParameterMode) -> bytes:
     """
     Read a parameter, whatever content type it has, and check that the container can be given it this way.
 
-    Raises: UnsupportedEncoding; ParameterTooLarge; ParameterNotText; BodyTimeout.
+    Raises: UnsupportedEncoding; ParameterTooLarge; ParameterNotText; BodyTimeout; what `ask_again` does.
     """
     too_large = ParameterTooLarge(
         f"The parameter may have at most {mode.max_bytes} bytes for a function that takes it by {mode}. "
         "Nothing was queued.",
         limit=mode.max_bytes,
     )
+    began = time.monotonic()
     parameter = await _read(request, mode.max_bytes, too_large)
+    if time.monotonic() - began > PARAMETER_AT_ONCE_S:
+        await ask_again(request.scope)
     try:
         parameter.decode()
     except UnicodeDecodeError as error:
@@ -106,9 +114,10 @@ async def read_secret(request: Request) -> bytes:
     """
     Read a secret's value, whatever content type it has. No error says any of it.
 
-    Raises: UnsupportedEncoding; BodyTooLarge; InvalidRequest (field value); BodyTimeout.
+    Raises: UnsupportedEncoding; BodyTooLarge; InvalidRequest (field value); BodyTimeout; what `ask_again` does.
     """
-    value = await _read(request, VALUE_MAX_BYTES, BodyTooLarge(f"A secret may have at most {VALUE_MAX_BYTES} bytes."))
+    too_large = BodyTooLarge(f"A secret may have at most {VALUE_MAX_BYTES} bytes.")
+    value = await _read_and_ask(request, VALUE_MAX_BYTES, too_large)
     try:
         value.decode()
     except UnicodeDecodeError as error:
@@ -118,6 +127,13 @@ async def read_secret(request: Request) -> bytes:
             field="value",
         ) from None
     return value
+
+
+async def _read_and_ask(request: Request, limit: int, too_large: MayflyError) -> bytes:
+    """Read a body, and require the caller again: it may be there a minute after his login or account has ended."""
+    body = await _read(request, limit, too_large)
+    await ask_again(request.scope)
+    return body
 
 
 async def _read(request: Request, limit: int, too_large: MayflyError) -> bytes:

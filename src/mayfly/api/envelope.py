@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -42,12 +42,25 @@ class Exchange:
     user_id: str | None = None
     code: str | None = None
     through_gateway: bool = False  # the door has seen the gateway's secret
+    ask_again: Callable[[], Awaitable[object]] | None = None  # whether the caller may still do it; raises if not
 
 
 def exchange_of(scope: Scope) -> Exchange:
     """Find the exchange that a request belongs to."""
     found: Exchange = scope[KEY]
     return found
+
+
+async def ask_again(scope: Scope) -> None:
+    """
+    Require once more what let the caller in (`api.auth`), after something that took its time: what has ended meanwhile
+    changes nothing any more. Nobody is asked where anybody may call.
+
+    Raises: NotAuthenticated; NotAllowed; QueueUnavailable.
+    """
+    asking = exchange_of(scope).ask_again
+    if asking:
+        await asking()
 
 
 class Envelope:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import structlog
@@ -65,14 +65,17 @@ class Functions:
         self._stores = stores
         self._secret_values = SecretValues(stores.secrets)
 
-    async def register(self, owner: UserId, name: FunctionName, spec: FunctionSpec) -> Entry[Function]:
+    async def register(
+        self, owner: UserId, name: FunctionName, spec: FunctionSpec, *, ask_again: Callable[[], Awaitable[None]]
+    ) -> Entry[Function]:
         """
         Register a function under a free name.
 
-        Its state is pending when no worker could be asked; the first call then resolves the image.
+        Its state is pending when no worker could be asked; the first call then resolves the image. That can take two
+        minutes, so *ask_again* has to find that the owner may still do it before anything is written.
 
         Raises: AlreadyExists; NotAllowed beyond the limit; InvalidRequest (field image or network); ImageUnavailable;
-        QueueUnavailable.
+        QueueUnavailable; what *ask_again* does.
         """
         parse_reference(spec.image)
         key = f"{owner}.{name}"
@@ -82,6 +85,7 @@ class Functions:
         await self._check_network(spec)
         now = time.time()
         digest = await self._resolve(owner, spec)
+        await ask_again()
         function = Function(
             id=new_id(), user_id=owner, name=name, digest=digest, created_at=now, updated_at=now, **asdict(spec)
         )
@@ -98,7 +102,14 @@ class Functions:
         return Entry(key, function, revision)
 
     async def replace(
-        self, owner: UserId, name: FunctionName, spec: FunctionSpec, *, if_match: int | None, pull: bool
+        self,
+        owner: UserId,
+        name: FunctionName,
+        spec: FunctionSpec,
+        *,
+        if_match: int | None,
+        pull: bool,
+        ask_again: Callable[[], Awaitable[None]],
     ) -> Entry[Function]:
         """
         Replace what was said about a function; calls admitted before run as they were.
@@ -114,6 +125,7 @@ class Functions:
         digest = present.value.digest
         if pull or digest is None or spec.image != present.value.image or spec.command != present.value.command:
             digest = await self._resolve(owner, spec)
+            await ask_again()
         for _ in range(CHANGE_ATTEMPTS):
             changed = replace(present.value, digest=digest, updated_at=time.time(), **asdict(spec))
             try:

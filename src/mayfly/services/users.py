@@ -134,9 +134,7 @@ class Users:
         """
         owner = user.id
         await self._sessions.end_all(owner)
-        await _delete_all(self._functions, owner)
-        await self._secret_values.forget(owner)
-        await _delete_all(self._registries, owner)
+        await self._delete_what_is_kept(owner)
         await _delete_all(self._activations, owner)
         await purge_responses(self._bus, owner)
         if user.invitation:  # before the account: `services.invitations` says why
@@ -147,7 +145,14 @@ class Users:
             except Conflict:
                 continue
         await self._sessions.end_all(owner)  # whoever logged in meanwhile
+        await self._delete_what_is_kept(owner)  # and what was being written when the logins ended
         log.info("user.deleted", user_id=owner)
+
+    async def _delete_what_is_kept(self, owner: UserId) -> None:
+        """Delete a user's functions with their secrets, and his accounts at registries."""
+        await _delete_all(self._functions, owner)
+        await self._secret_values.forget(owner)
+        await _delete_all(self._registries, owner)
 
     async def _admitted_by(self, invitation: str | None) -> str | None:
         """

@@ -30,15 +30,13 @@ from mayfly.api.answers import raises
 from mayfly.api.auth import Operator, operator, private_router
 from mayfly.api.bodies import read_json, takes_json
 from mayfly.api.shapes import Page, WorkerShape
-from mayfly.api.state import ApiState, State
+from mayfly.api.state import State
 from mayfly.api.trail import CallersTrail
 from mayfly.api.write import no_content, write
 from mayfly.domain.audit import Action
 from mayfly.domain.errors import NoWorkers
-from mayfly.domain.user import Session
 from mayfly.services.activations import Wanted
 from mayfly.services.status import read_workers
-from mayfly.services.tokens import Claims
 
 private = private_router(operator, tags=["Operators"])
 
@@ -62,7 +60,6 @@ async def change_user(request: Request, name: str, state: State, caller: Operato
     Set an account's role or limit, or suspend it, from the next call on, in all logins. One's own role stays.
     """
     change = await read_json(request, UserChange)
-    await _ask_again(request, state, caller)
     user = (await state.operators.show(name)).user
     async with AsyncExitStack() as trails:
         for action in _actions(change):
@@ -122,7 +119,6 @@ async def end_users_activation(name: str, activation_id: str, state: State, trai
 async def invite(request: Request, state: State, caller: Operator, trail: CallersTrail) -> Response:
     """Make an invitation. Its code is in this answer, and nowhere else."""
     new = await read_json(request, NewInvitation)
-    await _ask_again(request, state, caller)
     async with trail(Action.INVITATION_CREATE) as change:
         issued = await state.invitations.issue(caller.user_name, expires_in_s=new.expires_in_s, note=new.note)
         change.subject = issued.invitation.id
@@ -174,16 +170,6 @@ async def undrain_worker(worker_id: str, state: State, trail: CallersTrail) -> R
         beat = await state.operators.drain(worker_id, drained=False)
         change.subject = beat.id
     return write(WorkerShape.of(beat))
-
-
-async def _ask_again(request: Request, state: ApiState, caller: Session) -> None:
-    """
-    Require an operator once more when the body is there, which may take a minute: or who knows that he will be none any
-    more keeps calls at hand that make another one.
-
-    Raises: NotAuthenticated; NotAllowed; QueueUnavailable.
-    """
-    await operator(request, await state.sessions.alive(Claims(caller.user_id, caller.id)))
 
 
 def _actions(change: UserChange) -> list[Action]:

@@ -5,6 +5,7 @@ Functions of one's own. The owner is always the caller: no path and no body can 
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Annotated
 
 from fastapi import Header, Query, Request
@@ -14,6 +15,7 @@ from starlette.responses import Response
 from mayfly.api.answers import raises
 from mayfly.api.auth import Caller, function_name, private_router
 from mayfly.api.bodies import read_json, takes_json
+from mayfly.api.envelope import ask_again
 from mayfly.api.sandbox import FunctionDetail
 from mayfly.api.shapes import FunctionChange, FunctionPage, FunctionShape, NewFunction, Page
 from mayfly.api.state import State
@@ -49,7 +51,9 @@ async def register_function(request: Request, state: State, caller: Caller, trai
     """Register a function. A worker fetches the image first, so what cannot be had is not registered."""
     new = await read_json(request, NewFunction)
     async with trail(Action.FUNCTION_REGISTER, new.name):
-        entry = await state.functions.register(caller.user_id, FunctionName(new.name), _spec(new))
+        entry = await state.functions.register(
+            caller.user_id, FunctionName(new.name), _spec(new), ask_again=partial(ask_again, request.scope)
+        )
     return _written(entry, status=201)
 
 
@@ -89,7 +93,14 @@ async def replace_function(
     change = await read_json(request, FunctionChange)
     anew = _flag("pull", pull)
     async with trail(Action.FUNCTION_REPLACE, checked):
-        entry = await state.functions.replace(caller.user_id, checked, _spec(change), if_match=revision, pull=anew)
+        entry = await state.functions.replace(
+            caller.user_id,
+            checked,
+            _spec(change),
+            if_match=revision,
+            pull=anew,
+            ask_again=partial(ask_again, request.scope),
+        )
     return _written(entry, status=200)
 
 
