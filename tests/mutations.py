@@ -416,7 +416,7 @@ MUTATIONS = (
     Mutation(
         safeguard="the end of a login whose refresh token is shown twice",
         file="src/mayfly/services/sessions.py",
-        old="            await self.end(claims)\n            raise RefreshTokenReused(",
+        old="            await self._end_stolen(claims)\n            raise RefreshTokenReused(",
         new="            raise RefreshTokenReused(",
         tests=(f"{API}/test_identity.py::test_refresh_rotates_and_reuse_ends_the_login",),
     ),
@@ -573,6 +573,27 @@ MUTATIONS = (
         old="        await self._delete_what_is_kept(owner)  # and what was being written when the logins ended\n",
         new="",
         tests=(f"{API}/test_late_bodies.py::test_what_is_being_written_while_the_account_goes_goes_too",),
+    ),
+    Mutation(
+        safeguard="the end of a login that cannot be read",
+        file="src/mayfly/services/sessions.py",
+        old="        await sessions.remove(key)\n",
+        new="        raise\n",
+        tests=(f"{API}/test_admin.py::test_a_login_that_cannot_be_read_keeps_nobody",),
+    ),
+    Mutation(
+        safeguard="the end of the keys that a stolen login made",
+        file="src/mayfly/services/sessions.py",
+        old="        made = [entry.value.id for entry in entries if entry.value.made_by == login.session_id]\n",
+        new="        made: list[SessionId] = []\n",
+        tests=(f"{API}/test_keys.py::test_a_stolen_logins_keys_end_with_it",),
+    ),
+    Mutation(
+        safeguard="the second look for keys that a stolen login made",
+        file="src/mayfly/services/sessions.py",
+        old="        await self.end(claims)\n        await self._end_keys_of(claims)\n",
+        new="        await self.end(claims)\n",
+        tests=(f"{API}/test_keys.py::test_a_key_that_is_made_while_its_login_turns_out_to_be_stolen_ends",),
     ),
     Mutation(
         safeguard="the operator's role that no key has",

@@ -79,6 +79,7 @@ GENUINE: tuple[Any, ...] = (
         refresh_digest=b"digest",
         created_at=1.0,
         expires_at=2.0,
+        made_by=SessionId(new_id()),
     ),
     WorkerBeat(
         id=WorkerId(new_id()),

@@ -15,6 +15,7 @@ Guarantees:
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
@@ -129,6 +130,18 @@ class Store(Generic[T]):
             raise Conflict(key)
         headers = {"KV-Operation": "PURGE", **_time_to_live(stored)}
         await self._compare_and_set(key, b"", revision=revision, ttl_s=None, headers=headers)
+
+    async def remove(self, key: str) -> bool:
+        """
+        Remove an entry at whatever revision it stands, whether or not it can be read; say whether there was one.
+
+        Raises: QueueUnavailable.
+        """
+        while (stored := await self._read(key)) and not _is_tombstone(stored):
+            with suppress(Conflict):
+                await self.delete(key, revision=stored.seq)
+                return True
+        return False
 
     async def vacancy(self, key: str) -> int | None:
         """

@@ -52,3 +52,4 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["login", "key"] = "login"
     key_name: str | None = None
     signed_by: str | None = None  # of a key: the id of the token key
+    made_by: StoredSessionId | None = None  # of a key: the login, which takes it along when it turns out to be stolen

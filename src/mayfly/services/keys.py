@@ -3,7 +3,8 @@ Keys: long-lived tokens for machines. Each is an access token with a session of 
 token and can be ended like a login; it has no refresh token, and a name, by which its owner knows it.
 
 A key may call whatever its user may, but not make or end keys, nor change or delete the account (`api.auth`): whoever
-copies one has no more than that one. A new password ends logins only, unless asked for more. Rows: F3.
+copies one has no more than that one. A new password ends logins only, unless asked for more; a login that turns out to
+be stolen takes the keys along that it has made (`sessions`). Rows: F3.
 
 Guarantees:
 - a user has at most `KEYS_MAX` keys, and two never have one name: a key is written first, then all are read, and of
@@ -15,7 +16,6 @@ Guarantees:
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 
@@ -24,9 +24,9 @@ import structlog
 from mayfly.bus.store import Entry
 from mayfly.bus.stores import Stores
 from mayfly.domain.errors import AlreadyExists, NotAllowed, NotAuthenticated, NotFound
-from mayfly.domain.ids import KEY_ID, UserId, new_key_id
+from mayfly.domain.ids import SessionId, UserId, new_key_id
 from mayfly.domain.user import KEY_IDS_MAX, KEYS_MAX, Session, User
-from mayfly.services.sessions import Sessions, as_the_account
+from mayfly.services.sessions import Sessions, as_the_account, key_entries, key_places
 from mayfly.services.tokens import Claims, TokenKeys
 
 log = structlog.get_logger()
@@ -57,21 +57,23 @@ class Keys:
         Raises: AlreadyExists; NotAllowed beyond `KEYS_MAX` or `KEY_IDS_MAX`; NotAuthenticated when login or account
         have ended meanwhile; QueueUnavailable.
         """
-        if len(await self._ids(login.user_id)) >= KEY_IDS_MAX:
+        if len(await key_places(self._store, login.user_id)) >= KEY_IDS_MAX:
             raise NotAllowed(
                 f"You have made {KEY_IDS_MAX} keys, those included that you have deleted: the most that can be kept "
                 "count of. One counts until it would have expired: use those that you have, or wait.",
                 limit=KEY_IDS_MAX,
             )
-        _refuse_beside(await self._entries(login.user_id), name)
+        _refuse_beside(await key_entries(self._store, login.user_id), name)
         while True:
             user = await self._user(login)
-            session = self._new(user.value, name, lives_s)
+            session = self._new(user.value, name, lives_s, made_by=login.id)
             revision = await self._store.create(_at(session), session, ttl_s=lives_s)
             try:
                 await self._sessions.alive(Claims(login.user_id, login.id))
                 now = await self._user(login)
-                _refuse_beside([each for each in await self._entries(login.user_id) if each.revision < revision], name)
+                _refuse_beside(
+                    [each for each in await key_entries(self._store, login.user_id) if each.revision < revision], name
+                )
             except (NotAuthenticated, AlreadyExists, NotAllowed):
                 await self._end(session)
                 raise
@@ -88,7 +90,9 @@ class Keys:
 
         Raises: QueueUnavailable.
         """
-        sessions = sorted((entry.value for entry in await self._entries(owner)), key=lambda each: each.key_name or "")
+        sessions = sorted(
+            (entry.value for entry in await key_entries(self._store, owner)), key=lambda each: each.key_name or ""
+        )
         return [Key(session, usable=self._token_keys.has(session.signed_by)) for session in sessions]
 
     async def delete(self, owner: UserId, id_or_name: str) -> None:
@@ -97,7 +101,7 @@ class Keys:
 
         Raises: NotFound; QueueUnavailable.
         """
-        present = [entry.value for entry in await self._entries(owner)]
+        present = [entry.value for entry in await key_entries(self._store, owner)]
         found = [each for each in present if each.id == id_or_name] or [
             each for each in present if each.key_name == id_or_name
         ]
@@ -106,7 +110,7 @@ class Keys:
         for session in found:
             await self._end(session)
 
-    def _new(self, user: User, name: str, lives_s: int) -> Session:
+    def _new(self, user: User, name: str, lives_s: int, *, made_by: SessionId) -> Session:
         now = time.time()
         key = Session(
             id=new_key_id(),
@@ -118,6 +122,7 @@ class Keys:
             kind="key",
             key_name=name,
             signed_by=self._token_keys.signing_kid,
+            made_by=made_by,
         )
         return as_the_account(key, user)
 
@@ -126,15 +131,6 @@ class Keys:
         if entry is None or entry.value.id != login.user_id:
             raise NotAuthenticated("This account no longer exists.", error="invalid_token")
         return entry
-
-    async def _entries(self, owner: UserId) -> list[Entry[Session]]:
-        """Read all keys that are not over. A user may have thousands of logins, so only keys are read."""
-        entries = await asyncio.gather(*map(self._store.get, await self._ids(owner)))
-        return [entry for entry in entries if entry and entry.value.expires_at > time.time()]
-
-    async def _ids(self, owner: UserId) -> list[str]:
-        """List where all keys are, and those that were ended."""
-        return [key for key in await self._store.keys(owner) if KEY_ID.fullmatch(key.partition(".")[2])]
 
     async def _end(self, session: Session) -> None:
         await self._sessions.end(Claims(session.user_id, session.id))

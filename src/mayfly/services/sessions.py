@@ -5,7 +5,8 @@ The answer is read from the database each time, at the leader, uncached, so that
 account counts at once. Rows: F3.
 
 Guarantees:
-- a refresh token is good once; showing an older one that we did issue ends the session, for somebody copied it;
+- a refresh token is good once; showing an older one that we did issue ends the session and the keys that it has made,
+  for somebody copied it;
 - whoever logs in while the password or what an operator sets changes or the account goes is not left with a session:
   the user is read again after the session was written, and whoever changes the user sweeps the sessions after that;
 - one user's logins do not fill the store: the more there are, the shorter the next one lives (`domain.lifetime`). An
@@ -26,6 +27,7 @@ from typing import Any
 import structlog
 from msgspec.structs import replace
 
+from mayfly.bus.codec import Undecodable
 from mayfly.bus.store import Conflict, Entry, Store
 from mayfly.bus.stores import Stores
 from mayfly.domain.errors import NotAllowed, NotAuthenticated
@@ -146,20 +148,20 @@ class Sessions:
             raise _ended()
         if not hmac.compare_digest(entry.value.refresh_digest, _digest(refresh_token)):
             log.warning("session.refresh-token-reused", user_id=claims.user_id, session_id=claims.session_id)
-            await self.end(claims)
+            await self._end_stolen(claims)
             raise RefreshTokenReused(entry.value)
         _refuse_suspended(entry.value, error="invalid_grant")
         return await self._reissue(entry)
 
     async def end(self, claims: Claims) -> None:
         """
-        End a session: its tokens are refused from now on. Nothing happens if it has ended already.
+        End a session, also one that cannot be read: its tokens are refused from now on. Nothing happens if it has ended
+        already.
 
         Raises: QueueUnavailable.
         """
-        while entry := await self._store.get(_key(*_pair(claims))):
-            if await self._end(entry):
-                return
+        if await self._store.remove(_key(*_pair(claims))):
+            log.info("session.ended", user_id=claims.user_id, session_id=claims.session_id)
 
     async def end_all(self, user_id: UserId, *, but: SessionId | None = None, keys: bool = True) -> None:
         """
@@ -170,6 +172,20 @@ class Sessions:
         await self._end_each(user_id, but=but, keys=False)
         if keys:
             await self._end_each(user_id, but=but, keys=True)
+
+    async def _end_stolen(self, claims: Claims) -> None:
+        """
+        End a login that somebody has copied, with the keys that it has made: they may be his. Keys are ended first, so
+        that one who is interrupted here finds the login again; and once more, for it makes them until it has ended.
+        """
+        await self._end_keys_of(claims)
+        await self.end(claims)
+        await self._end_keys_of(claims)
+
+    async def _end_keys_of(self, login: Claims) -> None:
+        entries = await key_entries(self._store, login.user_id)
+        made = [entry.value.id for entry in entries if entry.value.made_by == login.session_id]
+        await asyncio.gather(*(self.end(Claims(login.user_id, each)) for each in made))
 
     async def _end_each(self, user_id: UserId, *, but: SessionId | None, keys: bool) -> None:
         """End the logins that there are, or the keys."""
@@ -203,15 +219,6 @@ class Sessions:
             else:
                 return tokens
 
-    async def _end(self, entry: Entry[Session]) -> bool:
-        """Delete an entry; False if it changed meanwhile."""
-        try:
-            await self._store.delete(entry.key, revision=entry.revision)
-        except Conflict:
-            return False
-        log.info("session.ended", user_id=entry.value.user_id, session_id=entry.value.id)
-        return True
-
     async def _lives_s(self, user_id: UserId) -> float:
         """Say how long one more login of a user lives, or one that is refreshed."""
         present = await self._store.count_below(user_id)
@@ -234,9 +241,38 @@ class Sessions:
         return tokens, session
 
 
+async def key_entries(sessions: Store[Session], owner: UserId) -> list[Entry[Session]]:
+    """
+    Read all keys of a user that are not over, and can be read. He may have thousands of logins: only keys are read.
+
+    Raises: QueueUnavailable.
+    """
+    entries = await asyncio.gather(*(_if_readable(sessions, key) for key in await key_places(sessions, owner)))
+    return [entry for entry in entries if entry and entry.value.expires_at > time.time()]
+
+
+async def key_places(sessions: Store[Session], owner: UserId) -> list[str]:
+    """
+    List where all keys of a user are, and those that were ended.
+
+    Raises: QueueUnavailable.
+    """
+    return [key for key in await sessions.keys(owner) if KEY_ID.fullmatch(key.partition(".")[2])]
+
+
+async def _if_readable(sessions: Store[Session], key: str) -> Entry[Session] | None:
+    """Read one that opens nothing if it cannot be read, and is no reason to show, make or end no other."""
+    try:
+        return await sessions.get(key)
+    except Undecodable as error:
+        log.error("session.undecodable", session=key, error=str(error))
+        return None
+
+
 async def tell_sessions(sessions: Store[Session], user: User) -> None:
     """
-    Write what an operator has set about a user into all the logins that he has, of which there may be thousands.
+    Write what an operator has set about a user into all the logins that he has, of which there may be thousands. One
+    that cannot be read cannot be told, and opens nothing: it is ended.
 
     Raises: QueueUnavailable.
     """
@@ -246,6 +282,14 @@ async def tell_sessions(sessions: Store[Session], user: User) -> None:
 
 
 async def _tell(sessions: Store[Session], key: str, user: User) -> None:
+    try:
+        await _tell_readable(sessions, key, user)
+    except Undecodable as error:
+        log.error("session.undecodable", session=key, error=str(error))
+        await sessions.remove(key)
+
+
+async def _tell_readable(sessions: Store[Session], key: str, user: User) -> None:
     while (entry := await sessions.get(key)) and (changed := as_the_account(entry.value, user)) != entry.value:
         left_s = max(1.0, changed.expires_at - time.time())
         with suppress(Conflict):  # refreshed meanwhile, or ended

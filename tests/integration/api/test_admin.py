@@ -14,11 +14,14 @@ from msgspec.structs import replace
 
 from mayfly.api.app import ROUTES
 from mayfly.api.auth import ADMIN
+from mayfly.bus.connection import connect
 from mayfly.bus.stores import Stores
+from mayfly.bus.subjects import SESSIONS, kv_subject
 from mayfly.domain.activation import State
 from mayfly.domain.ids import UserName, new_id
 from mayfly.services.tokens import Claims
 from mayfly.services.users import find_user, give_role
+from mayfly.settings import NatsSettings
 from tests.integration.api.conftest import Someone
 from tests.integration.api.test_identity import bearer, log_in, refresh
 from tests.integration.api.test_status import a_beat
@@ -349,6 +352,29 @@ async def test_a_deleted_user_is_gone_with_all(
 
 
 @pytest.mark.F4
+@pytest.mark.parametrize("how", ["suspended", "deleted", "by himself"])
+async def test_a_login_that_cannot_be_read_keeps_nobody(
+    how: str, operator: Someone, ann: Someone, anybody: httpx.AsyncClient, nats_url: str, database: Stores
+) -> None:
+    """Garbage among a user's logins is ended with them, and he is suspended and deleted as anybody is."""
+    user = (await find_user(database, ann.username)).value
+    other = (await log_in(anybody, ann.username, PASSWORD)).json()
+    spoilt = f"{user.id}.{new_id()}"
+    async with connect(NatsSettings(nats_url=nats_url), role="admin") as bus:
+        await bus.js.publish(kv_subject(SESSIONS, spoilt), b"garbage")
+
+    path = f"/v1/admin/users/{ann.username}"
+    if how == "suspended":
+        assert (await operator.client.patch(path, json={"suspended": True})).status_code == 200
+    elif how == "deleted":
+        assert (await operator.client.delete(path)).status_code == 204
+    else:
+        assert (await ann.client.delete("/v1/users/me")).status_code == 204
+    assert await database.sessions.get(spoilt) is None
+    answer = await anybody.get("/v1/users/me", headers=bearer(other["access_token"]))
+    assert answer.status_code == (403 if how == "suspended" else 401)
+
+
 async def test_operators_see_nobodys_parameters_or_results(
     operator: Someone, ann: Someone, worker: AnsweringWorker
 ) -> None:

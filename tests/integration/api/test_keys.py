@@ -10,13 +10,16 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from msgspec.structs import replace
 
 from mayfly.bus.connection import connect
 from mayfly.bus.stores import Stores
+from mayfly.bus.subjects import SESSIONS, kv_subject
 from mayfly.domain.errors import NotAuthenticated
 from mayfly.domain.ids import KEY_ID, UserName, new_id
 from mayfly.domain.user import KEYS_MAX
-from mayfly.services.tokens import write_new_key
+from mayfly.services.sessions import RefreshTokenReused
+from mayfly.services.tokens import Claims, write_new_key
 from mayfly.services.users import give_role, limit_user
 from mayfly.settings import NatsSettings
 from tests.integration.api.conftest import FUNCTION, Someone
@@ -36,6 +39,12 @@ async def make(one: Someone, name: str = "ci", **more: Any) -> dict[str, Any]:
     assert answer.status_code == 201, answer.text
     made: dict[str, Any] = answer.json()
     return made
+
+
+def key_of(token: str) -> str:
+    """Where the session of a token lies."""
+    claims = jwt.decode(token, options={"verify_signature": False})
+    return f"{claims['sub']}.{claims['sid']}"
 
 
 async def names(one: Someone) -> list[str]:
@@ -148,6 +157,58 @@ async def test_a_logout_leaves_keys_and_a_new_password_too_unless_asked(
     assert answer.status_code == 204
     assert (await anybody.get(ME, headers=bearer(key["token"]))).status_code == 401
     assert (await anybody.get(ME, headers=headers)).status_code == 200
+
+
+async def test_a_stolen_logins_keys_end_with_it(ann: Someone, anybody: httpx.AsyncClient, database: Stores) -> None:
+    """
+    When a refresh token is shown again, the keys that this login has made are refused from then on. Those of another
+    login go on, and so do those of a version that did not write down which login made them.
+    """
+    stolen = await make(ann, "stolen")
+    other = (await log_in(anybody, ann.username, PASSWORD)).json()
+    headers = bearer(other["access_token"])
+    kept = (await anybody.post(KEYS, json={"name": "kept"}, headers=headers)).json()
+    old = await make(ann, "old")
+    entry = await database.sessions.get(key_of(old["token"]))
+    assert entry
+    unknown = replace(entry.value, made_by=None)
+    await database.sessions.update(entry.key, unknown, revision=entry.revision, ttl_s=3600)
+
+    assert (await refresh(anybody, ann.tokens["refresh_token"])).status_code == 200
+    assert (await refresh(anybody, ann.tokens["refresh_token"])).status_code == 401
+    assert (await anybody.get(ME, headers=bearer(stolen["token"]))).status_code == 401
+    assert [(await anybody.get(ME, headers=bearer(key["token"]))).status_code for key in (kept, old)] == [200, 200]
+    assert [key["name"] for key in (await anybody.get(KEYS, headers=headers)).json()["keys"]] == ["kept", "old"]
+
+
+async def test_a_key_that_is_made_while_its_login_turns_out_to_be_stolen_ends(nats_url: str, tmp_path: Path) -> None:
+    """Also one that is there only after the first look at the keys."""
+    async with in_process(nats_url, tmp_path) as (state, _):
+        name = UserName(f"u-{new_id()}")
+        user = await state.users.register(name, PASSWORD)
+        tokens = await state.sessions.log_in(name, PASSWORD)
+        await state.sessions.refresh(tokens.refresh_token)
+        end = state.sessions.end
+
+        async def end_after_a_key(claims: Claims) -> None:
+            if claims.session_id == tokens.session.id:
+                await state.keys.create(tokens.session, "racing", lives_s=DAY_S)
+            await end(claims)
+
+        state.sessions.end = end_after_a_key  # type: ignore[method-assign]
+        with pytest.raises(RefreshTokenReused):
+            await state.sessions.refresh(tokens.refresh_token)
+        assert await state.keys.of(user.id) == []
+
+
+async def test_a_key_that_cannot_be_read_hides_no_other(ann: Someone, nats_url: str) -> None:
+    """It opens nothing; the others are listed, made and deleted as before."""
+    spoilt, _ = await make(ann, "spoilt"), await make(ann, "good")
+    async with connect(NatsSettings(nats_url=nats_url), role="admin") as bus:
+        await bus.js.publish(kv_subject(SESSIONS, key_of(spoilt["token"])), b"garbage")
+    assert await names(ann) == ["good"]
+    assert (await ann.client.delete(f"{KEYS}/good")).status_code == 204
+    await make(ann, "again")
 
 
 async def test_a_deleted_account_has_no_keys(ann: Someone, anybody: httpx.AsyncClient) -> None:
