@@ -596,6 +596,23 @@ MUTATIONS = (
         tests=(f"{API}/test_keys.py::test_a_key_that_is_made_while_its_login_turns_out_to_be_stolen_ends",),
     ),
     Mutation(
+        safeguard="the secrets that a replaced program does not get",
+        file="src/mayfly/worker/secrets.py",
+        old="    if function.runs_as(admitted):\n",
+        new="    if True:\n",
+        tests=(
+            f"{WORKER}/test_secrets.py::test_a_replaced_program_gets_no_secret_that_was_set_after_it",
+            f"{WORKER}/test_secrets.py::test_a_replaced_program_whose_secret_was_changed_is_not_run",
+        ),
+    ),
+    Mutation(
+        safeguard="the look at an image's room for secrets",
+        file="src/mayfly/worker/run.py",
+        old="        if self._has_secret_files():\n",
+        new="        if False:\n",
+        tests=(f"{WORKER}/test_secrets.py::test_an_image_without_room_for_secrets_is_refused",),
+    ),
+    Mutation(
         safeguard="the operator's role that no key has",
         file="src/mayfly/services/sessions.py",
         old='    role = user.role if session.kind == "login" else "user"\n',

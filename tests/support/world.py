@@ -43,6 +43,7 @@ class OneImage:
 
     error: Exception | None = None
     delay_s = 0.0
+    rootfs = Path("/")
 
     def __init__(self) -> None:
         """Nobody has asked."""
@@ -55,7 +56,7 @@ class OneImage:
         if self.error:
             raise self.error
         config = ProcessConfig(cmd=("cat",))
-        return PreparedImage(digest=Digest("sha256:" + "0" * 64), rootfs=Path("/"), config=config, size_bytes=1)
+        return PreparedImage(digest=Digest("sha256:" + "0" * 64), rootfs=self.rootfs, config=config, size_bytes=1)
 
     resolve = prepare
 

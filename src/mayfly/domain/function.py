@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 
 import msgspec
+from msgspec.structs import replace
 
 from mayfly.domain.limits import ARGUMENT_MAX_BYTES, PARAMETER_MAX_BYTES, Limits
 from mayfly.domain.secret import SecretRef
@@ -78,6 +79,11 @@ class Function(FunctionSpec, frozen=True, kw_only=True):
     def state(self) -> FunctionState:
         """Ready as soon as the digest is known."""
         return FunctionState.READY if self.digest else FunctionState.PENDING
+
+    def runs_as(self, before: Function) -> bool:
+        """Whether nothing was replaced since it was *before*. An image that became known since is the same one."""
+        known = replace(before, digest=before.digest or self.digest)
+        return all(getattr(self, name) == getattr(known, name) for name in (*FunctionSpec.__struct_fields__, "digest"))
 
     @property
     def key(self) -> str:

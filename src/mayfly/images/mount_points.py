@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mayfly.domain.errors import ImageUnavailable
 from mayfly.domain.sandbox import MOUNTED_DIRECTORIES, MOUNTED_FILES
+from mayfly.domain.secret import DIRECTORY
 
 
 def check_mount_points(rootfs: Path) -> None:
@@ -28,3 +29,20 @@ def check_mount_points(rootfs: Path) -> None:
             raise ImageUnavailable(f"The image has no directory at {Path(name).parent}, where Mayfly mounts {name}.")
         if path.is_dir() and not path.is_symlink():
             raise ImageUnavailable(f"The image has a directory at {name}; Mayfly mounts a file there.")
+
+
+def check_secrets_place(rootfs: Path) -> None:
+    """
+    See the same of the directory for secrets and of that which it is in. Only a function with secrets that are files
+    has it, so other functions may have an image that has something else there.
+
+    Raises: ImageUnavailable, naming the place.
+    """
+    for place in (Path(DIRECTORY).parent, Path(DIRECTORY)):
+        path = rootfs / place.relative_to("/")
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            raise ImageUnavailable(
+                f"The image has no directory at {place} but something else; Mayfly mounts the function's secrets at "
+                f"{DIRECTORY}. Set them again with `as=environment`, or use an image that has a directory there, or "
+                "nothing."
+            )

@@ -44,6 +44,7 @@ from mayfly.domain.errors import (
 )
 from mayfly.domain.ids import WorkerId, new_id
 from mayfly.domain.secret import Delivery, OpenedSecret
+from mayfly.images.mount_points import check_secrets_place
 from mayfly.images.store import ImageStore, PreparedImage
 from mayfly.services.sealing import Opener
 from mayfly.worker.call import call_of
@@ -202,7 +203,7 @@ class Run:
     async def _image_and_secrets(self) -> PreparedImage:
         """
         Fetch the image while the registration is looked up: a queued call of a deregistered function is refused, any
-        other gets the secrets that the function has now.
+        other gets the secrets that are due to it. An image that leaves no room for them is refused.
         """
         try:
             async with asyncio.TaskGroup() as group:
@@ -211,7 +212,16 @@ class Run:
         except ExceptionGroup as problems:
             raise problems.exceptions[0] from None
         self._secrets = _or_refused(secrets.result())
-        return _or_refused(image.result())
+        prepared = _or_refused(image.result())
+        if self._has_secret_files():
+            try:
+                check_secrets_place(prepared.rootfs)
+            except ImageUnavailable as error:
+                raise Refusal(State.REFUSED, error) from error
+        return prepared
+
+    def _has_secret_files(self) -> bool:
+        return any(secret.delivery is Delivery.FILE for secret in self._secrets)
 
     async def _secrets_if_registered(self) -> tuple[OpenedSecret, ...] | MayflyError:
         function = self._work.function
@@ -219,7 +229,7 @@ class Run:
         if entry is None or entry.value.id != function.id:
             return deregistered(function)
         try:
-            return await open_secrets(self._tools.stores, self._tools.opener, entry.value)
+            return await open_secrets(self._tools.stores, self._tools.opener, entry.value, admitted=function)
         except (Gone, SecretUnavailable) as error:
             return error
 
@@ -245,7 +255,7 @@ class Run:
             config=image.config,
             limits=function.limits,
             network=function.network,
-            has_secret_files=any(secret.delivery is Delivery.FILE for secret in self._secrets),
+            has_secret_files=self._has_secret_files(),
         )
         try:
             self._container = await self._tools.runtime.create(spec)

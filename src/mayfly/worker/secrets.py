@@ -19,28 +19,51 @@ from mayfly.services.sealing import Opener
 READ_AT_MOST = 8  # times, when the secrets are changed between two reads
 
 
-async def open_secrets(stores: Stores, opener: Opener, function: Function) -> tuple[OpenedSecret, ...]:
+async def open_secrets(
+    stores: Stores, opener: Opener, function: Function, *, admitted: Function | None = None
+) -> tuple[OpenedSecret, ...]:
     """
-    Open the secrets of *function*, as its record was just read. A value that is gone was replaced or deleted meanwhile:
-    then the record says what there is now.
+    Open the secrets that are due to a call of *function*, as its record was just read, which was *admitted* when the
+    record was so (`_due`). A value that is gone was replaced or deleted meanwhile: then the record says what there is
+    now.
 
     Raises: SecretUnavailable; Gone when the function was deregistered meanwhile; QueueUnavailable.
     """
     for _ in range(READ_AT_MOST):
-        values = await asyncio.gather(*(_value(stores, function, ref) for ref in function.secrets))
-        found = [(ref, value) for ref, value in zip(function.secrets, values, strict=True) if value is not None]
-        if len(found) == len(function.secrets):
+        due = _due(function, admitted or function)
+        values = await asyncio.gather(*(_value(stores, function, ref) for ref in due))
+        found = [(ref, value) for ref, value in zip(due, values, strict=True) if value is not None]
+        if len(found) == len(due):
             return tuple(_opened(opener, function, ref, value) for ref, value in found)
         entry = await stores.functions.get(function.key)
         if entry is None or entry.value.id != function.id:
             raise deregistered(function)
         if entry.value.secrets == function.secrets:
-            missing = {ref.key for ref in function.secrets} - {ref.key for ref, _ in found}
+            missing = {ref.key for ref in due} - {ref.key for ref, _ in found}
             raise SecretUnavailable(
                 f"The value of secret {min(missing)!r} is gone. Set it again, or delete it. Nothing was run."
             )
         function = entry.value
     raise SecretUnavailable("The function's secrets are being changed all the time. Nothing was run.")
+
+
+def _due(function: Function, admitted: Function) -> tuple[SecretRef, ...]:
+    """
+    Say which secrets a call gets: those that the function has now. But one that was admitted before the function was
+    replaced runs what it was: perhaps the very program that was replaced because it cannot be trusted. So it gets those
+    that it was admitted with, and does not run when one of them was changed since.
+
+    Raises: SecretUnavailable.
+    """
+    if function.runs_as(admitted):
+        return function.secrets
+    changed = {ref.key for ref in set(admitted.secrets) - set(function.secrets)}
+    if changed:
+        raise SecretUnavailable(
+            f"Function {function.name!r} was replaced while this call waited, and its secret {min(changed)!r} was set "
+            "anew or deleted. Nothing was run. Call it again."
+        )
+    return admitted.secrets
 
 
 def deregistered(function: Function) -> Gone:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from mayfly.bus.stores import Stores
 from mayfly.domain.activation import State
-from mayfly.domain.errors import SecretUnavailable
+from mayfly.domain.errors import ImageUnavailable, SecretUnavailable
 from mayfly.domain.function import Function
 from mayfly.domain.secret import Delivery
 from mayfly.services.functions import Functions
@@ -72,6 +74,74 @@ async def test_a_call_that_waited_has_what_there_is_when_it_starts(world: World,
     [(_, call)] = world.runtime.calls
     assert dict(call.env)["NEW"] == "set later"
     assert "OLD" not in dict(call.env)
+
+
+async def replaced(world: World, function: Function, **changes: Any) -> Function:
+    """Replace what is said of a function, and return it as it is now."""
+    entry = await world.stores.functions.get(function.key)
+    assert entry
+    now = replace(entry.value, **changes)
+    await world.stores.functions.update(entry.key, now, revision=entry.revision)
+    return now
+
+
+async def test_a_replaced_program_gets_no_secret_that_was_set_after_it(world: World, keys: SealingKeys) -> None:
+    """
+    A call that waited while its function was replaced runs the old image, which may have been replaced because nobody
+    trusts it any more. It has what it was admitted with; a call that came after has the new one.
+    """
+    function = await world.function()
+    await put(world, keys, function, OLD="its own")
+    before = await replaced(world, function)
+    await world.queued(before)
+    now = await replaced(world, function, image="another")
+    await put(world, keys, function, NEW="not for the old one")
+    async with world.worker():
+        await world.until_started(1)
+        assert await world.invoke(now) == b"x"
+
+    first, second = (dict(call.env) for _, call in world.runtime.calls)
+    assert (first.get("OLD"), first.get("NEW")) == ("its own", None)
+    assert (second.get("OLD"), second.get("NEW")) == ("its own", "not for the old one")
+
+
+@pytest.mark.parametrize("change", ["set anew", "deleted"])
+async def test_a_replaced_program_whose_secret_was_changed_is_not_run(
+    change: str, world: World, keys: SealingKeys
+) -> None:
+    """The new value is not given to it, and without any it is not run: the call is refused, and says why."""
+    function = await world.function()
+    await put(world, keys, function, TOKEN="before")
+    await world.queued(await replaced(world, function))
+    await replaced(world, function, args=("other",))
+    if change == "set anew":
+        await put(world, keys, function, TOKEN="after")
+    else:
+        secrets = Secrets(world.stores, Functions(world.bus, world.stores), keys.sealer)
+        await secrets.delete(function.user_id, function.name, "TOKEN")
+    async with world.worker(), asyncio.timeout(20):
+        while not (record := await world.record(function)).state.is_final:
+            await asyncio.sleep(0.02)
+
+    assert (record.state, record.ran, record.code) == (State.REFUSED, "no", "secret-unavailable")
+    assert "was replaced while this call waited, and its secret 'TOKEN'" in (record.detail or "")
+    assert world.runtime.calls == []
+
+
+async def test_an_image_without_room_for_secrets_is_refused(world: World, keys: SealingKeys, tmp_path: Path) -> None:
+    """422, the image's fault and not ours, before a container is made; as variables it is given them."""
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image" / "run").symlink_to("/etc")
+    world.images.rootfs = tmp_path / "image"
+    function = await world.function()
+    await put(world, keys, function, KEY=b"a")
+    async with world.worker():
+        with pytest.raises(ImageUnavailable, match="no directory at /run but something else") as refused:
+            await world.invoke(function)
+        assert refused.value.ran == "no"
+        assert world.runtime.created == []
+        await put(world, keys, function, KEY="a")
+        assert await world.invoke(function) == b"x"
 
 
 async def test_a_secret_that_cannot_be_opened_stops_the_call(world: World, keys: SealingKeys) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mayfly.domain.errors import ImageUnavailable
-from mayfly.images.mount_points import check_mount_points
+from mayfly.images.mount_points import check_mount_points, check_secrets_place
 
 pytestmark = pytest.mark.F6
 
@@ -23,6 +23,28 @@ def test_an_image_leaves_mount_points_alone(tmp_path: Path, name: str, kind: str
         place.symlink_to("." if kind == "link" else "/nowhere")
     with pytest.raises(ImageUnavailable, match=f"no directory at /{name} "):
         check_mount_points(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["run", "run/secrets"])
+@pytest.mark.parametrize("kind", ["link", "dangling link", "file"])
+def test_an_image_leaves_the_place_of_secrets_alone(tmp_path: Path, name: str, kind: str) -> None:
+    """A link or a file there is refused, named, and told what to do; a link is not followed out of the image."""
+    place = tmp_path / "image" / name
+    place.parent.mkdir(parents=True)
+    if kind == "file":
+        place.touch()
+    else:
+        place.symlink_to(tmp_path if kind == "link" else "/nowhere")
+    check_mount_points(tmp_path / "image")
+    with pytest.raises(ImageUnavailable, match=f"no directory at /{name} .*as=environment"):
+        check_secrets_place(tmp_path / "image")
+
+
+@pytest.mark.parametrize("has", ["", "run", "run/secrets"])
+def test_an_ordinary_image_has_room_for_secrets(tmp_path: Path, has: str) -> None:
+    """With the directory and without."""
+    (tmp_path / has).mkdir(parents=True, exist_ok=True)
+    check_secrets_place(tmp_path)
 
 
 def test_a_directory_is_no_hosts_file(tmp_path: Path) -> None:
