@@ -613,6 +613,13 @@ MUTATIONS = (
         tests=(f"{WORKER}/test_secrets.py::test_an_image_without_room_for_secrets_is_refused",),
     ),
     Mutation(
+        safeguard="the look at what the rules for egress are",
+        file=f"{EGRESS}/pool.py",
+        old="        if rules.listing(self.table) == self._loaded:\n",
+        new="        if rules.is_installed(self.table):\n",
+        tests=(f"{ATTACKS}::test_rules_that_somebody_flushed_come_back",),
+    ),
+    Mutation(
         safeguard="the operator's role that no key has",
         file="src/mayfly/services/sessions.py",
         old='    role = user.role if session.kind == "login" else "user"\n',

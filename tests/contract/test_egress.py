@@ -11,6 +11,7 @@ import asyncio
 import errno
 import os
 import resource
+import shlex
 import shutil
 import signal
 import socket
@@ -537,18 +538,45 @@ async def test_a_worker_without_descriptors_gives_networks_again_when_it_has_som
         assert await world.ends(f"tcp {WEB} 80") == {f"tcp {WEB} 80": "reached"}
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "flush ruleset",
+        "flush table inet {table}",
+        "flush chain inet {table} to_this_machine",
+        "insert rule inet {table} to_others accept",
+        "add table inet {table} {{ flags dormant; }}",
+    ],
+    ids=lambda command: command.replace("inet {table} ", ""),
+)
 async def test_rules_that_somebody_flushed_come_back(
-    crun: str, outside: Outside, rootfs: Path, state_dir: Path
+    command: str, crun: str, outside: Outside, rootfs: Path, state_dir: Path
 ) -> None:
-    """A restart of nftables.service removes everybody's; soon ours are there again, for what is connected as well."""
+    """
+    A restart of nftables.service removes everybody's, somebody else's program may change one of ours; soon they are as
+    they were, for what is connected as well.
+    """
     attempt = f"tcp {MACHINE} 4222"
     async with egress_world(crun, rootfs, state_dir) as world, world.held() as container:
+        loaded = lines_of("nft", "-st", "list", "table", "inet", world.pool.table)
         await asyncio.to_thread(make_flow, address_of(container), socket.IPPROTO_TCP)
-        lines_of("nft", "flush", "ruleset")
+        lines_of("nft", *shlex.split(command.format(table=world.pool.table)))
         async with asyncio.timeout(20 * SCALE):
-            while not network_left().tables or network_left().flows:
+            while network_left().flows or not network_left().tables:
                 await asyncio.sleep(0.05)
+        assert lines_of("nft", "-st", "list", "table", "inet", world.pool.table) == loaded
         assert (await world.ends(attempt)) == {attempt: "ECONNREFUSED"}
+
+
+async def test_rules_that_nobody_touched_are_left_alone(
+    crun: str, outside: Outside, rootfs: Path, state_dir: Path
+) -> None:
+    """What packets change in the table is no change of it: no connection breaks while functions use the network."""
+    async with egress_world(crun, rootfs, state_dir) as world, world.held() as container:
+        await world.ends(f"tcp {WEB} 80")
+        await asyncio.to_thread(make_flow, address_of(container), socket.IPPROTO_TCP)
+        assert not await world.pool._in_thread(world.pool._restore_rules)
+        assert network_left().flows
 
 
 @pytest.mark.long

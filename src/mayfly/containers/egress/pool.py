@@ -34,7 +34,7 @@ was on its way at that moment has arrived."""
 GONE_WITHIN_S = 10.0  # the kernel removes a namespace in some milliseconds, or some hundred when it is busy
 LOOK_EVERY_S = 0.02
 RETRY_S = 1.0
-GUARD_EVERY_S = 2.0  # a look costs some milliseconds
+GUARD_EVERY_S = 2.0  # a look costs some ten milliseconds
 
 R = TypeVar("R")
 
@@ -86,6 +86,7 @@ class Pool:
         self._guarding: asyncio.Task[None] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
         self._is_closed = False
+        self._loaded = ""
 
     async def open(self) -> None:
         """
@@ -110,7 +111,7 @@ class Pool:
             log.warning("egress.reaped", interfaces=self._maker.reap())
         self._maker.check()
         self._mark.touch(mode=0o600)
-        rules.install(self.table, self.prefix, self.policy)
+        self._loaded = rules.install(self.table, self.prefix, self.policy)
         for chain in rules.dropping(self.table):
             log.warning(
                 "egress.others-drop", chain=chain, remedy=f"Let it pass what comes from and goes to {self.prefix}*."
@@ -177,21 +178,24 @@ class Pool:
 
     async def _guard(self) -> None:
         """
-        Load the rules again where somebody has flushed all of this machine's, as a restart of nftables.service does:
-        without them a function would reach the machine itself.
+        Load the rules again where they are not as they were loaded: somebody has flushed all of this machine's, as a
+        restart of nftables.service does, or a chain of ours, or has changed one. Without them a function would reach
+        the machine itself.
         """
         while True:
             await asyncio.sleep(GUARD_EVERY_S)
             try:
                 if await self._in_thread(self._restore_rules):
-                    log.error("egress.rules-were-gone", table=self.table, remedy="Flush no tables but your own.")
+                    log.error(
+                        "egress.rules-were-gone", table=self.table, remedy="Flush and change no tables but your own."
+                    )
             except RuntimeFailed as error:
                 log.error("egress.failed", reason=error.detail)
 
     def _restore_rules(self) -> bool:
-        if rules.is_installed(self.table):
+        if rules.listing(self.table) == self._loaded:
             return False
-        rules.install(self.table, self.prefix, self.policy)
+        self._loaded = rules.install(self.table, self.prefix, self.policy)
         self._maker_now().forget_all_flows()  # also of what was connected without them
         return True
 

@@ -131,13 +131,24 @@ table inet {table} {{
 """
 
 
-def install(table: str, interfaces: str, policy: EgressPolicy) -> None:
+def install(table: str, interfaces: str, policy: EgressPolicy) -> str:
     """
-    Load the rules, all of them or none, in place of what a dead worker left.
+    Load the rules, all of them or none, in place of what a dead worker left; return them as `listing` does.
 
     Raises: RuntimeFailed with nft's words and the remedy.
     """
     _nft("-f", "-", commands=ruleset(table, interfaces, policy))
+    return listing(table)
+
+
+def listing(table: str) -> str:
+    """
+    List the table as nft does, which is not as it was written, without what packets change in it; nothing if there is
+    no such table.
+
+    Raises: RuntimeFailed.
+    """
+    return _nft("--stateless", "--terse", "list", "table", "inet", table) if is_installed(table) else ""
 
 
 def is_installed(table: str) -> bool:
