@@ -620,6 +620,13 @@ MUTATIONS = (
         tests=(f"{ATTACKS}::test_rules_that_somebody_flushed_come_back",),
     ),
     Mutation(
+        safeguard="a registry's address that is special though it is public",
+        file="src/mayfly/images/policy.py",
+        old="    if isinstance(address, ipaddress.IPv4Address) and any(address in network for network in SPECIAL):\n",
+        new="    if False:\n",
+        tests=("tests/unit/images/test_policy.py::test_private_addresses_are_refused",),
+    ),
+    Mutation(
         safeguard="the operator's role that no key has",
         file="src/mayfly/services/sessions.py",
         old='    role = user.role if session.kind == "login" else "user"\n',
@@ -699,7 +706,7 @@ MUTATIONS = (
     Mutation(
         safeguard="egress: private addresses",
         file=f"{EGRESS}/rules.py",
-        old='    ip daddr {{ {", ".join(REFUSED)} }} goto refuse\n',
+        old='    ip daddr {{ {", ".join(map(str, SPECIAL))} }} goto refuse\n',
         new="",
         tests=(TABLE,),
     ),

@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+from mayfly.domain.addresses import SPECIAL
 from mayfly.domain.errors import ImageUnavailable
 from mayfly.images.reference import ImageReference
 
@@ -112,6 +113,8 @@ def _is_special(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         address = _embedded(address) or address
     if isinstance(address, ipaddress.IPv6Address) and address not in GLOBAL_UNICAST:
+        return True
+    if isinstance(address, ipaddress.IPv4Address) and any(address in network for network in SPECIAL):
         return True
     return not address.is_global or address.is_multicast
 

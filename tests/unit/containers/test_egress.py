@@ -12,8 +12,9 @@ from mayfly.containers.choose import choose_runtime
 from mayfly.containers.egress.namespace import interface_name
 from mayfly.containers.egress.pool import READY_MAX, REST_S, Addresses, Pool
 from mayfly.containers.egress.resolvers import resolv_conf, resolvers
-from mayfly.containers.egress.rules import FLOWS_MAX, REFUSED, ruleset
+from mayfly.containers.egress.rules import FLOWS_MAX, ruleset
 from mayfly.containers.runtime import ContainerSpec
+from mayfly.domain.addresses import SPECIAL
 from mayfly.domain.egress import RANGE_MIN_PREFIX, EgressPolicy, Target
 from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.function import Network
@@ -63,7 +64,7 @@ def test_no_address_is_refused_that_is_global() -> None:
     Every refused range is private, shared, reserved, multicast or a cloud's; every private address is in one of them,
     as is each by which a cloud tells its machines about themselves.
     """
-    refused = [IPv4Network(each) for each in REFUSED]
+    refused = SPECIAL
     others = (IPv4Network("192.88.99.0/24"), IPv4Network("168.63.129.16/32"))
     assert not [each for each in refused if each.is_global and not each.is_multicast and each not in others]
     examples = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
@@ -77,7 +78,7 @@ def test_no_address_is_refused_that_is_global() -> None:
 def test_the_page_says_what_the_rules_say() -> None:
     """Every range that is refused, and each of the figures, stands on the operator's page."""
     page = (ROOT / "docs/howto/let-functions-reach-the-network.md").read_text(encoding="utf-8")
-    assert not [each for each in REFUSED if each not in page]
+    assert not [each for each in SPECIAL if str(each) not in page]
     for figure in (f"more than {FLOWS_MAX} connections", f"at most {READY_MAX}", f"for {REST_S:g} s"):
         assert figure in page, figure
 

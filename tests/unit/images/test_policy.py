@@ -60,6 +60,11 @@ pytestmark = pytest.mark.F6
         "169.254.43518",
         "255.255.255.255",
         "192.0.0.8",
+        "168.63.129.16",
+        "0xa83f8110:80",
+        "[::ffff:168.63.129.16]",
+        "[64:ff9b::a83f:8110]",
+        "192.88.99.1",
     ],
 )
 async def test_private_addresses_are_refused(host: str) -> None:

@@ -24,26 +24,9 @@ import shutil
 import subprocess
 from collections.abc import Iterable
 
+from mayfly.domain.addresses import SPECIAL
 from mayfly.domain.egress import EgressPolicy, Target
 from mayfly.domain.errors import RuntimeFailed
-
-REFUSED = (
-    "0.0.0.0/8",  # this host (RFC 1122)
-    "10.0.0.0/8",  # private (RFC 1918)
-    "100.64.0.0/10",  # shared by carriers, and what overlay networks use (RFC 6598)
-    "127.0.0.0/8",  # loopback
-    "168.63.129.16/32",  # Azure's own service on each of its machines: public by its number, and nobody else's
-    "169.254.0.0/16",  # link-local: the clouds' metadata services (RFC 3927)
-    "172.16.0.0/12",  # private
-    "192.0.0.0/24",  # protocol assignments (RFC 6890)
-    "192.88.99.0/24",  # 6to4 relays: a way to IPv6 (RFC 7526)
-    "192.168.0.0/16",  # private
-    "198.18.0.0/15",  # benchmarks (RFC 2544)
-    "224.0.0.0/4",  # multicast
-    "240.0.0.0/4",  # reserved, and broadcast
-)
-"""The ranges of RFC 6890 that are not global, and what a cloud has beside them, less those for examples (192.0.2.0/24,
-198.51.100.0/24, 203.0.113.0/24), which lead nowhere."""
 
 FLOWS_MAX = 256
 """Connections of one function at a time: the kernel's table of them is the whole machine's."""
@@ -93,7 +76,7 @@ table inet {table} {{
 {_lines(f"{each} accept" for each in resolvers)}\
 {_lines(f"{each} accept" for target in policy.allow for each in _matches(target))}\
 {_lines(f"{each} goto refuse" for target in policy.deny for each in _matches(target))}\
-    ip daddr {{ {", ".join(REFUSED)} }} goto refuse
+    ip daddr {{ {", ".join(map(str, SPECIAL))} }} goto refuse
     tcp dport 25 goto refuse
     meta l4proto {{ tcp, udp }} th dport 53 goto refuse
     meta l4proto {{ tcp, udp, icmp }} accept
