@@ -18,6 +18,7 @@ ATTEMPTS = "tests/integration/services/test_attempts.py"
 SESSIONS = "tests/integration/services/test_sessions.py"
 RETENTION = "tests/integration/services/test_retention.py"
 LIFETIMES = f"{WORKER}/test_lifetimes.py"
+SECRETS = "tests/integration/services/test_secrets.py"
 INVITATIONS = "tests/integration/services/test_invitations.py"
 
 EGRESS = "src/mayfly/containers/egress"
@@ -627,6 +628,20 @@ MUTATIONS = (
         tests=("tests/unit/images/test_policy.py::test_private_addresses_are_refused",),
     ),
     Mutation(
+        safeguard="the look for values whose function is gone",
+        file="src/mayfly/services/orphans.py",
+        old="            await self._secrets.erase(key)\n",
+        new="            pass\n",
+        tests=(f"{SECRETS}::test_a_crash_while_deregistering_leaves_no_value_for_long",),
+    ),
+    Mutation(
+        safeguard="the second look for values whose function is gone",
+        file="src/mayfly/services/orphans.py",
+        old="        for key in found & self._seen:\n",
+        new="        for key in found:\n",
+        tests=(f"{SECRETS}::test_a_value_that_came_before_its_function_stays",),
+    ),
+    Mutation(
         safeguard="the operator's role that no key has",
         file="src/mayfly/services/sessions.py",
         old='    role = user.role if session.kind == "login" else "user"\n',
@@ -804,7 +819,7 @@ MUTATIONS = (
     Mutation(
         safeguard="egress: rules that were flushed come back",
         file=f"{EGRESS}/pool.py",
-        old="        rules.install(self.table, self.prefix, self.policy)\n        self._maker_now()",
+        old="        self._loaded = rules.install(self.table, self.prefix, self.policy)\n        self._maker_now()",
         new="        self._maker_now()",
         tests=(f"{ATTACKS}::test_rules_that_somebody_flushed_come_back",),
     ),

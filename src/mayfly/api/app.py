@@ -117,6 +117,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
                 ("room", state.guard),
                 ("lifetimes", state.lifetimes),
                 ("refusals", state.refusals),
+                ("orphans", state.orphans),
             )
         ]
         watching = asyncio.create_task(_watch(app, state.bus.closed, beside), name="watch-connection")

@@ -28,6 +28,7 @@ from mayfly.services.keys import Keys
 from mayfly.services.lifetimes import Lifetimes
 from mayfly.services.metrics_port import served
 from mayfly.services.operators import Operators
+from mayfly.services.orphans import Orphans
 from mayfly.services.passwords import Passwords
 from mayfly.services.registries import Registries
 from mayfly.services.retention import Keeper
@@ -65,6 +66,7 @@ class ApiState:
     lifetimes: Lifetimes
     audit: Audit
     refusals: Refusals
+    orphans: Orphans
     metrics: ApiMetrics
 
 
@@ -139,6 +141,7 @@ def _build(
         lifetimes=lifetimes,
         audit=audit,
         refusals=Refusals(audit),
+        orphans=Orphans(stores),
         metrics=metrics,
     )
 

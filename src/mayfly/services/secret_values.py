@@ -2,7 +2,8 @@
 The sealed values of functions' secrets, each under a key that is used once.
 
 What a function's record does not name is given to nobody. It is removed at once where it was just replaced or its
-function has gone; and at the next change after a crash, when it is old enough to be nobody's any more. Rows: F4.
+function has gone; after a crash at the next change, when it is old enough to be nobody's any more, and where the
+function has gone as well, by `orphans`. Rows: F4.
 """
 
 from __future__ import annotations

@@ -13,8 +13,9 @@ import msgspec
 import pytest
 
 from mayfly.bus import subjects
+from mayfly.bus.store import Store
 from mayfly.bus.stores import Stores
-from mayfly.domain.errors import SecretUnavailable
+from mayfly.domain.errors import QueueUnavailable, SecretUnavailable
 from mayfly.domain.ids import UserId, new_id
 from mayfly.domain.registry import OpenedCredentials
 from mayfly.domain.secret import Delivery
@@ -86,6 +87,36 @@ async def test_resealed_the_old_key_is_not_needed_any_more(tmp_path: Path) -> No
         keys.forget(old)
         assert await system.opened() == ALL
         assert await reseal(system.bus, keys.private) == [f"sealed 0 anew with {new}"]
+
+
+@pytest.mark.parametrize(("whole", "last_is_made"), [(0, True), (1, False), (2, True)])
+async def test_who_was_interrupted_goes_on(
+    whole: int, last_is_made: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended after any write, or in one whose answer was lost, all can be opened; run again, it seals the rest."""
+    keys = SealingKeys(tmp_path)
+    writes, update = 0, Store.update
+
+    async def broken(store: Store[Any], *args: Any, **more: Any) -> int:
+        nonlocal writes
+        writes += 1
+        if writes > whole:
+            if last_is_made:
+                await update(store, *args, **more)
+            raise QueueUnavailable
+        return await update(store, *args, **more)
+
+    async with installed(keys) as system:
+        [old] = keys.kids
+        new = keys.add(f"{old}-z")
+        with monkeypatch.context() as interrupted:
+            interrupted.setattr(Store, "update", broken)
+            with pytest.raises(QueueUnavailable):
+                await reseal(system.bus, keys.private)
+        assert await system.opened() == ALL
+        assert (await reseal(system.bus, keys.private))[0] == f"sealed {3 - whole - last_is_made} anew with {new}"
+        keys.forget(old)
+        assert await system.opened() == ALL
 
 
 async def test_what_nobody_can_open_is_left_and_said(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from mayfly.bus import messages
 from mayfly.bus.connection import Bus
 from mayfly.bus.store import Conflict
 from mayfly.bus.stores import Stores
-from mayfly.bus.subjects import SECRETS, kv_subject
+from mayfly.bus.subjects import FUNCTIONS, SECRETS, kv_subject
 from mayfly.domain.errors import (
     Gone,
     InvalidRequest,
@@ -32,6 +32,7 @@ from mayfly.domain.registry import OpenedCredentials, registry_key
 from mayfly.domain.secret import SECRETS_MAX, VALUE_MAX_BYTES, Delivery, Secret, secret_key
 from mayfly.services import registries, secret_values, secrets
 from mayfly.services.functions import Functions
+from mayfly.services.orphans import Orphans
 from mayfly.services.registries import Registries
 from mayfly.services.secret_values import SecretValues
 from mayfly.services.secrets import Secrets
@@ -273,6 +274,51 @@ async def test_a_name_without_its_value_is_said(both: Both) -> None:
 
     with pytest.raises(SecretUnavailable, match="The value of secret 'A' is gone"):
         await both.opened(function)
+
+
+async def test_a_crash_while_deregistering_leaves_no_value_for_long(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    What is left of a function that is gone goes at the second look at which it has none; what is of a function that is
+    there stays, and so does all of an owner of whose functions one cannot be read.
+    """
+    left, kept, unclear, other = [await both.function() for _ in range(4)]
+    for each in (left, kept, unclear):
+        await both.put(each, "A", b"one")
+
+    async def killed(*_: object) -> None:
+        raise QueueUnavailable
+
+    with monkeypatch.context() as crash:
+        crash.setattr(SecretValues, "forget", killed)
+        for each in (left, unclear):
+            with pytest.raises(QueueUnavailable):
+                await both.functions.deregister(each.user_id, each.name)
+    await both.bus.js.publish(kv_subject(FUNCTIONS, f"{unclear.user_id}.{other.name}"), b"garbage")
+    orphans = Orphans(both.api)
+
+    await orphans.sweep()
+    assert len(await both.stored(left)) == 1
+    await orphans.sweep()
+    assert await both.stored(left) == []
+    assert [len(await both.stored(each)) for each in (kept, unclear)] == [1, 1]
+    assert await both.opened(kept) == {"A": b"one"}
+
+
+async def test_a_value_that_came_before_its_function_stays(both: Both) -> None:
+    """A restored backup has values before functions: one that had none at one look and has one at the next is kept."""
+    function = await both.function()
+    await both.put(function, "A", b"one")
+    entry = await both.api.functions.get(function.key)
+    assert entry
+    await both.api.functions.delete(function.key, revision=entry.revision)
+    orphans = Orphans(both.api)
+    await orphans.sweep()
+    await both.api.functions.create(function.key, entry.value)
+    await orphans.sweep()
+    await orphans.sweep()
+    assert await both.opened(function) == {"A": b"one"}
 
 
 async def test_a_crash_before_the_record_changes_nothing(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
