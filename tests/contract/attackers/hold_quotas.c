@@ -1,9 +1,11 @@
 /*
  * Uses up what the kernel counts by user and not by container: descriptors in flight, and the pages of large pipes.
- * Says "full" when there is no more, and keeps all of it.
+ * Says on stderr what stopped it, "full" when there is no more, and keeps all of it.
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -24,13 +26,18 @@ static int send_itself(int *pair)
 
 int main(void)
 {
-    int pair[2], pipes[2];
-    for (int i = 0; i < 100 && !socketpair(AF_UNIX, SOCK_DGRAM, 0, pair); i++)
+    int pair[2], pipes[2], of_sockets = 0, of_pipes = 0;
+    for (int i = 0; i < 100 && !socketpair(AF_UNIX, SOCK_DGRAM, 0, pair); i++) {
         while (send_itself(pair))
             ;
+        of_sockets = errno;
+    }
     while (!pipe(pipes))
-        fcntl(pipes[0], F_SETPIPE_SZ, 1 << 20);
+        if (fcntl(pipes[0], F_SETPIPE_SZ, 1 << 20) < 0)
+            of_pipes = errno;
     close(pipes[0]);
+    fprintf(stderr, "in flight: %s; ", strerror(of_sockets));
+    fprintf(stderr, "pages: %s\n", strerror(of_pipes));
     write(1, "full\n", 5);
     for (;;)
         pause();
