@@ -69,19 +69,19 @@ class SandboxShape(Shape):
     """Processes and threads."""
 
     open_files: int
-    """Of one process."""
+    """Of one process; fewer where the worker itself may have fewer."""
 
     open_files_max: int
-    """How far a process may raise it."""
+    """How far a process may raise it; no further than the worker itself may."""
 
     core_bytes: int
     """The size of a core dump."""
 
     signals_pending: int
-    """Signals and timers that wait, of all processes together."""
+    """Signals and timers that wait, of all processes together; fewer where the worker itself may have fewer."""
 
     reaches: str
-    """What a call can reach."""
+    """What a call can reach. Which addresses the operator allows or denies is the workers' setting, and not shown."""
 
     lost_with_docker: dict[str, str]
     """What does not hold where a worker has a Docker daemon start its containers, and what there is instead."""

@@ -27,7 +27,7 @@ def lines(sandbox: Sandbox | None) -> list[tuple[str, object]]:
         ("read-only", _words(["/sys", *sandbox.read_only_paths])),
         ("memory and swap", f"{size(sandbox.memory_bytes)}, {size(sandbox.swap_bytes)}"),
         ("writable", f"{writable}, {size(sandbox.shared_memory_bytes)} in /dev/shm: of the memory"),
-        ("open files", f"{sandbox.open_files}, up to {sandbox.open_files_max}"),
+        ("open files", f"{sandbox.open_files}, up to {sandbox.open_files_max}: at most, as the worker may have"),
         ("core dumps", size(sandbox.core_bytes) if sandbox.core_bytes else "none"),
         ("signals", f"{sandbox.signals_pending} pending"),
         ("reaches", sandbox.reaches),

@@ -39,7 +39,8 @@ could take them all."""
 OOM_SCORE_ADJ = 1000  # when the machine itself has no memory left, functions go first
 REACHED = {
     Network.NONE: "itself, by a loopback of its own",
-    Network.EGRESS: "what the operator allows outside; not the worker's machine, private addresses or other functions",
+    Network.EGRESS: "public addresses by TCP, UDP and ICMP, but port 25, resolvers other than the operator's and what "
+    "the operator denies; private ones that the operator allows; never the worker's machine or other functions",
 }
 
 MOUNTED_DIRECTORIES = ("/proc", "/dev", "/sys")
