@@ -316,8 +316,8 @@ MUTATIONS = (
     Mutation(
         safeguard="one audit entry a minute of refused logins",
         file="src/mayfly/services/audit.py",
-        old="window.due_at = self._clock() + WINDOW_S",
-        new="window.due_at = self._clock()",
+        old="window.offered, window.due_at = None, self._clock() + WINDOW_S",
+        new="window.offered, window.due_at = None, self._clock()",
         tests=("tests/integration/services/test_audit.py::test_a_flood_of_refused_logins_is_one_entry_a_minute",),
     ),
     Mutation(
@@ -640,6 +640,13 @@ MUTATIONS = (
         old="        for key in found & self._seen:\n",
         new="        for key in found:\n",
         tests=(f"{SECRETS}::test_a_value_that_came_before_its_function_stays",),
+    ),
+    Mutation(
+        safeguard="refused logins that count once",
+        file="src/mayfly/services/audit.py",
+        old="            window.times = 0\n        await self._trail.record_refused_login(window.offered)\n",
+        new="        await self._trail.record_refused_login(window.offered)\n        window.times = 0\n",
+        tests=("tests/integration/services/test_audit.py::test_refused_logins_whose_entry_got_no_answer_count_once",),
     ),
     Mutation(
         safeguard="the operator's role that no key has",

@@ -77,16 +77,19 @@ class Audit:
             log.error("audit.not-written", action=action, user_id=owner, outcome=outcome)
             raise QueueUnavailable(NOT_WRITTEN if outcome == "done" else None, retry_after_s=1) from error
 
-    async def record_refused_login(self, actor: Actor, *, times: int, at: float) -> None:
-        """
-        Write down that somebody was not let in, so many *times*, the last one *at* that moment by NATS's clock.
-
-        Raises: QueueUnavailable.
-        """
-        owner = actor.user_id or subjects.NOBODY
-        entry = self._entry(
+    def refused_login(self, actor: Actor, *, times: int, at: float) -> AuditEntry:
+        """Make the entry that somebody was not let in, so many *times*, the last *at* that moment by NATS's clock."""
+        return self._entry(
             actor, Action.SESSION_BEGIN, None, outcome="refused", code=NotAuthenticated.code, times=times, at=at
         )
+
+    async def record_refused_login(self, entry: AuditEntry) -> None:
+        """
+        Write down an entry of `refused_login`. Nothing is lost if it is there already.
+
+        Raises: QueueUnavailable when nobody can say whether it is, and then the same one can be written again.
+        """
+        owner = entry.actor.user_id or subjects.NOBODY
         await self._stream.append(subjects.audit(owner, subjects.TRIED), entry)
 
     async def list(self, owner: UserId, *, limit: int, after: str | None = None) -> tuple[list[AuditEntry], str | None]:
@@ -143,7 +146,8 @@ class _Window:
     actor: Actor
     at: float  # of the last one
     due_at: float  # when what is counted may be written
-    times: int = 0  # not written yet
+    times: int = 0  # in no entry yet
+    offered: AuditEntry | None = None  # not known to be written: offered again as it is, or it would count twice
 
 
 Key = tuple[UserId | None, str | None]
@@ -195,27 +199,38 @@ class Refusals:
     async def write(self, *, all_now: bool = False) -> None:
         """
         Write what was counted in windows that are over, or in *all_now*, and forget those in which nothing came. What
-        NATS does not take now is counted on, and tried again the next time.
+        NATS does not take now is tried again the next time.
         """
         for key, window in list(self._windows.items()):
-            if not (all_now or self._clock() >= window.due_at):
+            if self._is_over(window) and not window.times and not window.offered:
+                self._forget(key)
                 continue
-            if not window.times:
-                del self._windows[key]
-                self._of_user[key[0]] -= 1
-                if not self._of_user[key[0]]:
-                    del self._of_user[key[0]]
-                continue
-            times, window.times = window.times, 0
-            try:
-                await self._trail.record_refused_login(window.actor, times=times, at=window.at)
-            except BaseException as error:
-                window.times += times
-                if not isinstance(error, QueueUnavailable):
-                    raise
-                log.warning("audit.refusals-not-written", windows=len(self._windows), error=repr(error))
-                return
-            window.due_at = self._clock() + WINDOW_S
+            while window.offered or (window.times and (all_now or self._is_over(window))):
+                try:
+                    await self._offer(window)
+                except QueueUnavailable as error:
+                    log.warning("audit.refusals-not-written", windows=len(self._windows), error=repr(error))
+                    return
+
+    async def _offer(self, window: _Window) -> None:
+        """
+        Write what was counted, or once more what was offered before: whoever was interrupted, or heard nothing, does
+        not know whether it was written.
+        """
+        if window.offered is None:
+            window.offered = self._trail.refused_login(window.actor, times=window.times, at=window.at)
+            window.times = 0
+        await self._trail.record_refused_login(window.offered)
+        window.offered, window.due_at = None, self._clock() + WINDOW_S
+
+    def _is_over(self, window: _Window) -> bool:
+        return self._clock() >= window.due_at
+
+    def _forget(self, key: Key) -> None:
+        del self._windows[key]
+        self._of_user[key[0]] -= 1
+        if not self._of_user[key[0]]:
+            del self._of_user[key[0]]
 
     def _has_room(self, key: Key) -> bool:
         if key == EVERYBODY:

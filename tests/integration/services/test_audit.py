@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
 from mayfly.bus import subjects
+from mayfly.bus.audit import AuditStream
 from mayfly.bus.connection import Bus
 from mayfly.domain.audit import Action, Actor, AuditEntry
 from mayfly.domain.errors import InvalidRequest, QueueUnavailable
@@ -223,8 +226,8 @@ async def test_who_is_tried_no_more_is_forgotten(trail: Audit, refusals: Refusal
     assert (refusals._windows, refusals._of_user) == ({}, {})
 
 
-async def test_refused_logins_wait_for_the_stream(trail: Audit, refusals: Refusals, bus: Bus) -> None:
-    """While the trail takes nothing they are counted on, and written when it does."""
+async def test_refused_logins_wait_for_the_stream(trail: Audit, refusals: Refusals, bus: Bus, clock: Clock) -> None:
+    """While the trail takes nothing they are counted on, and written when it does, one entry a minute."""
     config = (await bus.js.stream_info(subjects.AUDIT)).config
     ann = a_user()
     tried(refusals, ann)
@@ -232,10 +235,40 @@ async def test_refused_logins_wait_for_the_stream(trail: Audit, refusals: Refusa
     await refusals.write()
     tried(refusals, ann)
     await refusals.write()
+    tried(refusals, ann)
     await bus.js.add_stream(config)
     await refusals.write()
+    assert [entry.times for entry in await all_of(trail, ann.id)] == [1]
+    clock.now += WINDOW_S
+    await refusals.write()
+    assert [entry.times for entry in await all_of(trail, ann.id)] == [2, 1]
 
-    assert [entry.times for entry in await all_of(trail, ann.id)] == [2]
+
+@pytest.mark.parametrize("how", ["no answer", "stopped"])
+async def test_refused_logins_whose_entry_got_no_answer_count_once(
+    how: str, trail: Audit, refusals: Refusals, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server whose entry was written unheard, or that was stopped meanwhile, does not count the same ones again."""
+    ann, written, append = a_user(), asyncio.Event(), AuditStream.append
+
+    async def unheard(*args: Any) -> None:
+        await append(*args)
+        written.set()
+        if how == "no answer":
+            raise QueueUnavailable
+        await asyncio.Event().wait()
+
+    tried(refusals, ann)
+    with monkeypatch.context() as silent:
+        silent.setattr(AuditStream, "append", unheard)
+        writing = asyncio.create_task(refusals.write())
+        await written.wait()
+        tried(refusals, ann)
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+    await refusals.close()
+
+    assert [entry.times for entry in await all_of(trail, ann.id)] == [1, 1]
 
 
 async def test_what_was_done_and_cannot_be_written_is_told(trail: Audit, bus: Bus) -> None:
