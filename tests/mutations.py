@@ -649,6 +649,13 @@ MUTATIONS = (
         tests=("tests/integration/services/test_audit.py::test_refused_logins_whose_entry_got_no_answer_count_once",),
     ),
     Mutation(
+        safeguard="the soon look of whoever is in doubt though NATS refuses",
+        file="src/mayfly/services/following.py",
+        old="            if owner_check.is_in_doubt:\n",
+        new="            if owner_check.is_in_doubt and in_doubt_s < FIRST_LOOK_S:\n",
+        tests=("tests/unit/services/test_following.py::test_who_is_in_doubt_looks_soon_again_though_nats_refuses",),
+    ),
+    Mutation(
         safeguard="the operator's role that no key has",
         file="src/mayfly/services/sessions.py",
         old='    role = user.role if session.kind == "login" else "user"\n',
