@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
+from tests.support.processes import adopt_orphans, end_all_below
+
 if TYPE_CHECKING:
     from xdist.workermanage import WorkerController  # type: ignore[import-untyped]
 
@@ -83,7 +85,8 @@ def _long_ones_take_long(request: pytest.FixtureRequest) -> None:
 
 class Budget:
     """
-    Interrupts the run when its time is over, as Ctrl-C would: the fixtures still clean up, but not for ever.
+    Interrupts the run when its time is over, as Ctrl-C would: the fixtures still clean up, but not for ever. Processes
+    that are left then, such as servers of a test that was interrupted as it started them, are ended.
 
     With --numprocesses that holds for the fixtures in each of the workers.
     """
@@ -99,8 +102,10 @@ class Budget:
     def end(self) -> None:
         """Interrupt the run; if that does not end it, leave it as it is."""
         self._over.set()
+        adopt_orphans()
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         if not self._ended.wait(CLEAN_UP_S):
+            end_all_below(os.getpid())
             os._exit(OUT_OF_TIME)
 
     @pytest.hookimpl(optionalhook=True)
@@ -155,7 +160,9 @@ class Budget:
                 session.exitstatus = OUT_OF_TIME
 
     def pytest_unconfigure(self) -> None:
-        """Everything is cleaned up."""
+        """Everything is cleaned up; of a run that was interrupted, what no fixture came to end as well."""
+        if self._over.is_set():
+            end_all_below(os.getpid())
         self._ended.set()
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:

@@ -15,8 +15,8 @@ import httpx
 from tests.attacks import images
 from tests.attacks.catalogue import Attack
 from tests.attacks.neighbour import Calls, Neighbour
-from tests.support.leftovers import cmdline, descendants, leftovers
-from tests.support.processes import is_alive, name_of
+from tests.support.leftovers import cmdline, leftovers
+from tests.support.processes import descendants, is_alive, name_of
 from tests.support.up import Up
 
 SETTLED_S = 30.0

@@ -16,9 +16,8 @@ import httpx
 import pytest
 
 from mayfly.domain.ids import new_id
-from tests.support.leftovers import descendants
 from tests.support.nats import free_port
-from tests.support.processes import is_alive
+from tests.support.processes import descendants, is_alive
 from tests.support.up import PASSWORD, Up, stop
 
 GONE_WITHIN_S = 5.0

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-import subprocess
 from pathlib import Path
 
 from mayfly.containers.choose import group_name
 from mayfly.domain.sandbox import FIRST_HOST_ID
 from tests.support.files import directories_below
-from tests.support.processes import is_alive
+from tests.support.processes import descendants, is_alive
 from tests.support.up import Up
 
 
@@ -70,22 +69,6 @@ def function_mounts(up: Up) -> list[str]:
             continue
         mounts |= {line for line in lines if line.split()[2] == "overlay"}
     return sorted(mounts)
-
-
-def descendants(pid: int) -> list[int]:
-    """All processes below *pid*."""
-    listing = subprocess.run(["ps", "-eo", "pid=,ppid="], check=True, capture_output=True, text=True).stdout
-    children: dict[int, list[int]] = {}
-    for line in listing.splitlines():
-        child, parent = map(int, line.split())
-        children.setdefault(parent, []).append(child)
-    found: list[int] = []
-    stack = [pid]
-    while stack:
-        below = children.get(stack.pop(), [])
-        found += below
-        stack += below
-    return found
 
 
 def cmdline(pid: int) -> bytes:

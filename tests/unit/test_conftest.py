@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import is_alive
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -95,6 +97,30 @@ def test_never_ends(thing):
     os.mkfifo(tmp_path / "running")
     assert pytest_run(code, tmp_path, "--budget-s=50", *processes).returncode == 124
     assert (tmp_path / "closed").exists()
+
+
+@pytest.mark.parametrize(
+    ("processes", "cleans_up"),
+    [((), True), (("--numprocesses=2",), True), ((), False)],
+    ids=["one process", "several", "never cleaned up"],
+)
+def test_a_run_out_of_time_leaves_no_process(tmp_path: Path, processes: tuple[str, ...], cleans_up: bool) -> None:
+    """Neither what a test has started, in a session of its own, nor what that one has, though nobody ends them."""
+    if not cleans_up:
+        (tmp_path / "conftest.py").write_text("import tests.conftest\ntests.conftest.CLEAN_UP_S = 1\n")
+    code = f"""{NEVER_ENDS}
+import pathlib, signal, subprocess
+def test_never_ends():
+    {"pass" if cleans_up else "signal.signal(signal.SIGINT, signal.SIG_IGN)"}
+    script = "sleep 1000 & echo $! $$; exec sleep 1000"
+    started = subprocess.Popen(["sh", "-c", script], start_new_session=True, stdout=subprocess.PIPE, text=True)
+    pathlib.Path(__file__).with_name("pids").write_text(started.stdout.readline())
+    while True: never_ends()
+"""
+    assert pytest_run(code, tmp_path, "--budget-s=6", *processes).returncode == 124
+    pids = list(map(int, (tmp_path / "pids").read_text().split()))
+    assert len(pids) == 2
+    assert not [pid for pid in pids if is_alive(pid)]
 
 
 def test_a_worker_that_dies_after_its_tests_is_a_failure(tmp_path: Path) -> None:
