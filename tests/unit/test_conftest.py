@@ -47,6 +47,15 @@ def never_ends():
     signal.set_wakeup_fd(wake)  # a signal that comes just before the wait ends it too; `pause` would miss that one
     select.select([woken], [], [])
 """
+END_WHILE_THE_TEST_RUNS = """
+import pathlib, threading
+def pytest_sessionstart(session):
+    if budget := session.config.pluginmanager.get_plugin("budget"):
+        def end():
+            pathlib.Path(__file__).with_name("running").read_bytes()  # the test is the only writer of this pipe
+            budget.end()
+        threading.Thread(target=end, daemon=True).start()
+"""
 XDIST_GIVES_S = 5  # execnet, by itself, interrupts a worker 5 s after it was told to end, and kills it 5 s later
 PROCESSES = pytest.mark.parametrize("processes", [(), ("--numprocesses=2",)], ids=["one process", "several"])
 
@@ -72,15 +81,6 @@ def test_a_run_out_of_time_between_tests_ends(tmp_path: Path, hook: str) -> None
 @PROCESSES
 def test_a_run_out_of_time_cleans_up(tmp_path: Path, processes: tuple[str, ...]) -> None:
     """The fixtures of a test that is interrupted so are closed, and have longer for it than xdist would give them."""
-    end_while_the_test_runs = """
-import pathlib, threading
-def pytest_sessionstart(session):
-    if budget := session.config.pluginmanager.get_plugin("budget"):
-        def end():
-            pathlib.Path(__file__).with_name("running").read_bytes()  # the test is the only writer of this pipe
-            budget.end()
-        threading.Thread(target=end, daemon=True).start()
-"""
     closing_s = XDIST_GIVES_S + 2 if processes else 0
     code = f"""{NEVER_ENDS}
 import pathlib, pytest, time
@@ -93,7 +93,7 @@ def test_never_ends(thing):
     pathlib.Path(__file__).with_name("running").write_bytes(b"")
     never_ends()
 """
-    (tmp_path / "conftest.py").write_text(end_while_the_test_runs)
+    (tmp_path / "conftest.py").write_text(END_WHILE_THE_TEST_RUNS)
     os.mkfifo(tmp_path / "running")
     assert pytest_run(code, tmp_path, "--budget-s=50", *processes).returncode == 124
     assert (tmp_path / "closed").exists()
@@ -106,8 +106,9 @@ def test_never_ends(thing):
 )
 def test_a_run_out_of_time_leaves_no_process(tmp_path: Path, processes: tuple[str, ...], cleans_up: bool) -> None:
     """Neither what a test has started, in a session of its own, nor what that one has, though nobody ends them."""
-    if not cleans_up:
-        (tmp_path / "conftest.py").write_text("import tests.conftest\ntests.conftest.CLEAN_UP_S = 1\n")
+    at_most = "" if cleans_up else "import tests.conftest\ntests.conftest.CLEAN_UP_S = 1\n"
+    (tmp_path / "conftest.py").write_text(at_most + END_WHILE_THE_TEST_RUNS)
+    os.mkfifo(tmp_path / "running")
     code = f"""{NEVER_ENDS}
 import pathlib, signal, subprocess
 def test_never_ends():
@@ -115,9 +116,10 @@ def test_never_ends():
     script = "sleep 1000 & echo $! $$; exec sleep 1000"
     started = subprocess.Popen(["sh", "-c", script], start_new_session=True, stdout=subprocess.PIPE, text=True)
     pathlib.Path(__file__).with_name("pids").write_text(started.stdout.readline())
+    pathlib.Path(__file__).with_name("running").write_bytes(b"")
     while True: never_ends()
 """
-    assert pytest_run(code, tmp_path, "--budget-s=6", *processes).returncode == 124
+    assert pytest_run(code, tmp_path, "--budget-s=50", *processes).returncode == 124
     pids = list(map(int, (tmp_path / "pids").read_text().split()))
     assert len(pids) == 2
     assert not [pid for pid in pids if is_alive(pid)]
