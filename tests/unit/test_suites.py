@@ -34,6 +34,7 @@ def project(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "scripts/test", tmp_path / "scripts/test")
     shutil.copy(ROOT / "tests/conftest.py", tmp_path / "tests/conftest.py")
     (tmp_path / "tests/support").mkdir()
+    shutil.copy(ROOT / "tests/support/processes.py", tmp_path / "tests/support/processes.py")  # of the conftest
     (tmp_path / "tests/support/through_gateway.py").write_text(GATEWAY)
     script(tmp_path / "scripts/setup", "exit 0")
     script(tmp_path / "scripts/check", "exit 0")

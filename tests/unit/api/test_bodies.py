@@ -15,6 +15,7 @@ from starlette.requests import Request
 
 from mayfly.api import bodies
 from mayfly.api.bodies import read_form, read_json, read_parameter
+from mayfly.api.envelope import KEY, Exchange
 from mayfly.api.errors import BodyTimeout, UnsupportedMediaType
 from mayfly.api.shapes import NewFunction, NewUser
 from mayfly.domain.errors import InvalidRequest, ParameterNotText, ParameterTooLarge, UnsupportedEncoding
@@ -40,7 +41,7 @@ def request(body: bytes, content_type: str = "application/json", *, chunk: int =
 
     given_headers = {"content-type": content_type, **{name.replace("_", "-"): value for name, value in headers.items()}}
     raw = [(name.encode(), value.encode()) for name, value in given_headers.items()]
-    return Request({"type": "http", "method": "POST", "headers": raw}, receive)
+    return Request({"type": "http", "method": "POST", "headers": raw, KEY: Exchange("r-1")}, receive)
 
 
 async def outcome_of(body: bytes, shape: type[S]) -> S | InvalidRequest:
