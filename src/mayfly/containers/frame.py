@@ -1,4 +1,4 @@
-"""The one message to the held init and its one answer; the other side is `native/init.c`."""
+"""The one message to the held init and its one answer; the other side is `native/call.h`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_STRINGS_BYTES = 4 << 20
 _HEADER = struct.Struct("=5I")
 _REPORT = struct.Struct("=2I")
 REPORT_BYTES = _REPORT.size
-EXITED, SIGNALLED, REFUSED = 1, 2, 3
+EXITED, SIGNALLED, REFUSED, KILLED = 1, 2, 3, 4  # the last: because the worker said so
 
 
 def encode(call: Call, seccomp_program: bytes) -> bytes:

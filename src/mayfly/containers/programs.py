@@ -27,13 +27,23 @@ def install_programs(place: Path, launcher_dir: Path | None = None) -> Programs:
 
     Raises: RuntimeFailed when they have not been built, with the remedy.
     """
-    directory = launcher_dir or BUILT
-    for name in (SPAWN, INIT, USERNS):
-        if not (directory / name).is_file():
-            raise RuntimeFailed(
-                f"{directory / name} is missing. Installing the package builds it; in a checkout, scripts/setup does."
-            )
+    spawn, userns = find_program(SPAWN, launcher_dir), find_program(USERNS, launcher_dir)
+    built = find_program(INIT, launcher_dir)
     init = place / INIT
-    shutil.copyfile(directory / INIT, init)
+    shutil.copyfile(built, init)
     init.chmod(0o555)
-    return Programs(spawn=directory / SPAWN, init=init, userns=directory / USERNS)
+    return Programs(spawn=spawn, init=init, userns=userns)
+
+
+def find_program(name: str, launcher_dir: Path | None = None) -> Path:
+    """
+    Find a program, in *launcher_dir* or else in the package.
+
+    Raises: RuntimeFailed when it has not been built, with the remedy.
+    """
+    program = (launcher_dir or BUILT) / name
+    if not program.is_file():
+        raise RuntimeFailed(
+            f"{program} is missing. Installing the package builds it; in a checkout, scripts/setup does."
+        )
+    return program

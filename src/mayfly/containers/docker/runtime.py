@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -35,7 +33,8 @@ from mayfly.containers.docker import stream
 from mayfly.containers.docker.config import OWNER_LABEL, STARTING_PIDS, container_config, container_name, pids_limit
 from mayfly.containers.docker.engine import Address, Attached, DockerRefused, Engine, find_version
 from mayfly.containers.docker.rootfs import Roots
-from mayfly.containers.programs import BUILT, INIT
+from mayfly.containers.lock import take_lock
+from mayfly.containers.programs import INIT, find_program
 from mayfly.containers.runtime import NO_EGRESS, Call, Container, ContainerSpec, Ending, EndReason
 from mayfly.containers.stdio import Result, Tail
 from mayfly.domain.errors import RuntimeFailed
@@ -64,7 +63,7 @@ class DockerRuntime:
 
         Raises: RuntimeFailed: one sentence, with the remedy.
         """
-        init = _init_program(launcher_dir)
+        init = find_program(INIT, launcher_dir).read_bytes()
         self.seccomp_program = seccomp.program()
         version = find_version(address)
         self.version = version.engine
@@ -75,7 +74,7 @@ class DockerRuntime:
         self._left: dict[str, int] = {}
         """Containers to be removed, with how often they must still be found gone."""
         self._clearing: asyncio.Task[None] | None = None
-        self._lock = _lock(state_dir / "containers.lock")
+        self._lock = take_lock(state_dir / "containers.lock")
 
     async def create(self, spec: ContainerSpec) -> Container:
         if spec.network is not Network.NONE:
@@ -367,7 +366,7 @@ class DockerContainer:
 
     def _why(self, words: stream.LastWords | None, *, is_out_of_memory: bool) -> EndReason:
         """What came first is the reason, but a command that had ended before it could be killed did end by itself."""
-        has_ended = words is not None and words.report.kind != stream.KILLED
+        has_ended = words is not None and words.report.kind != frame.KILLED
         if self._reason is EndReason.CANCELLED and not has_ended:
             return EndReason.CANCELLED
         if is_out_of_memory:
@@ -466,31 +465,6 @@ def owner_name(state_dir: Path) -> str:
     """The label of a worker's containers: the same after a restart, another for another machine or state directory."""
     words = f"{socket.gethostname()}\0".encode() + os.fsencode(state_dir.resolve())
     return f"mayfly-{hashlib.sha256(words).hexdigest()[:12]}"
-
-
-def _init_program(launcher_dir: Path | None) -> bytes:
-    program = (launcher_dir or BUILT) / INIT
-    if not program.is_file():
-        raise RuntimeFailed(
-            f"{program} is missing. Installing the package builds it; in a checkout, scripts/setup does."
-        )
-    return program.read_bytes()
-
-
-def _lock(path: Path) -> int:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise RuntimeFailed(f"The state directory {path.parent} cannot be used: {error}.") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        if error.errno not in (errno.EAGAIN, errno.EACCES):
-            raise RuntimeFailed(f"The state directory {path.parent} cannot be locked: {error}.") from error
-        raise RuntimeFailed(f"Another worker runs with its state in {path.parent}: give this one its own.") from None
-    return lock
 
 
 def _settle(future: asyncio.Future[None]) -> None:

@@ -15,7 +15,6 @@ from mayfly.containers import bundle, frame
 from mayfly.containers.runtime import Call
 
 SECRET_BYTES = 16
-KILLED = 4  # beside those of `frame`: killed because the worker said so
 UNKNOWN = (1 << 64) - 1
 
 STDOUT, STDERR = 1, 2

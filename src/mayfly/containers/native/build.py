@@ -8,6 +8,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PROGRAMS = {"spawn.c": "mayfly-spawn", "init.c": "mayfly-init", "userns.c": "mayfly-userns"}
+SHARED = HERE / "call.h"
 # Static, because the init runs inside images that have no C library, or another one.
 FLAGS = (
     "-std=gnu11",
@@ -33,7 +34,8 @@ def build(into: Path = HERE / "bin") -> list[Path]:
 
 
 def _compile(source: Path, program: Path) -> Path:
-    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+    changed_at = max(file.stat().st_mtime for file in (source, SHARED))
+    if not program.exists() or program.stat().st_mtime < changed_at:
         # Under another name first: two builds at once must not leave half a program, nor overwrite one that runs.
         fresh = program.with_name(f"{program.name}.{os.getpid()}")
         subprocess.run(["cc", *FLAGS, "-o", str(fresh), str(source)], check=True)

@@ -6,10 +6,8 @@
  * function forks outlives its call. A function cannot signal process 1, nor read its memory or its descriptors (it is
  * not dumpable). Until the frame arrives nothing of the image has run.
  *
- * The frame: a header of five numbers, then `strings_bytes` bytes of strings each ended by NUL (argc arguments, then
- * envc additions to the environment as NAME=VALUE), then `filter_bytes` bytes of compiled seccomp program. It comes
- * from the worker; lengths are checked all the same. What we answer: one byte when ready, then one `struct report`.
- * Nothing of ours ever goes to stdout.
+ * The frame is read in call.h. What we answer: one byte when ready, then one `struct report`. Nothing of ours ever goes
+ * to stdout.
  *
  * With the argument `stdio` there is no control socket, only what a Docker daemon passes on: standard input carries a
  * `struct prelude`, the frame and the function's own input, and then one byte if the function is to be killed; its end
@@ -38,14 +36,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CONTROL = 3, PROTOCOL = 1 };
-enum { NOT_FOUND = 127, NOT_EXECUTABLE = 126, REFUSED = 125 };
-enum { MAX_STRINGS_BYTES = 4 << 20, MAX_STRINGS = 65536, MAX_FILTER_BYTES = 4096 * sizeof(struct sock_filter) };
-
-struct header { uint32_t protocol, argc, envc, strings_bytes, filter_bytes; };
-struct report { uint32_t kind, value; };
-enum { REPORT_EXITED = 1, REPORT_SIGNALLED = 2, REPORT_REFUSED = 3, REPORT_KILLED = 4 };
-/* value: exit code, signal, errno, nothing (killed because the worker said so) */
+#include "call.h"
 
 /* What goes before the frame, and what the report is part of, where standard input and error are all there is. */
 struct prelude { unsigned char secret[16]; uint32_t input_bytes, limit_ms; };
@@ -66,8 +57,6 @@ static const char *const FIGURES[][3] = {
 };
 static int figure_files[3] = {-1, -1, -1}, cpu_unit_per_us;
 static uint64_t cpu_us_before;
-
-struct frame { char **argv, **env; struct sock_fprog filter; };
 
 /* The number behind `name` in an open file, or its first word if it has no names; UNKNOWN if it is not there. */
 static uint64_t figure(int file, const char *name)
@@ -153,127 +142,6 @@ static void refuse(int why)
     _exit(REFUSED);
 }
 
-static void receive(void *to, size_t bytes)
-{
-    for (char *at = to; bytes;) {
-        ssize_t got = read(CONTROL, at, bytes);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0) /* the worker does not want us any more */
-            _exit(REFUSED);
-        at += got;
-        bytes -= got;
-    }
-}
-
-static void *allocate(size_t count, size_t size)
-{
-    void *memory = calloc(count, size);
-    if (!memory)
-        refuse(ENOMEM);
-    return memory;
-}
-
-/* Cut `count` strings off the front of `*at`, none of them beyond `end`. */
-static char **cut(char **at, const char *end, uint32_t count)
-{
-    char **list = allocate((size_t)count + 1, sizeof *list);
-    for (uint32_t i = 0; i < count; i++) {
-        char *nul = *at < end ? memchr(*at, 0, end - *at) : NULL;
-        if (!nul)
-            refuse(EBADMSG);
-        list[i] = *at;
-        *at = nul + 1;
-    }
-    return list;
-}
-
-static struct frame receive_frame(void)
-{
-    struct header head;
-    receive(&head, sizeof head);
-    if (head.protocol != PROTOCOL)
-        refuse(EPROTONOSUPPORT);
-    if (!head.argc || head.argc > MAX_STRINGS || head.envc > MAX_STRINGS || head.strings_bytes > MAX_STRINGS_BYTES ||
-        !head.filter_bytes || head.filter_bytes > MAX_FILTER_BYTES || head.filter_bytes % sizeof(struct sock_filter))
-        refuse(EBADMSG);
-    char *at = allocate((size_t)head.strings_bytes + 1, 1), *end = at + head.strings_bytes;
-    struct frame frame = {.filter.len = head.filter_bytes / sizeof(struct sock_filter),
-                          .filter.filter = allocate(head.filter_bytes, 1)};
-    receive(at, head.strings_bytes);
-    receive(frame.filter.filter, head.filter_bytes);
-    frame.argv = cut(&at, end, head.argc);
-    frame.env = cut(&at, end, head.envc);
-    if (at != end)
-        refuse(EBADMSG);
-    return frame;
-}
-
-static int same_name(const char *a, const char *b)
-{
-    size_t length = strcspn(a, "=");
-    return !strncmp(a, b, length) && b[length] == '=';
-}
-
-static int is_replaced(const char *variable, char **by)
-{
-    while (*by && !same_name(variable, *by))
-        by++;
-    return *by != NULL;
-}
-
-/* The image's environment with the frame's additions; the last one of a name wins. */
-static char **merged(char **image, char **added)
-{
-    size_t count = 0, next = 0;
-    for (char **each = image; *each; each++)
-        count++;
-    for (char **each = added; *each; each++)
-        count++;
-    char **all = allocate(count + 1, sizeof *all);
-    for (char **each = image; *each; each++)
-        if (!is_replaced(*each, added))
-            all[next++] = *each;
-    for (char **each = added; *each; each++)
-        if (!is_replaced(*each, each + 1))
-            all[next++] = *each;
-    return all;
-}
-
-static const char *value_of(const char *name, char **env)
-{
-    size_t length = strlen(name);
-    for (; *env; env++)
-        if (!strncmp(*env, name, length) && (*env)[length] == '=')
-            return *env + length + 1;
-    return NULL;
-}
-
-/* Search as execvp does, but in the function's own PATH, and never fall back to a shell. Returns only on failure. */
-static int execute(char **argv, char **env)
-{
-    const char *path = strchr(argv[0], '/') ? NULL : value_of("PATH", env);
-    int refused = 0;
-    if (!*argv[0])
-        return ENOENT;
-    if (!path) {
-        execve(argv[0], argv, env);
-        return errno;
-    }
-    for (const char *dir = path; dir; dir = strchr(dir, ':') ? strchr(dir, ':') + 1 : NULL) {
-        char file[4096];
-        int length = strcspn(dir, ":");
-        if (snprintf(file, sizeof file, "%.*s/%s", length ? length : 1, length ? dir : ".", argv[0]) >= (int)sizeof file)
-            continue;
-        execve(file, argv, env);
-        if (errno == EACCES)
-            refused = EACCES; /* as execvp: another directory may have one that can be run */
-        else if (errno != ENOENT && errno != ENOTDIR)
-            return errno;
-    }
-    return refused ? refused : ENOENT;
-}
-
 /*
  * The kernel counts queued signals in each user namespace, and again for who made it, which may be root for all.
  * There the limit is that of the moment of making, so a runtime that lowers it first would lower it for all together.
@@ -293,9 +161,7 @@ static void become_the_function(struct frame *frame, char **env)
         dprintf(2, "mayfly: cannot confine the function: %s\n", strerror(errno));
         _exit(REFUSED);
     }
-    int why = execute(frame->argv, env);
-    dprintf(2, "mayfly: cannot run '%s': %s\n", frame->argv[0], strerror(why));
-    _exit(why == ENOENT || why == ENOTDIR ? NOT_FOUND : NOT_EXECUTABLE);
+    become(frame->argv, env);
 }
 
 static void reap_until_end_of(pid_t function)
