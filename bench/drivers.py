@@ -25,7 +25,7 @@ from mayfly.containers.choose import DockerAddress, choose_runtime
 from mayfly.containers.host import prepare_host
 from mayfly.containers.runtime import Runtime
 
-DRIVERS = ("crun", "runc", "docker")
+DRIVERS = ("crun", "runc", "docker", "confined")
 ROUNDS, WARM = 5, 5
 AT_ONCE = (1, 2, 4, 8)
 
@@ -60,7 +60,7 @@ async def show_steps(runtimes: list[Runtime], rootfs: Path, calls: int) -> None:
         create, run, remove = (statistics.median(step) * 1e3 for step in zip(*times[runtime.name], strict=True))
         first = first or create + run
         steps = f"create {create:6.1f} ms   run {run:5.1f} ms   remove {remove:5.1f} ms"
-        print(f"{runtime.name:6} {steps}   to the answer {create + run:6.1f} ms = {(create + run) / first:5.1f} x")
+        print(f"{runtime.name:8} {steps}   to the answer {create + run:6.1f} ms = {(create + run) / first:5.1f} x")
 
 
 async def show_rates(runtimes: list[Runtime], rootfs: Path, calls: int, at_once: int) -> None:

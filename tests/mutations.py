@@ -2,12 +2,14 @@
 Safeguards that are taken out one at a time by `scripts/mutate`, and the tests that must then fail.
 
 Each stands for a sentence of docs/reference/promise.md; those of the sandbox, of docs/explanation/security.md, are in
-`tests/mutations_sandbox.py`. `tests/unit/test_mutations.py` sees that the code which is to be changed is still there.
+`tests/mutations_sandbox.py` and `tests/mutations_confined.py`. `tests/unit/test_mutations.py` sees that the code which
+is to be changed is still there.
 """
 
 from __future__ import annotations
 
 from tests.mutation import Mutation
+from tests.mutations_confined import CONFINED
 from tests.mutations_sandbox import SANDBOX
 
 WORKER = "tests/integration/worker"
@@ -27,6 +29,7 @@ TABLE = f"{ATTACKS}::test_what_is_reached_and_what_is_refused"
 
 MUTATIONS = (
     *SANDBOX,
+    *CONFINED,
     Mutation(
         safeguard="the start fence",
         file="src/mayfly/worker/run.py",

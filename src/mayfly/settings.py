@@ -329,8 +329,9 @@ class WorkerSettings(LogSettings, NatsSettings, ImageSettings, EgressSettings, M
     slots: Annotated[int, Field(ge=1, le=4096)] = 4 * CORES
     """Activations run at once."""
 
-    runtime: Literal["auto", "crun", "runc", "docker"] = "auto"
-    """What starts containers. `auto` takes crun where it works, else runc; `docker` is never taken unasked."""
+    runtime: Literal["auto", "crun", "runc", "docker", "confined"] = "auto"
+    """What starts containers. `auto` takes crun where it works, else runc; `docker` and `confined` are never taken
+    unasked."""
 
     docker_host: str = "unix:///var/run/docker.sock"
     """The Docker daemon, when `runtime` is docker: `unix:///path` or, with `docker_tls_dir`, `tcp://host:2376`."""

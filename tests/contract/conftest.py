@@ -11,18 +11,31 @@ from pathlib import Path
 
 import pytest
 
+from mayfly.containers.confined.requirements import LANDLOCK_MIN, landlock_version
 from mayfly.containers.host import prepare_host
 from tests.contract.exceptions import DRIVERS, cannot
 from tests.support import dockerd_bare
-from tests.support.containers import BUSYBOX, DOCKER_HOST, World, images_of, make_rootfs, open_runtime
+from tests.support.containers import (
+    BUSYBOX,
+    DOCKER_HOST,
+    World,
+    copy_rootfs,
+    images_of,
+    make_rootfs,
+    open_runtime,
+)
 from tests.support.need import need
+
+UNPREPARED = "TEST_UNPREPARED_HOST"
+"""The variable by which tests of confined calls are run where no other driver could be."""
 
 
 @pytest.fixture(scope="session")
 def prepared_host() -> None:
-    """This process in a mount namespace of its own, fit for containers."""
+    """This process in a mount namespace of its own, fit for containers; or as it is, where there can be none."""
     need(os.geteuid() == 0, "root")
-    prepare_host()
+    if UNPREPARED not in os.environ:
+        prepare_host()
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +44,19 @@ def rootfs(prepared_host: None, tmp_path_factory: pytest.TempPathFactory) -> Pat
     need(BUSYBOX.exists(), "busybox-static")
     need(shutil.which("cc"), "a C compiler")
     return make_rootfs(tmp_path_factory.mktemp("image") / "rootfs")
+
+
+@pytest.fixture(scope="session")
+def furnished_rootfs(rootfs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another of the same, for confined calls, which have their files in an image's own /dev."""
+    return copy_rootfs(rootfs, tmp_path_factory.mktemp("furnished") / "rootfs")
+
+
+@pytest.fixture
+def image(driver: str, request: pytest.FixtureRequest) -> Path:
+    """The image that a driver's tests use."""
+    directory: Path = request.getfixturevalue("furnished_rootfs" if driver == "confined" else "rootfs")
+    return directory
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +82,8 @@ def driver(request: pytest.FixtureRequest) -> str:
     name = str(request.param)
     if name == "docker":
         request.getfixturevalue("docker_daemon")
+    elif name == "confined":
+        need(landlock_version() >= LANDLOCK_MIN, "Landlock, version 6")
     else:
         need(shutil.which(name), name)
     mark = cannot(name, request.node.originalname)
@@ -105,9 +133,9 @@ def _searchable_directory() -> Iterator[Path]:
 
 
 @pytest.fixture
-async def world(driver: str, rootfs: Path, state_dir: Path) -> AsyncIterator[World]:
+async def world(driver: str, image: Path, state_dir: Path) -> AsyncIterator[World]:
     """A runtime in a place of its own. When the test is over nothing of it may be left."""
-    world = World(open_runtime(driver, state_dir=state_dir, images=images_of(rootfs)), rootfs)
+    world = World(open_runtime(driver, state_dir=state_dir, images=images_of(image)), image)
     try:
         yield world
         assert not world.left()

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Container
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,8 @@ import httpx
 from mayfly.containers import mounts
 from mayfly.containers.cgroups import pids_in
 from mayfly.containers.choose import DockerAddress, choose_runtime
+from mayfly.containers.confined.runtime import ConfinedContainer, ConfinedRuntime
+from mayfly.containers.confined.users import CALLS
 from mayfly.containers.docker.config import INIT as DOCKER_INIT
 from mayfly.containers.docker.config import OWNER_LABEL, container_name
 from mayfly.containers.docker.runtime import DockerContainer, DockerRuntime
@@ -34,8 +36,8 @@ SCALE = float(os.environ.get("TEST_TIME_SCALE", "1"))
 DOCKER_HOST = "TEST_DOCKER_HOST"
 """The variable with the address of the tests' own daemon."""
 
-OurRuntime = OciRuntime | DockerRuntime
-OurContainer = OciContainer | DockerContainer
+OurRuntime = OciRuntime | DockerRuntime | ConfinedRuntime
+OurContainer = OciContainer | DockerContainer | ConfinedContainer
 
 BUSYBOX = Path("/bin/busybox")
 ATTACKERS = Path(__file__).parent.parent / "contract" / "attackers"
@@ -167,7 +169,7 @@ class World:
     @property
     def extra_pids(self) -> int:
         """Processes in a container's cgroup that are not the function's."""
-        return 1 if isinstance(self.runtime, DockerRuntime) else self.runtime.driver.extra_pids
+        return self.runtime.driver.extra_pids if isinstance(self.runtime, OciRuntime) else 1
 
     def cgroups(self, container: OurContainer) -> tuple[Path, ...]:
         """The directories of a container's cgroup."""
@@ -180,6 +182,8 @@ class World:
 
     def living(self, container: OurContainer) -> set[int]:
         """The container's processes that live, the runtime that waits for it left out."""
+        if isinstance(container, ConfinedContainer):
+            return {*processes_of(container.id), *processes_of_user(container.user.uid)}
         if isinstance(container, DockerContainer):
             return set(processes_of(container.id))
         inside = pids_in(self.cgroups(container))
@@ -212,6 +216,8 @@ def ids_of(runtime: OurRuntime) -> set[str]:
     """The ids of a runtime's containers."""
     if isinstance(runtime, OciRuntime):
         return set(runtime.groups.found())
+    if isinstance(runtime, ConfinedRuntime):
+        return {record.name for record in runtime.records.iterdir()}
     socket = os.environ[DOCKER_HOST].removeprefix("unix://")
     filters = json.dumps({"label": [f"{OWNER_LABEL}={runtime.owner}"]})
     with httpx.Client(transport=httpx.HTTPTransport(uds=socket), base_url="http://docker") as client:
@@ -247,10 +253,37 @@ def processes_of(container_id: str) -> list[int]:
     ]
 
 
+def processes_of_user(*uids: int) -> list[int]:
+    """The living processes of users, the zombies left out."""
+    return processes_of_users(uids)
+
+
+def processes_of_users(uids: Container[int]) -> list[int]:
+    """The same of many."""
+    alive = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                status = dict(line.split(":", 1) for line in (entry / "status").read_text().splitlines())
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if status["State"].split()[0] not in "ZX" and int(status["Uid"].split()[0]) in uids:
+                alive.append(int(entry.name))
+    return alive
+
+
 def leftovers(runtime: OurRuntime) -> Leftovers:
     """Look for containers of this runtime."""
     if isinstance(runtime, DockerRuntime):
         return Leftovers(processes=(), mounts=(), cgroups=(), files=(), containers=tuple(ids_of(runtime)))
+    if isinstance(runtime, ConfinedRuntime):
+        ours = processes_of_users(range(runtime.users.first, runtime.users.first + 2 * CALLS))
+        return Leftovers(
+            processes=tuple(map(str, ours)),
+            mounts=(),
+            cgroups=(),
+            files=tuple(str(record.readlink()) for record in runtime.records.iterdir()),
+        )
     place = runtime.place.directory
     networks = place / "networks"  # those that wait, `tests.support.egress` looks for those that should be gone
     return Leftovers(

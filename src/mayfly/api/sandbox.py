@@ -12,7 +12,8 @@ from mayfly.domain.sandbox import Room
 class SandboxShape(Shape):
     """
     What each call of a function is held in. So a worker does it that starts containers itself, with crun or runc; what
-    is lost where a Docker daemon does that is in `lost_with_docker`.
+    is lost where a Docker daemon does that is in `lost_with_docker`, and where there are no containers, in
+    `lost_with_confined`.
     """
 
     namespaces: list[str]
@@ -86,6 +87,10 @@ class SandboxShape(Shape):
     lost_with_docker: dict[str, str]
     """What does not hold where a worker has a Docker daemon start its containers, and what there is instead."""
 
+    lost_with_confined: dict[str, str]
+    """What does not hold where a worker has no privileges and runs calls as confined processes, and what there is
+    instead."""
+
     @classmethod
     def of(cls, limits: Limits, network: Network) -> SandboxShape:
         """Show the profile with these limits and this network."""
@@ -114,6 +119,7 @@ class SandboxShape(Shape):
             signals_pending=sandbox.SIGNALS_PENDING,
             reaches=sandbox.REACHED[network],
             lost_with_docker=dict(sandbox.LOST_WITH_DOCKER),
+            lost_with_confined=dict(sandbox.LOST_WITH_CONFINED),
         )
 
 

@@ -32,6 +32,7 @@ def lines(sandbox: Sandbox | None) -> list[tuple[str, object]]:
         ("signals", f"{sandbox.signals_pending} pending"),
         ("reaches", sandbox.reaches),
         *(("with docker", f"{name}: {instead}") for name, instead in sandbox.lost_with_docker.items()),
+        *(("with confined", f"{name}: {instead}") for name, instead in sandbox.lost_with_confined.items()),
     ]
 
 

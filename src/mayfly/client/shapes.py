@@ -71,7 +71,10 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
-    """What each call of a function is held in. `lost_with_docker` is what does not hold at a Docker daemon."""
+    """
+    What each call of a function is held in. `lost_with_docker` is what does not hold at a Docker daemon, and
+    `lost_with_confined` what does not on a worker without privileges.
+    """
 
     namespaces: list[str]
     first_host_id: int
@@ -96,6 +99,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     reaches: str
     lost_with_docker: dict[str, str]
     host_ids: str = ""  # servers before 0.2 do not tell
+    lost_with_confined: dict[str, str] = {}  # nor this
 
 
 class Function(Spec, frozen=True, kw_only=True):

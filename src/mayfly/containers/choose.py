@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from mayfly.containers import cgroups, seccomp
+from mayfly.containers.confined import requirements
+from mayfly.containers.confined.runtime import ConfinedRuntime
 from mayfly.containers.docker.engine import Address, find_version
 from mayfly.containers.docker.runtime import DockerRuntime
 from mayfly.containers.egress import rules
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 NAMES = ("crun", "runc")  # in the order of preference
+NEVER_UNASKED = ("docker", "confined")
 MIN_VERSIONS = {"crun": (1, 0), "runc": (1, 1)}
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -57,13 +60,17 @@ class DockerAddress:
 
 def explain_runtime(name: str, *, docker: DockerAddress = DockerAddress()) -> Explanation:
     """
-    Say which runtime *name* (auto, crun, runc, docker) means here. Needs no privileges, but docker its socket.
+    Say which runtime *name* (auto, crun, runc, docker, confined) means here. Needs no privileges; docker, its socket.
 
     Raises: RuntimeFailed when there is none that will do, with the remedy.
     """
     if name == "docker":
         version = find_version(Address.of(docker.host, docker.tls_dir))
         return Explanation(name, version.engine, f"set by the operator; {docker.host}, API {version.api}")
+    if name == "confined":
+        losses = [f"\n  lost: {lost}: {instead}" for lost, instead in sandbox.LOST_WITH_CONFINED.items()]
+        reason = f"set by the operator, for code of his own only; Landlock {requirements.landlock_version()}"
+        return Explanation(name, os.uname().release, reason + "".join(losses))
     driver, reason = _choose(name)
     return Explanation(driver.name, driver.version, reason)
 
@@ -81,18 +88,20 @@ def choose_runtime(
     """
     Make the runtime *name* ready to start containers, its files on a tmpfs of our own below *state_dir*.
 
-    Call it after `host.prepare_host` (which docker can do without), and `reap` it before the first container.
-    *launcher_dir* is where the C programs are, if not in the package. With *egress*, functions may have a network.
-    With *images*, where unpacked ones are, each container has user ids of its own, if this host can do that. *slots* is
-    how many run at once.
+    Call it after `host.prepare_host` (which those that are never taken unasked can do without), and `reap` it before
+    the first container. *launcher_dir* is where the C programs are, if not in the package. With *egress*, functions may
+    have a network. With *images*, where unpacked ones are, each container has user ids of its own, if this host can do
+    that. *slots* is how many run at once.
 
     Raises: RuntimeFailed with the remedy when this host, or another worker in the same place, stands in the way.
     """
+    if egress and name in NEVER_UNASKED:
+        raise RuntimeFailed(
+            f"MAYFLY_EGRESS: the {name} driver has no rules for it: MAYFLY_EGRESS=off, or another runtime."
+        )
+    if name == "confined":
+        return ConfinedRuntime(state_dir=state_dir, launcher_dir=launcher_dir)
     if name == "docker":
-        if egress:
-            raise RuntimeFailed(
-                "MAYFLY_EGRESS: the docker driver has no rules for it: MAYFLY_EGRESS=off, or another runtime."
-            )
         address = Address.of(docker.host, docker.tls_dir)
         return DockerRuntime(address, state_dir=state_dir, launcher_dir=launcher_dir)
     driver, _ = _choose(name)
@@ -160,7 +169,7 @@ def _networks(policy: EgressPolicy | None, *, state_dir: Path, directory: Path, 
 
 def _choose(name: str) -> tuple[Driver, str]:
     if name not in ("auto", *NAMES):
-        raise RuntimeFailed(f"There is no runtime {name!r}: auto, crun, runc and docker are known.")
+        raise RuntimeFailed(f"There is no runtime {name!r}: auto, crun, runc, docker and confined are known.")
     refusals: list[str] = []
     for candidate in NAMES if name == "auto" else (name,):
         found = _find(candidate)

@@ -98,7 +98,8 @@ def prepare_host() -> None:
     except OSError as error:
         raise RuntimeFailed(
             f"This host does not let the worker mount ({error}). In Docker it needs CAP_SYS_ADMIN, a seccomp profile "
-            "that allows mount, and apparmor=unconfined."
+            "that allows mount, and apparmor=unconfined. Where that cannot be had: MAYFLY_RUNTIME=docker, or, for "
+            "functions of your own alone, MAYFLY_RUNTIME=confined."
         ) from error
 
 
@@ -128,7 +129,10 @@ def _become_process_1(heartbeat: int, feed: int) -> None:
 def _unshare(flags: int) -> None:
     if _libc.unshare(flags):
         error = os.strerror(ctypes.get_errno())
-        raise RuntimeFailed(f"A pid namespace cannot be made ({error}). In Docker the worker needs CAP_SYS_ADMIN.")
+        raise RuntimeFailed(
+            f"A pid namespace cannot be made ({error}). In Docker the worker needs CAP_SYS_ADMIN; where that cannot be "
+            "had: MAYFLY_RUNTIME=docker, or, for functions of your own alone, MAYFLY_RUNTIME=confined."
+        )
 
 
 def _prctl(option: int, value: int | bytes) -> None:
@@ -201,7 +205,7 @@ def _let_functions_have_their_own_sys() -> None:
                 f"mount one of its own ({first}), and making ours fit for that ({how}) did not help ({error}). In "
                 "Docker or a pod it needs CAP_SYS_ADMIN outside of user namespaces, a seccomp profile that allows "
                 "mount, apparmor=unconfined, and nothing mounted over parts of /sys. Where that cannot be had: "
-                "MAYFLY_RUNTIME=docker."
+                "MAYFLY_RUNTIME=docker, or, for functions of your own alone, MAYFLY_RUNTIME=confined."
             ) from error
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from mayfly.domain.errors import RuntimeFailed
 
 BUILT = Path(__file__).parent / "native" / "bin"
-SPAWN, INIT, USERNS = "mayfly-spawn", "mayfly-init", "mayfly-userns"
+SPAWN, INIT, USERNS, CONFINE = "mayfly-spawn", "mayfly-init", "mayfly-userns", "mayfly-confine"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

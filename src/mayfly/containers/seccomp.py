@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mayfly.domain.errors import RuntimeFailed
-from mayfly.domain.sandbox import DENIED_CALLS, SOCKET_FAMILIES
+from mayfly.domain.sandbox import CONFINED_DENIED_CALLS, CONFINED_SOCKET_FAMILIES, DENIED_CALLS, SOCKET_FAMILIES
 
 PROFILES = (Path("/usr/share/containers/seccomp.json"), Path("/etc/containers/seccomp.json"))
 
@@ -73,6 +73,18 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True)
+class Hardening:
+    """What is refused, whatever the profile says, and the families of sockets that are left."""
+
+    denied: frozenset[str] = DENIED_CALLS
+    families: tuple[int, ...] = tuple(SOCKET_FAMILIES.values())
+
+
+CONFINED = Hardening(DENIED_CALLS | CONFINED_DENIED_CALLS, tuple(CONFINED_SOCKET_FAMILIES.values()))
+"""For calls that share namespaces and an image with others."""
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """What a profile's conditions are about."""
 
@@ -94,7 +106,7 @@ class Machine:
         return cls(arch, (int(major), int("".join(filter(str.isdigit, minor.split("-")[0])))))
 
 
-def program(paths: tuple[Path, ...] = PROFILES) -> bytes:
+def program(paths: tuple[Path, ...] = PROFILES, *, hardening: Hardening = Hardening()) -> bytes:
     """
     Compile the profile that is installed here.
 
@@ -102,17 +114,18 @@ def program(paths: tuple[Path, ...] = PROFILES) -> bytes:
     """
     for path in paths:
         if path.exists():
-            return compile_profile(translate(json.loads(path.read_bytes()), Machine.here()))
+            return compile_profile(translate(json.loads(path.read_bytes()), Machine.here(), hardening))
     raise RuntimeFailed(
         f"No seccomp profile at {' or '.join(map(str, paths))}: install golang-github-containers-common "
         "(Debian, Ubuntu) or containers-common (Fedora)."
     )
 
 
-def translate(source: dict[str, Any], machine: Machine) -> Profile:
+def translate(source: dict[str, Any], machine: Machine, hardening: Hardening = Hardening()) -> Profile:
     """Take from a containers-common profile what holds for a process without capabilities on *machine*, and harden."""
-    rules = [rule for entry in source["syscalls"] if _applies(entry, machine) for rule in _rules(entry)]
-    return Profile(source.get("defaultErrnoRet", errno.EPERM), (*rules, *_hardening()))
+    ruled = hardening.denied | NARROWED
+    rules = [rule for entry in source["syscalls"] if _applies(entry, machine) for rule in _rules(entry, ruled)]
+    return Profile(source.get("defaultErrnoRet", errno.EPERM), (*rules, *_hardening(hardening)))
 
 
 def _applies(entry: dict[str, Any], machine: Machine) -> bool:
@@ -131,11 +144,11 @@ def _version(text: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def _rules(entry: dict[str, Any]) -> list[Rule]:
+def _rules(entry: dict[str, Any], ruled: frozenset[str]) -> list[Rule]:
     allows = entry["action"] == "SCMP_ACT_ALLOW"
     if not allows and entry["action"] != "SCMP_ACT_ERRNO":
         return []  # logging, tracing or killing: not allowed is what matters, and that is the default
-    names = tuple(name for name in entry.get("names") or [entry["name"]] if name not in DENIED_CALLS | NARROWED)
+    names = tuple(name for name in entry.get("names") or [entry["name"]] if name not in ruled)
     errno_ret = None if allows else entry.get("errnoRet") or errno.EPERM
     return [Rule(names, errno_ret, tuple(_comparison(arg) for arg in entry.get("args") or ()))] if names else []
 
@@ -144,14 +157,14 @@ def _comparison(arg: dict[str, Any]) -> Comparison:
     return Comparison(arg["index"], arg["op"], arg["value"], arg.get("valueTwo") or 0)
 
 
-def _hardening() -> list[Rule]:
+def _hardening(hardening: Hardening) -> list[Rule]:
     no_new_namespace = Comparison(0, "SCMP_CMP_MASKED_EQ", NEW_NAMESPACES, 0)
     return [
-        Rule(tuple(sorted(DENIED_CALLS)), errno.EPERM),
+        Rule(tuple(sorted(hardening.denied)), errno.EPERM),
         Rule(("clone",), None, (no_new_namespace,)),
         # Its flags lie in memory, where a filter cannot look. C libraries fall back to clone.
         Rule(("clone3",), errno.ENOSYS),
-        *(Rule(("socket",), None, (Comparison(0, "SCMP_CMP_EQ", family),)) for family in SOCKET_FAMILIES.values()),
+        *(Rule(("socket",), None, (Comparison(0, "SCMP_CMP_EQ", family),)) for family in hardening.families),
     ]
 
 

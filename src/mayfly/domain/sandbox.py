@@ -99,6 +99,43 @@ LOST_WITH_DOCKER = {
 }
 """Of what is shown of the profile; all that a daemon cannot do is in docs/howto/run-on-docker.md."""
 
+# fmt: off
+CONFINED_DENIED_CALLS = frozenset(
+    {
+        # shared by all calls, where they have no ipc namespace
+        "shmget", "shmat", "shmctl", "shmdt", "semget", "semop", "semtimedop", "semctl",
+        "msgget", "msgsnd", "msgrcv", "msgctl", "mq_open", "mq_unlink", "mq_notify", "mq_getsetattr",
+        "mq_timedsend", "mq_timedreceive",
+        # nodes; and marks on those files of an image that anybody may write to
+        "mknod", "mknodat", "setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr",
+        # memory that no limit of a process counts
+        "memfd_create",
+    }
+)
+# fmt: on
+CONFINED_SOCKET_FAMILIES = {"unix": SOCKET_FAMILIES["unix"]}
+"""There is no network namespace, so a function has no network at all."""
+
+LOST_WITH_CONFINED = {
+    "namespaces": "A call shares the worker's namespaces: it has no process ids, host name, mounts or loopback of its "
+    "own, and no /proc and /sys. Users, Landlock and the filter of system calls keep calls apart.",
+    "writable root": "A call writes to one directory of its own, which HOME and TMPDIR name; the rest of the image, "
+    "/tmp and /dev/shm too, is read-only.",
+    "user of the image": "A call runs as a user of its own instead: what only the image's user or group may read, it "
+    "cannot.",
+    "memory": "The limit holds for each process by itself, and more is refused rather than killed: there is no "
+    "out-of-memory ending, and the peak is that of the largest process.",
+    "cpu": "There is no quota and no fair share: a call may use every core, behind the worker's own work, for its time "
+    "limit times its cpus in each process.",
+    "disk": "Each file is limited, all together are not: a function can fill the disk of the images until it ends.",
+    "network": "There is none: no loopback, no egress.",
+    "shared image": "Calls of one image see the same files: they can lock and watch them, and touch the times of those "
+    "that anybody may write to.",
+    "system calls": "Named pipes, memfds, System V and POSIX message queues, semaphores and shared memory are refused.",
+    "secrets as files": "There are none: a secret is given in the environment.",
+}
+"""Of what is shown of the profile; how it is meant to be used is in docs/howto/run-without-privileges.md."""
+
 INODE_BYTES = 2048  # kernel memory of a file in the scratch layer, measured: 35 MB for 16,384 empty ones
 PLAIN_INODE_BYTES = 1024  # the same without an overlay above
 DEV_BYTES, DEV_INODES = 64 * 1024, 128

@@ -117,8 +117,8 @@ def worker() -> None:
     given = _settings(WorkerSettings)
     _need_root("worker")
     try:
-        # With docker a daemon has the containers, and their namespaces: there is nothing to enter.
-        feed = watched() if given.runtime == "docker" else enter_namespaces()
+        # With docker a daemon has the containers, and their namespaces; confined, there are none: nothing to enter.
+        feed = watched() if given.runtime in ("docker", "confined") else enter_namespaces()
         _configure_logs(given, "worker")
         uvloop.run(serve(given, feed))
     except SettingsError as error:

@@ -16,6 +16,7 @@ from mayfly.containers.host import prepare_host
 from mayfly.containers.watchdog import Feed
 from mayfly.domain.errors import QueueUnavailable
 from mayfly.domain.ids import WorkerId, new_id
+from mayfly.domain.sandbox import LOST_WITH_CONFINED
 from mayfly.images.policy import RegistryPolicy
 from mayfly.images.store import FindCredentials, ImageStore
 from mayfly.services.metrics_certificates import ends_of
@@ -36,13 +37,13 @@ async def serve(settings: WorkerSettings, feed: Feed | None = None) -> None:
     Be a worker until SIGTERM or SIGINT, or until the connection to NATS is closed for good.
 
     Must run as pid 1 of namespaces of its own (`containers.host.enter_namespaces`): when it dies, all its containers
-    and mounts go with it. (Not so with a Docker daemon: that has the containers, and ends them.) *feed* is that of the
-    process outside, which sees to that death.
+    and mounts go with it. (Not so with a Docker daemon, which has the containers and ends them, or with confined calls,
+    which their launchers end.) *feed* is that of the process outside, which sees to that death.
 
     Raises: SealingKeyUnusable; RuntimeFailed when this machine cannot run containers; QueueUnavailable, also when the
     connection was closed for good: whoever restarts only what has failed has to see that it has.
     """
-    if settings.runtime != "docker":
+    if settings.runtime not in ("docker", "confined"):
         prepare_host()
     opener = Opener.load(settings.sealing_keys_dir)
     stop = asyncio.Event()
@@ -58,6 +59,9 @@ async def serve(settings: WorkerSettings, feed: Feed | None = None) -> None:
         images=settings.image_dir,
         slots=settings.slots,
     )
+    if settings.runtime == "confined":
+        for lost, instead in LOST_WITH_CONFINED.items():
+            log.warning("worker.confined", lost=lost, instead=instead)
     try:
         left = await runtime.reap()
         if left:

@@ -7,7 +7,12 @@ import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PROGRAMS = {"spawn.c": "mayfly-spawn", "init.c": "mayfly-init", "userns.c": "mayfly-userns"}
+PROGRAMS = {
+    "spawn.c": "mayfly-spawn",
+    "init.c": "mayfly-init",
+    "userns.c": "mayfly-userns",
+    "confine.c": "mayfly-confine",
+}
 SHARED = HERE / "call.h"
 # Static, because the init runs inside images that have no C library, or another one.
 FLAGS = (
