@@ -1028,7 +1028,7 @@ MUTATIONS = (
     Mutation(
         safeguard="one user's share of the store: that deleted keys are counted",
         file="src/mayfly/services/keys.py",
-        old="if len(await self._ids(login.user_id)) >= KEY_IDS_MAX:",
+        old="if len(await key_places(self._store, login.user_id)) >= KEY_IDS_MAX:",
         new="if False:",
         tests=(f"{API}/test_keys.py::test_what_deleted_keys_leave_is_bounded",),
     ),

@@ -64,7 +64,8 @@ MEANINGS: dict[Action, str] = {
     Action.PASSWORD_CHANGE: "A new password, which ends all other logins. Refused: the current one was wrong.",
     Action.SESSION_BEGIN: "A login. Refused: the password was wrong; `times` says how often within a minute.",
     Action.SESSION_END: "A logout.",
-    Action.SESSION_REUSE: "A refresh token came that had been used before, so it was copied: the login was ended.",
+    Action.SESSION_REUSE: "A refresh token came that had been used before, so it was copied: the login was ended, and "
+    "the keys that it had made.",
     Action.KEY_MAKE: "A key for a machine was made.",
     Action.KEY_DELETE: "A key was ended.",
     Action.RIGHT_EXCEED: "Refused: a key came where only a login may, or somebody else where only operators may.",
