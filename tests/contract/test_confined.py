@@ -30,7 +30,7 @@ from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import MIB
 from mayfly.domain.sandbox import NOFILE_SOFT, SIGNALS_PENDING
 from tests.contract.exceptions import table
-from tests.support.containers import OWNER, SCALE, World, copy_rootfs, open_runtime, processes_of_user, spoken
+from tests.support.containers import OWNER, SCALE, World, copy_rootfs, open_runtime, processes_of_user, spoken, written
 
 pytestmark = [pytest.mark.root, pytest.mark.F9]
 
@@ -211,9 +211,9 @@ async def test_setuid_files_give_nothing(world: World) -> None:
     async with running(world, "sh", "-c", f"{as_id}; sleep 60; echo") as container:
         uid = str(container.user.uid).encode()
         async with asyncio.timeout(20 * SCALE):
-            while container._result.content.count(b"\n") < 2:
+            while written(container).count(b"\n") < 2:
                 await asyncio.sleep(0.005)
-        assert container._result.content.split() == [uid, uid]
+        assert written(container).split() == [uid, uid]
 
 
 # --- users --------------------------------------------------------------------------------------------------------
@@ -338,11 +338,10 @@ async def test_a_fresh_directory_is_empty_and_the_calls_alone(world: World) -> N
 async def test_a_malformed_frame_is_refused_and_nothing_runs(world: World, header: tuple[int, ...], why: int) -> None:
     """The launcher says why, and ends."""
     container = await held(world)
-    assert container._control is not None
-    container._control.sendall(struct.pack("=6I", 1, *header))
+    container._stdio.control.sendall(struct.pack("=6I", 1, *header))
     async with asyncio.timeout(20 * SCALE):
         await asyncio.wait({container._dead})
-    words = LastWords.decode(container._control.recv(64))
+    words = LastWords.decode(container._stdio.control.recv(64))
     assert words is not None
     assert words.report == frame.Report(frame.REFUSED, why)
     await container.remove()

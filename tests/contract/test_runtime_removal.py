@@ -32,6 +32,7 @@ from tests.support.containers import (
     open_runtime,
     processes_of,
     spoken,
+    written,
 )
 from tests.support.rounds import in_one_round
 
@@ -163,7 +164,7 @@ async def test_a_killed_init_is_no_proof_that_the_function_ran(
     argv = ("sh", "-c", "echo up; exec sleep 60") if has_written else ("sleep", "60")
     running = asyncio.create_task(container.run(Call(argv=argv), timeout_s=60))
     async with asyncio.timeout(20 * SCALE):
-        while len(world.living(container)) < 2 or (has_written and not container._result.content):
+        while len(world.living(container)) < 2 or (has_written and not written(container)):
             await asyncio.sleep(0.005)
     os.kill(init_of(container), signal.SIGKILL)
     if has_written:

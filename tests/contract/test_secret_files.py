@@ -16,7 +16,7 @@ from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.secret import FILES_MAX_BYTES, SECRETS_MAX
 from tests.contract.exceptions import oci_only
-from tests.support.containers import SCALE, World, copy_rootfs
+from tests.support.containers import SCALE, World, copy_rootfs, written
 
 pytestmark = [pytest.mark.root, pytest.mark.F4]
 
@@ -117,7 +117,7 @@ async def test_nothing_lies_in_the_bundle_or_on_a_command_line(world: World) -> 
         assert isinstance(container, OciContainer)
         running = asyncio.create_task(container.run(call, timeout_s=60 * SCALE))
         async with asyncio.timeout(20 * SCALE):
-            while not container._result.content:
+            while not written(container):
                 await asyncio.sleep(0.01)
         for path in container._directory.iterdir():
             if path.is_file():

@@ -225,10 +225,16 @@ def ids_of(runtime: OurRuntime) -> set[str]:
     return {each["Names"][0].removeprefix(f"/{container_name('')}") for each in listed}
 
 
+def written(container: OurContainer) -> bytes:
+    """What the function has written to stdout so far."""
+    result = container._result if isinstance(container, DockerContainer) else container._stdio.result
+    return bytes(result.content)
+
+
 async def spoken(container: OurContainer) -> None:
     """Return when the function has written to stdout, so that it certainly runs; a test's time limit is around."""
     async with asyncio.timeout(20 * SCALE):
-        while not container._result.content:
+        while not written(container):
             await asyncio.sleep(0.005)
 
 

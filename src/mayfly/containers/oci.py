@@ -33,7 +33,7 @@ from mayfly.containers.ids import IdRange, Ids, SharedIds
 from mayfly.containers.place import Place
 from mayfly.containers.programs import Programs
 from mayfly.containers.runtime import NO_EGRESS, Call, Container, ContainerSpec, Ending, EndReason
-from mayfly.containers.stdio import Reader, Result, Tail, Writer
+from mayfly.containers.stdio import Stdio
 from mayfly.domain import sandbox
 from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.function import Network
@@ -201,12 +201,7 @@ class OciContainer:
         self._group: cgroups.Cgroup = runtime.groups.of(spec.owner, spec.id)
         self._ids: IdRange | None = None
         self._network: Namespace | None = None
-        self._control: socket.socket | None = None
-        self._stdin: Writer | None = None
-        self._stdout: Reader | None = None
-        self._stderr: Reader | None = None
-        self._result = Result(lambda: self._stop(EndReason.RESULT_TOO_LARGE))
-        self._tail = Tail()
+        self._open_stdio: Stdio | None = None
         self._runtime_pid = 0
         self._runtime_exit: asyncio.Future[int] = self._loop.create_future()
         self._init_fd = -1
@@ -300,19 +295,11 @@ class OciContainer:
 
         Raises: RuntimeFailed with the runtime's words; OSError.
         """
-        theirs = self._open_stdio()
-        try:
-            self._runtime_pid = os.posix_spawn(  # noqa: ASYNC221 - 0.5 ms, and a thread must not (see above)
-                self._runtime.programs.spawn,
-                self._spawn_command(),
-                {"PATH": bundle.DEFAULT_PATH},
-                file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(theirs)],
-                setsigdef=[signal.SIGPIPE],
-                setsigmask=[],
-            )
-        finally:
-            for fd in theirs:
-                os.close(fd)
+        self._open_stdio = stdio = Stdio(on_too_large=lambda: self._stop(EndReason.RESULT_TOO_LARGE))
+        stdio.control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._runtime_pid = stdio.spawn(
+            self._runtime.programs.spawn, self._spawn_command(), {"PATH": bundle.DEFAULT_PATH}
+        )
         self._watch_runtime()
         try:
             async with asyncio.timeout(CREATE_TIMEOUT_S):
@@ -322,19 +309,10 @@ class OciContainer:
                 f"{self._runtime.name} did not start the container in {CREATE_TIMEOUT_S:.0f} s."
             ) from None
 
-    def _open_stdio(self) -> tuple[int, int, int, int]:
-        """Open the function's three pipes and the control socket; return the ends that become its fds 0 to 3."""
-        stdin, stdin_ours = os.pipe2(os.O_CLOEXEC)
-        stdout_ours, stdout = os.pipe2(os.O_CLOEXEC)
-        stderr_ours, stderr = os.pipe2(os.O_CLOEXEC)
-        for fd in (stdin_ours, stdout_ours, stderr_ours):
-            os.set_blocking(fd, False)
-        self._stdin = Writer(stdin_ours)
-        self._stdout, self._stderr = Reader(stdout_ours, self._result), Reader(stderr_ours, self._tail)
-        self._control, theirs = socket.socketpair()
-        self._control.setblocking(False)
-        self._control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        return stdin, stdout, stderr, theirs.detach()
+    @property
+    def _stdio(self) -> Stdio:
+        assert self._open_stdio is not None  # noqa: S101 - open since creation
+        return self._open_stdio
 
     def _spawn_command(self) -> list[str]:
         runtime, driver = self._runtime, self._runtime.driver
@@ -357,8 +335,7 @@ class OciContainer:
 
     async def _held(self) -> None:
         """Wait for the init's one byte, and learn from the kernel who sent it."""
-        control = self._control
-        assert control is not None  # noqa: S101 - opened by the caller
+        control = self._stdio.control
         arrived: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(control, _settle, arrived)
         both: set[asyncio.Future[Any]] = {arrived, self._runtime_exit}
@@ -373,23 +350,14 @@ class OciContainer:
             return
         self._init_fd = os.pidfd_open(pid)
         self._loop.add_reader(self._init_fd, self._on_death)
-        self._forget_the_runtimes_words()
+        self._stdio.forget_words()
         if not self._runtime.driver.leaves_cgroups_alone:
             cgroups.enter(self._group.directories, pid)
 
     async def _fail_to_start(self) -> None:
-        assert self._stderr is not None  # noqa: S101 - opened by the caller
         await asyncio.wait({self._runtime_exit}, timeout=RUNTIME_EXIT_S)
-        self._stderr.drain()
-        words = self._tail.content().decode(errors="replace").strip()
-        raise RuntimeFailed(f"{self._runtime.name} could not start the container: {words or 'it gave no reason'}")
-
-    def _forget_the_runtimes_words(self) -> None:
-        """Drop warnings that the runtime wrote to stderr so far: the function has not begun."""
-        assert self._stderr is not None  # noqa: S101 - opened by the caller
-        self._stderr.drain()
-        self._tail = Tail()
-        self._stderr.take = self._tail
+        words = self._stdio.words() or "it gave no reason"
+        raise RuntimeFailed(f"{self._runtime.name} could not start the container: {words}")
 
     # --- running --------------------------------------------------------------------------------------------------
 
@@ -433,13 +401,8 @@ class OciContainer:
         return ending
 
     async def _hand_over(self, message: bytes, stdin: bytes) -> None:
-        assert self._control is not None and self._stdin is not None  # noqa: S101, PT018 - open since creation
-        assert self._stdout is not None and self._stderr is not None  # noqa: S101, PT018 - open since creation
-        self._stdout.start(self._loop)
-        self._stderr.start(self._loop)
-        self._stdin.start(self._loop, stdin)
         try:
-            await self._loop.sock_sendall(self._control, message)
+            await self._stdio.hand_over(message, stdin)
         except OSError as error:
             if self._reason is None:
                 raise RuntimeFailed(f"The held container had died: {error}.") from error
@@ -473,22 +436,19 @@ class OciContainer:
         raise RuntimeFailed("A process of the container cannot be killed.", ran="yes")
 
     async def _ending(self, *, cpu_before_us: int, started_at: float, ended_at: float) -> Ending:
-        assert self._stdout is not None and self._stderr is not None  # noqa: S101, PT018 - open since creation
-        self._stdout.drain()
-        self._stderr.drain()
+        self._stdio.drain()
         report = self._report()
         reason = self._why(report)
         code = await self._exit_code(report) if reason is EndReason.EXITED else None
-        first = [at for at in (self._stdout.first_byte_at, self._stderr.first_byte_at) if at is not None]
         return Ending(
             reason=reason,
             exit_code=code,
-            stdout=bytes(self._result.content),
-            stderr=self._tail.content(),
-            stderr_truncated=self._tail.is_truncated,
+            stdout=bytes(self._stdio.result.content),
+            stderr=self._stdio.tail.content(),
+            stderr_truncated=self._stdio.tail.is_truncated,
             cpu_us=max(0, self._group.cpu_us() - cpu_before_us),
             memory_peak_bytes=self._group.memory_peak_bytes(),
-            start_s=min([*first, ended_at]) - started_at,
+            start_s=min(self._stdio.first_byte_at or ended_at, ended_at) - started_at,
             run_s=ended_at - started_at,
         )
 
@@ -498,7 +458,7 @@ class OciContainer:
             return EndReason.CANCELLED
         if self._group.oom_kills():
             return EndReason.OUT_OF_MEMORY
-        if self._result.is_too_large:
+        if self._stdio.result.is_too_large:
             return EndReason.RESULT_TOO_LARGE
         return EndReason.EXITED if report is not None or self._reason is None else self._reason
 
@@ -510,12 +470,9 @@ class OciContainer:
         # The init itself was killed: by the function (with a limit on its cpu time, say), or from outside, and then it
         # may have been before the function began. What it has written says that it ran.
         code = await self._exit_of_runtime()
-        if code > 128 and self._has_written():
+        if code > 128 and self._stdio.first_byte_at is not None:
             return code
         raise RuntimeFailed(f"The container's processes vanished ({self._runtime.name}: {code}).", ran="unknown")
-
-    def _has_written(self) -> bool:
-        return any(end is not None and end.first_byte_at is not None for end in (self._stdout, self._stderr))
 
     async def _exit_of_runtime(self) -> int:
         await asyncio.wait({self._runtime_exit}, timeout=DEATH_TIMEOUT_S)
@@ -524,9 +481,8 @@ class OciContainer:
         return self._runtime_exit.result()
 
     def _report(self) -> frame.Report | None:
-        assert self._control is not None  # noqa: S101 - open since creation
         try:
-            return frame.decode(self._control.recv(frame.REPORT_BYTES))
+            return frame.decode(self._stdio.control.recv(frame.REPORT_BYTES))
         except OSError:
             return None
 
@@ -610,9 +566,8 @@ class OciContainer:
             self._ids = None
 
     def _close_stdio(self) -> None:
-        for end in (self._stdin, self._stdout, self._stderr, self._control):
-            if end is not None:
-                end.close()
+        if self._open_stdio is not None:
+            self._open_stdio.close()
 
     def _forget_init(self) -> None:
         if self._init_fd >= 0:

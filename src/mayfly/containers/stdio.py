@@ -1,5 +1,6 @@
 """
-The three pipes of a function, each handled so that no function can hang or flood the worker.
+The three pipes of a function, each handled so that no function can hang or flood the worker, and the socket beside them
+by which whoever holds the function is spoken to.
 
 Always pipes, never /dev/null: a runtime gives the owner of the container's root the files it is started with, and
 that must not be the host's /dev/null.
@@ -9,7 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import socket
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 
 from mayfly.domain.limits import RESULT_MAX_BYTES, STDERR_MAX_BYTES
 
@@ -139,3 +144,97 @@ class Writer:
         except BrokenPipeError:
             self._left = memoryview(b"")  # it does not want to read it, which is its right
         self.close()
+
+
+class Stdio:
+    """Our ends of a function's three pipes, and of the control socket of whoever holds it."""
+
+    def __init__(self, *, on_too_large: Callable[[], None]) -> None:
+        """
+        Open them; *on_too_large* is called when the result exceeds its limit.
+
+        Raises: OSError.
+        """
+        self._loop = asyncio.get_running_loop()
+        self.result, self.tail = Result(on_too_large), Tail()
+        with ExitStack() as undo:
+            (stdin, stdin_ours), (stdout_ours, stdout), (stderr_ours, stderr) = (_pipe(undo) for _ in range(3))
+            for descriptor in (stdin_ours, stdout_ours, stderr_ours):
+                os.set_blocking(descriptor, False)
+            self.control, theirs = socket.socketpair()
+            undo.pop_all()
+        self.control.setblocking(False)
+        self._stdin = Writer(stdin_ours)
+        self._stdout, self._stderr = Reader(stdout_ours, self.result), Reader(stderr_ours, self.tail)
+        self._theirs: tuple[int, ...] = (stdin, stdout, stderr, theirs.detach())
+
+    def spawn(self, program: Path, command: list[str], env: dict[str, str]) -> int:
+        """
+        Start a program, once, with the other ends as its descriptors 0 to 3 and nothing else of ours; return its pid.
+
+        It is a child of the calling thread, whose end may be a death signal to it.
+
+        Raises: OSError.
+        """
+        try:
+            return os.posix_spawn(
+                program,
+                command,
+                env,
+                file_actions=[(os.POSIX_SPAWN_DUP2, each, number) for number, each in enumerate(self._theirs)],
+                setsigdef=[signal.SIGPIPE],
+                setsigmask=[],
+            )
+        finally:
+            self._close_theirs()
+
+    async def hand_over(self, message: bytes, stdin: bytes) -> None:
+        """
+        Begin: read what is written, write the parameter, and send the one message.
+
+        Raises: OSError when nobody is there to take it.
+        """
+        self._stdout.start(self._loop)
+        self._stderr.start(self._loop)
+        self._stdin.start(self._loop, stdin)
+        await self._loop.sock_sendall(self.control, message)
+
+    def drain(self) -> None:
+        """Read what is in the pipes now, to the end."""
+        self._stdout.drain()
+        self._stderr.drain()
+
+    def words(self) -> str:
+        """What was written to stderr so far, by who should have held the function."""
+        self._stderr.drain()
+        return self.tail.content().decode(errors="replace").strip()
+
+    def forget_words(self) -> None:
+        """Drop it: the function has not begun."""
+        self._stderr.drain()
+        self.tail = self._stderr.take = Tail()
+
+    @property
+    def first_byte_at(self) -> float | None:
+        """When the function wrote for the first time, by the loop's clock; None if it has not."""
+        return min(
+            (at for at in (self._stdout.first_byte_at, self._stderr.first_byte_at) if at is not None), default=None
+        )
+
+    def close(self) -> None:
+        """Close our ends, and the others if nothing was started. Idempotent."""
+        self._close_theirs()
+        for end in (self._stdin, self._stdout, self._stderr, self.control):
+            end.close()
+
+    def _close_theirs(self) -> None:
+        for each in self._theirs:
+            os.close(each)
+        self._theirs = ()
+
+
+def _pipe(undo: ExitStack) -> tuple[int, int]:
+    ends = os.pipe2(os.O_CLOEXEC)
+    for each in ends:
+        undo.callback(os.close, each)
+    return ends

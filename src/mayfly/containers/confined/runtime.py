@@ -33,7 +33,7 @@ from mayfly.containers.confined.users import User, Users
 from mayfly.containers.lock import take_lock
 from mayfly.containers.programs import CONFINE, find_program
 from mayfly.containers.runtime import NO_EGRESS, Call, Container, ContainerSpec, Ending, EndReason
-from mayfly.containers.stdio import Reader, Result, Tail, Writer
+from mayfly.containers.stdio import Stdio
 from mayfly.domain import sandbox
 from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.function import Network
@@ -193,12 +193,7 @@ class ConfinedContainer:
         self._loop = asyncio.get_running_loop()
         self._record = runtime.records / spec.id
         self._room: Path | None = None
-        self._control: socket.socket | None = None
-        self._stdin: Writer | None = None
-        self._stdout: Reader | None = None
-        self._stderr: Reader | None = None
-        self._result = Result(lambda: self._stop(EndReason.RESULT_TOO_LARGE))
-        self._tail = Tail()
+        self._open_stdio: Stdio | None = None
         self._pid = 0
         self._launcher_fd = -1
         self._dead: asyncio.Future[int] = self._loop.create_future()
@@ -231,19 +226,9 @@ class ConfinedContainer:
 
         Raises: RuntimeFailed with the launcher's words; OSError.
         """
-        theirs = self._open_stdio()
-        try:
-            self._pid = os.posix_spawn(  # noqa: ASYNC221 - 0.5 ms
-                self._runtime.program,
-                self._command(),
-                {},  # the image's environment is for the function alone
-                file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(theirs)],
-                setsigdef=[signal.SIGPIPE],
-                setsigmask=[],
-            )
-        finally:
-            for fd in theirs:
-                os.close(fd)
+        self._open_stdio = stdio = Stdio(on_too_large=lambda: self._stop(EndReason.RESULT_TOO_LARGE))
+        # Its environment is empty: the image's is for the function alone.
+        self._pid = stdio.spawn(self._runtime.program, self._command(), {})
         self._launcher_fd = os.pidfd_open(self._pid)
         self._loop.add_reader(self._launcher_fd, self._on_death)
         try:
@@ -265,31 +250,21 @@ class ConfinedContainer:
         places = (str(self._spec.rootfs), str(room.INSIDE / self.id), self._spec.config.cwd)
         return [str(self._runtime.program), "hold", *users, *places, *map(str, numbers)]
 
-    def _open_stdio(self) -> tuple[int, int, int, int]:
-        """Open the function's three pipes and the control socket; return the ends that become its fds 0 to 3."""
-        stdin, stdin_ours = os.pipe2(os.O_CLOEXEC)
-        stdout_ours, stdout = os.pipe2(os.O_CLOEXEC)
-        stderr_ours, stderr = os.pipe2(os.O_CLOEXEC)
-        for fd in (stdin_ours, stdout_ours, stderr_ours):
-            os.set_blocking(fd, False)
-        self._stdin = Writer(stdin_ours)
-        self._stdout, self._stderr = Reader(stdout_ours, self._result), Reader(stderr_ours, self._tail)
-        self._control, theirs = socket.socketpair()
-        self._control.setblocking(False)
-        return stdin, stdout, stderr, theirs.detach()
+    @property
+    def _stdio(self) -> Stdio:
+        assert self._open_stdio is not None  # noqa: S101 - open since creation
+        return self._open_stdio
 
     async def _held(self) -> None:
-        assert self._control is not None and self._stderr is not None  # noqa: S101, PT018 - opened by the caller
         try:
-            ready = await self._loop.sock_recv(self._control, 1)
+            ready = await self._loop.sock_recv(self._stdio.control, 1)
         except OSError:
             ready = b""
         if ready != frame.READY:
             await asyncio.wait({self._dead}, timeout=DEATH_TIMEOUT_S)
-            self._stderr.drain()
-            words = self._tail.content().decode(errors="replace").strip()
             failed = SomebodyLives if self._dead.done() and self._dead.result() == TAKEN else RuntimeFailed
-            raise failed(f"confined could not start the container: {words or 'it gave no reason'}")
+            words = self._stdio.words() or "it gave no reason"
+            raise failed(f"confined could not start the container: {words}")
 
     # --- running --------------------------------------------------------------------------------------------------
 
@@ -328,13 +303,8 @@ class ConfinedContainer:
         return ending
 
     async def _hand_over(self, message: bytes, stdin: bytes) -> None:
-        assert self._control is not None and self._stdin is not None  # noqa: S101, PT018 - open since creation
-        assert self._stdout is not None and self._stderr is not None  # noqa: S101, PT018 - open since creation
-        self._stdout.start(self._loop)
-        self._stderr.start(self._loop)
-        self._stdin.start(self._loop, stdin)
         try:
-            await self._loop.sock_sendall(self._control, message)
+            await self._stdio.hand_over(message, stdin)
         except OSError as error:
             if self._reason is None:
                 raise RuntimeFailed(f"The held container had died: {error}.") from error
@@ -359,28 +329,24 @@ class ConfinedContainer:
 
         Raises: RuntimeFailed when a process cannot be killed.
         """
-        assert self._control is not None  # noqa: S101 - open since creation
         await asyncio.wait({self._dead})
         with contextlib.suppress(OSError):
-            self._words = LastWords.decode(self._control.recv(_LAST_WORDS.size))
+            self._words = LastWords.decode(self._stdio.control.recv(_LAST_WORDS.size))
         if self._words is None:
             await self._runtime.beside(self._runtime.kill_all_of, self.user)
 
     def _ending(self, *, started_at: float, ended_at: float) -> Ending:
-        assert self._stdout is not None and self._stderr is not None  # noqa: S101, PT018 - open since creation
-        self._stdout.drain()
-        self._stderr.drain()
+        self._stdio.drain()
         reason = self._why()
-        first = [at for at in (self._stdout.first_byte_at, self._stderr.first_byte_at) if at is not None]
         return Ending(
             reason=reason,
             exit_code=self._exit_code() if reason is EndReason.EXITED else None,
-            stdout=bytes(self._result.content),
-            stderr=self._tail.content(),
-            stderr_truncated=self._tail.is_truncated,
+            stdout=bytes(self._stdio.result.content),
+            stderr=self._stdio.tail.content(),
+            stderr_truncated=self._stdio.tail.is_truncated,
             cpu_us=self._words.cpu_us if self._words else 0,
             memory_peak_bytes=self._words.memory_peak_bytes if self._words else 0,
-            start_s=min([*first, ended_at]) - started_at,
+            start_s=min(self._stdio.first_byte_at or ended_at, ended_at) - started_at,
             run_s=ended_at - started_at,
         )
 
@@ -392,7 +358,7 @@ class ConfinedContainer:
         has_ended = self._words is not None and self._words.report.kind != frame.KILLED
         if self._reason is EndReason.CANCELLED and not has_ended:
             return EndReason.CANCELLED
-        if self._result.is_too_large:
+        if self._stdio.result.is_too_large:
             return EndReason.RESULT_TOO_LARGE
         return EndReason.EXITED if has_ended or self._reason is None else self._reason
 
@@ -403,12 +369,9 @@ class ConfinedContainer:
             return self._words.report.exit_code
         # It was killed from outside, perhaps before the function began. What that has written says that it ran.
         code = self._dead.result()
-        if code > 128 and self._has_written():
+        if code > 128 and self._stdio.first_byte_at is not None:
             return code
         raise RuntimeFailed(f"The container's processes vanished (confined: {code}).", ran="unknown")
-
-    def _has_written(self) -> bool:
-        return any(end is not None and end.first_byte_at is not None for end in (self._stdout, self._stderr))
 
     # --- ending ---------------------------------------------------------------------------------------------------
 
@@ -419,9 +382,9 @@ class ConfinedContainer:
     def _stop(self, reason: EndReason) -> None:
         """Close our end: a launcher that waits ends, one with a call kills first. The first reason stands."""
         self._reason = self._reason or reason
-        if self._control is not None:
+        if self._open_stdio is not None:
             with contextlib.suppress(OSError):
-                self._control.shutdown(socket.SHUT_WR)
+                self._open_stdio.control.shutdown(socket.SHUT_WR)
 
     def _on_death(self) -> None:
         self._loop.remove_reader(self._launcher_fd)
@@ -472,9 +435,8 @@ class ConfinedContainer:
             raise RuntimeFailed(f"Of container {self.id} there is left: {self._room} ({error}).") from error
 
     def _close_stdio(self) -> None:
-        for end in (self._stdin, self._stdout, self._stderr, self._control):
-            if end is not None:
-                end.close()
+        if self._open_stdio is not None:
+            self._open_stdio.close()
 
 
 def _home(records: Path) -> str:
