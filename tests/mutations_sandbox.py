@@ -275,6 +275,13 @@ SANDBOX: Final = (
         tests=("tests/contract/test_ids.py::test_nothing_that_is_started_inherits_a_namespace[crun]",),
     ),
     Mutation(
+        safeguard="the map of a user namespace's project ids",
+        file="src/mayfly/containers/ids.py",
+        old='"gid_map", "projid_map")',
+        new='"gid_map")',
+        tests=("tests/contract/test_ids.py::test_a_function_leaves_nothing_in_its_users_namespace_for_the_next[crun]",),
+    ),
+    Mutation(
         safeguard="a maker of each user namespace's own",
         file="src/mayfly/containers/ids.py",
         old="self._namespace(maker=first,",

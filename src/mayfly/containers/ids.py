@@ -30,7 +30,9 @@ from mayfly.domain.sandbox import FIRST_HOST_ID, ID_COUNT, OWN_HOST_IDS
 
 log = structlog.get_logger()
 
-READY_MAX = 16  # ranges that are made at the start, 2 ms each; more are when they are wanted
+READY_MAX = 16  # ranges that are made at the start, some 4 ms each; more are when they are wanted
+MAPS = ("uid_map", "gid_map", "projid_map")
+"""Of a user namespace, each written once. The last, if we did not, could be by anybody inside, for others to read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +138,9 @@ class OwnIds:
         if first is None:
             raise OSError("There are no user ids left: all ranges are taken by containers that could not be removed.")
         shift = self._namespace(maker=0, inside=FIRST_HOST_ID, first=first)
-        # All containers of a range have this one after the other: nobody in one has a capability, so none can change
-        # anything of it for the next. The kernel counts for its maker, too, what is used in it; that must not be root.
+        # All containers of a range have this one after the other: its maps are written, and for all else that could be
+        # changed for the next one they lack the capability. The kernel counts for its maker, too, what is used in it;
+        # that must not be root.
         joined = self._namespace(maker=first, inside=0, first=first) if self._is_joined else None
         return IdRange(first=first, user_namespace=joined, shift=shift)
 
@@ -183,8 +186,8 @@ def _try(ids: IdRange, *, images: Path, directory: Path) -> None:
 
 def user_namespace(program: Path, *, maker: int, inside: int, outside: int) -> int:
     """
-    Make a user namespace as user *maker*, and return a descriptor of it: ID_COUNT users and groups from *inside* on are
-    those from *outside* on.
+    Make a user namespace as user *maker*, and return a descriptor of it: ID_COUNT users, groups and projects from
+    *inside* on are those from *outside* on.
 
     Raises: OSError.
     """
@@ -198,7 +201,7 @@ def user_namespace(program: Path, *, maker: int, inside: int, outside: int) -> i
             _, received, _, _ = socket.recv_fds(ours, 1, 1)
             for descriptor in received:
                 os.set_inheritable(descriptor, False)  # received ones are inherited
-            for kind in ("uid_map", "gid_map") if received else ():
+            for kind in MAPS if received else ():
                 Path(f"/proc/{child}/{kind}").write_text(f"{inside} {outside} {ID_COUNT}", encoding="ascii")
     except OSError:
         for descriptor in received:
