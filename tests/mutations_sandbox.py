@@ -284,9 +284,18 @@ SANDBOX: Final = (
     Mutation(
         safeguard="a maker of each user namespace's own",
         file="src/mayfly/containers/ids.py",
-        old="self._namespace(maker=first,",
-        new="self._namespace(maker=0,",
+        old="self._namespace(made, maker=first,",
+        new="self._namespace(made, maker=0,",
         tests=("tests/attacks/test_quotas.py::test_the_machines_root_keeps_its_inotify_instances",),
+    ),
+    Mutation(
+        safeguard="the end of half a range of user ids",
+        file="src/mayfly/containers/ids.py",
+        old="made.callback(os.close, descriptor)",
+        new="self._descriptors.callback(os.close, descriptor)",
+        tests=(
+            "tests/contract/test_ids.py::test_a_range_that_could_not_be_made_leaves_nothing_and_is_made_later[crun]",
+        ),
     ),
     Mutation(
         safeguard="the shift of images to a container's own ids",

@@ -237,3 +237,28 @@ def test_no_range_is_given_twice_nor_from_elsewhere(
             ids.take()
     finally:
         ids.close()
+
+
+def test_a_range_that_could_not_be_made_leaves_nothing_and_is_made_later(
+    rootfs: Path, tmp_path: Path, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of its namespaces is refused, as often as it is tried: when it is not any more, there are ranges."""
+    monkeypatch.setattr("mayfly.containers.ids.OWN_HOST_IDS", range(10 * ID_COUNT, 12 * ID_COUNT, ID_COUNT))
+    program, is_refused = tmp_path / "program", tmp_path / "refused"
+    last = "!=" if driver == "crun" else "="  # the one that is joined is not made by root
+    program.write_text(f"#!/bin/sh\n[ -e {is_refused} ] && [ $1 {last} 0 ] && exit 124\nexec {BUILT / USERNS} $1\n")
+    program.chmod(0o755)
+    ids = OwnIds(program, is_joined=driver == "crun")
+    ids.open(1, images=images_of(rootfs), directory=tmp_path / "try")
+    try:
+        ids.take()
+        is_refused.touch()
+        before = open_descriptors()
+        for _ in range(3):
+            with pytest.raises(OSError, match="no user namespace"):
+                ids.take()
+        assert open_descriptors() == before
+        is_refused.unlink()
+        assert ids.take().first in (10 * ID_COUNT, 11 * ID_COUNT)
+    finally:
+        ids.close()

@@ -20,7 +20,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import structlog
@@ -97,7 +96,8 @@ class OwnIds:
         """Have none yet. *program* makes user namespaces, also those of containers if they are to be joined."""
         self._program = program
         self._is_joined = is_joined
-        self._unused = _from_anywhere(OWN_HOST_IDS)
+        self._begin = secrets.randbelow(len(OWN_HOST_IDS))  # no other worker on this machine is likely to begin near
+        self._made = 0
         self._free: deque[IdRange] = deque()
         self._descriptors = ExitStack()
 
@@ -134,29 +134,26 @@ class OwnIds:
         self._descriptors.close()
 
     def _make(self) -> IdRange:
-        first = next(self._unused, None)
-        if first is None:
+        if self._made == len(OWN_HOST_IDS):
             raise OSError("There are no user ids left: all ranges are taken by containers that could not be removed.")
-        shift = self._namespace(maker=0, inside=FIRST_HOST_ID, first=first)
-        # All containers of a range have this one after the other: its maps are written, and for all else that could be
-        # changed for the next one they lack the capability. The kernel counts for its maker, too, what is used in it;
-        # that must not be root.
-        joined = self._namespace(maker=first, inside=0, first=first) if self._is_joined else None
+        first = OWN_HOST_IDS[(self._begin + self._made) % len(OWN_HOST_IDS)]
+        with ExitStack() as made:
+            shift = self._namespace(made, maker=0, inside=FIRST_HOST_ID, first=first)
+            # All containers of a range have this one after the other: its maps are written, and for all else that could
+            # be changed for the next one they lack the capability. The kernel counts for its maker, too, what is used
+            # in it; that must not be root.
+            joined = self._namespace(made, maker=first, inside=0, first=first) if self._is_joined else None
+            self._descriptors.push(made.pop_all())
+        self._made += 1
         return IdRange(first=first, user_namespace=joined, shift=shift)
 
-    def _namespace(self, *, maker: int, inside: int, first: int) -> int:
+    def _namespace(self, made: ExitStack, *, maker: int, inside: int, first: int) -> int:
         descriptor = user_namespace(self._program, maker=maker, inside=inside, outside=first)
-        self._descriptors.callback(os.close, descriptor)
+        made.callback(os.close, descriptor)
         return descriptor
 
 
 Ids = OwnIds | SharedIds
-
-
-def _from_anywhere(ranges: range) -> Iterator[int]:
-    """All of them, from one that no other worker on this machine is likely to begin with."""
-    begin = secrets.randbelow(len(ranges))
-    return chain(ranges[begin:], ranges[:begin])
 
 
 def _try(ids: IdRange, *, images: Path, directory: Path) -> None:
