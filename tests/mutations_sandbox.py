@@ -203,6 +203,15 @@ SANDBOX: Final = (
         tests=("tests/contract/test_runtime_shares.py::test_a_users_group_goes_with_his_last_call[crun]",),
     ),
     Mutation(
+        safeguard="the end of a container whose user's group stays",
+        file="src/mayfly/containers/oci.py",
+        old="            self._leave_network()\n",
+        new="            self._runtime.groups.forget(self._spec.owner, self.id)\n            self._leave_network()\n",
+        tests=(
+            "tests/contract/test_runtime_removal.py::test_a_users_group_that_cannot_be_removed_costs_nothing_else[crun]",
+        ),
+    ),
+    Mutation(
         safeguard="the removal of a dead worker's groups of users",
         file="src/mayfly/containers/oci.py",
         old="        _raise_if_left(self.groups.sweep())\n",

@@ -226,6 +226,24 @@ async def test_three_hundred_calls_at_eight_at_once_leave_nothing(world: World, 
     assert open_descriptors() == descriptors
 
 
+@oci_only
+async def test_a_users_group_that_cannot_be_removed_costs_nothing_else(world: World) -> None:
+    """Somebody has made a group in it. What the container had is given back all the same; removed again, it is gone."""
+    assert isinstance(world.runtime, OciRuntime)
+    await world.run("true")
+    descriptors = open_descriptors()
+    container = await world.create()
+    strange = world.runtime.groups._users_group(OWNER) / "strange"
+    strange.mkdir()
+    with pytest.raises(RuntimeFailed, match="cgroup of a user"):
+        await container.remove()
+    kept, left = open_descriptors(), world.left()
+    strange.rmdir()
+    await container.remove()
+    assert (kept, left.files, left.mounts) == (descriptors, (), ())
+    assert not world.left()
+
+
 async def test_ids_are_never_reused_by_accident(world: World) -> None:
     """A second container with the id of one that is there is refused, and the first one lives on."""
     spec = world.spec()

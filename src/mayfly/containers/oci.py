@@ -514,10 +514,10 @@ class OciContainer:
             self._close_stdio()
             await self._see_the_runtime_off()
             await self._clear()
-            self._runtime.groups.forget(self._spec.owner, self.id)
             self._leave_network()
             self._give_back_ids()
             self._forget_init()
+            self._runtime.groups.forget(self._spec.owner, self.id)
             self._is_removed = True
 
     async def _see_the_runtime_off(self) -> None:
