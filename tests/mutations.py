@@ -1056,9 +1056,16 @@ MUTATIONS = (
     Mutation(
         safeguard="one user's share of the store: that whoever has most results gives up some",
         file="src/mayfly/services/retention.py",
-        old="        if excess <= 0:\n            return\n",
+        old="        if not _is_nearly_full(fullness):\n            return\n",
         new="        return\n",
         tests=(f"{RETENTION}::test_many_users_together_push_out_nobody_who_has_little",),
+    ),
+    Mutation(
+        safeguard="one user's share of the store: that results which have expired make no room",
+        file="src/mayfly/services/retention.py",
+        old="            await self._bound(user_id, tally, tally.size - 1)\n",
+        new="            await self._bound(user_id, tally, tally.size - 1)\n            break\n",
+        tests=(f"{RETENTION}::test_results_that_have_expired_do_not_stand_for_some_that_are_there",),
     ),
     Mutation(
         safeguard="one user's share of the store: that results from before this server's start are known",

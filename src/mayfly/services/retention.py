@@ -31,6 +31,7 @@ from mayfly.bus.connection import Bus
 from mayfly.bus.retention import (
     Books,
     Chunk,
+    Fullness,
     Kept,
     drop_responses,
     hearing_kept,
@@ -202,22 +203,22 @@ class Keeper:
         return tally
 
     async def _make_room(self) -> None:
-        """While the stream is nearly full, take the oldest of whoever has the most: who has little loses nothing."""
+        """
+        While the stream is nearly full, take the oldest of whoever has the most: who has little loses nothing. After
+        each it is looked again how full it is, as what was added up is too much where responses have expired.
+        """
         fullness = await read_fullness(self._bus)
         self._look_after = (fullness.max_bytes or math.inf) / LOOKS_IN
-        excess = fullness.size_bytes - (fullness.max_bytes or math.inf) * NEARLY_FULL
-        if excess <= 0:
+        if not _is_nearly_full(fullness):
             return
         for user_id in await users_with_books(self._bus):
             await self._tally_of(user_id)
         tallies = self._tallies
-        while excess > 0 and tallies:
+        while _is_nearly_full(await read_fullness(self._bus)):
             user_id, tally = max(tallies.items(), key=lambda item: item[1].size)
-            before = tally.size
-            if before <= LEFT_ALONE_BYTES:
+            if tally.size <= LEFT_ALONE_BYTES:
                 break
-            await self._bound(user_id, tally, before - 1)
-            excess -= before - tally.size
+            await self._bound(user_id, tally, tally.size - 1)
 
     async def _bound(self, user_id: str, tally: Tally, max_bytes: int) -> None:
         up_to_seq = tally.beyond(max_bytes)
@@ -227,3 +228,7 @@ class Keeper:
         await drop_responses(self._bus, user_id, up_to_seq=up_to_seq)
         tally.dropped(up_to_seq)
         log.info("retention.dropped", user=user_id, bytes=before - tally.size, kept_bytes=tally.size)
+
+
+def _is_nearly_full(fullness: Fullness) -> bool:
+    return fullness.size_bytes > (fullness.max_bytes or math.inf) * NEARLY_FULL

@@ -119,6 +119,34 @@ async def test_many_users_together_push_out_nobody_who_has_little() -> None:
         assert (await bus.js.stream_info(subjects.RESPONSES)).state.bytes < 14 * MIB
 
 
+async def test_results_that_have_expired_do_not_stand_for_some_that_are_there() -> None:
+    """
+    What the keeper has added up does not shrink as responses expire. So those who had most once give up what they no
+    longer have, and it goes on until there is room: or who has little would lose it in their place.
+    """
+    bob, dan, instance = new_id(), new_id(), new_id()
+    once = [new_id() for _ in range(6)]
+    async with (
+        installation(responses_max_bytes=16 * MIB) as nats,
+        nats.connect("api") as api,
+        nats.connect("worker") as worker,
+        nats.connect("admin") as bus,
+        keeping(api, instance, max_bytes=20 * MIB) as keeper,
+    ):
+        his = [await respond(worker, bob, instance, MIB // 4) for _ in range(2)]
+        for user in once:
+            for _ in range(2):
+                for _ in range(8):
+                    await respond(worker, user, instance)
+                await until_idle(bus, keeper)
+                await bus.js.purge_stream(subjects.RESPONSES, subject=subjects.responses_of(user))  # as if it expired
+        for _ in range(20):
+            await respond(worker, dan, instance)
+            await until_idle(bus, keeper)
+        assert await has(bus, bob) == his
+        assert (await bus.js.stream_info(subjects.RESPONSES)).state.bytes < 14 * MIB
+
+
 async def until_idle(bus: Bus, keeper: Keeper) -> None:
     """Wait until a keeper has heard, counted and put right all that the stream took."""
     async with asyncio.timeout(SOON_S):
