@@ -997,15 +997,15 @@ MUTATIONS = (
     Mutation(
         safeguard="one user's share of the store: that keys are counted",
         file="src/mayfly/services/lifetimes.py",
-        old="self._counted = (stores.activations, stores.idempotency)",
-        new="self._counted = (stores.activations, stores.activations)",
+        old='"idempotency_keys": stores.idempotency',
+        new='"idempotency_keys": stores.activations',
         tests=(f"{LIFETIMES}::test_keys_of_calls_that_were_refused_are_counted",),
     ),
     Mutation(
         safeguard="one user's share of the store: that NATS counts, and not this server's memory",
-        file="src/mayfly/services/lifetimes.py",
-        old="        found = [await store.count_below(user_id) for store in self._counted]\n",
-        new="        found = [0, 0]\n",
+        file="src/mayfly/services/counts.py",
+        old="await store.count_below(user_id) for what, store",
+        new="0 for what, store",
         tests=(
             f"{LIFETIMES}::test_a_server_that_was_started_anew_counts_what_there_is",
             f"{LIFETIMES}::test_what_other_servers_admit_is_counted",
@@ -1019,10 +1019,17 @@ MUTATIONS = (
         tests=(f"{LIFETIMES}::test_nothing_is_kept_shorter_than_a_key_without_a_record_is_carried_on",),
     ),
     Mutation(
+        safeguard="one user's share of the store: that logins and refreshes do not have it counted each time",
+        file="src/mayfly/services/counts.py",
+        old="            if self.is_due(user_id):\n",
+        new="            if True:\n",
+        tests=(f"{SESSIONS}::test_who_refreshes_again_and_again_does_not_have_nats_count_each_time",),
+    ),
+    Mutation(
         safeguard="one user's share of the store: that what is refreshed lives no longer",
         file="src/mayfly/services/sessions.py",
         old="        lives_s = await self._lives_s(entry.value.user_id)\n        while True:",
-        new="        lives_s = self._lifetime.longest_s\n        while True:",
+        new="        lives_s = 3600.0\n        while True:",
         tests=(f"{SESSIONS}::test_a_refresh_lengthens_no_login_beyond_its_users_share",),
     ),
     Mutation(

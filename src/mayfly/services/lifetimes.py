@@ -18,9 +18,6 @@ Guarantees:
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import OrderedDict
-from dataclasses import dataclass
 
 import structlog
 
@@ -28,6 +25,7 @@ from mayfly.bus.stores import Stores
 from mayfly.domain.errors import QueueUnavailable
 from mayfly.domain.ids import UserId
 from mayfly.domain.lifetime import Lifetime
+from mayfly.services.counts import Counts
 from mayfly.services.idempotency import ADOPT_UNTIL_S
 
 log = structlog.get_logger()
@@ -35,23 +33,7 @@ log = structlog.get_logger()
 SHORTEST_S = ADOPT_UNTIL_S
 """Not a moment less: a key whose record is gone before is taken for one whose call was never begun, and run again."""
 
-COUNTS_IN = 32  # parts of the most: so many admitted here, and a user is counted again
-COUNTED_AGAIN_S = 300.0  # later, while what he leaves is kept shorter: some of it has expired
-USERS_AT_MOST = 10_000  # in memory; others are counted at their next call
 RETRY_S = 1.0
-
-
-@dataclass(slots=True)
-class _Count:
-    """What one user has, as far as it is known here."""
-
-    counted: int = 0
-    since: int = 0  # calls admitted here since it was counted
-    at: float | None = None  # when, by the monotonic clock
-
-    @property
-    def present(self) -> int:
-        return self.counted + self.since
 
 
 class Lifetimes:
@@ -59,21 +41,17 @@ class Lifetimes:
 
     def __init__(self, stores: Stores, *, keep_s: float, most: int) -> None:
         """*keep_s* is how long records are kept at the longest, *most* how many of them one user may have."""
-        self._counted = (stores.activations, stores.idempotency)
-        self._lifetime = Lifetime(longest_s=keep_s, shortest_s=SHORTEST_S, most=most)
-        self._counts: OrderedDict[UserId, _Count] = OrderedDict()
+        lifetime = Lifetime(longest_s=keep_s, shortest_s=SHORTEST_S, most=most)
+        self._counts = Counts(lifetime, {"records": stores.activations, "idempotency_keys": stores.idempotency})
         self._due: dict[UserId, None] = {}
         self._news = asyncio.Event()
 
     def of_next(self, user_id: UserId) -> float:
         """Say how long what the next call of a user leaves is to be kept, in seconds, and count that call."""
-        count = self._count_of(user_id)
-        if self._is_due(count):
+        if self._counts.is_due(user_id):
             self._due[user_id] = None
             self._news.set()
-        keep_s = self._lifetime.of_next(count.present)
-        count.since += 1
-        return keep_s
+        return self._counts.add(user_id)
 
     async def run(self) -> None:
         """Count those who are due, for ever; what NATS does not say now it is asked again."""
@@ -95,28 +73,5 @@ class Lifetimes:
         """
         while self._due:
             user_id = next(iter(self._due))
-            await self._count(user_id)
+            await self._counts.settle(user_id)
             del self._due[user_id]
-
-    async def _count(self, user_id: UserId) -> None:
-        count = self._count_of(user_id)
-        before = count.since
-        found = [await store.count_below(user_id) for store in self._counted]
-        count.counted, count.since, count.at = max(found), count.since - before, time.monotonic()
-        if self._lifetime.is_short(count.present):
-            keep_s = round(self._lifetime.of_next(count.present))
-            log.warning("lifetimes.short", user=user_id, records=found[0], idempotency_keys=found[1], keep_s=keep_s)
-
-    def _is_due(self, count: _Count) -> bool:
-        if count.at is None or count.since * COUNTS_IN >= self._lifetime.most:
-            return True
-        return self._lifetime.is_short(count.present) and time.monotonic() - count.at >= COUNTED_AGAIN_S
-
-    def _count_of(self, user_id: UserId) -> _Count:
-        count = self._counts.get(user_id)
-        if count is None:
-            if len(self._counts) >= USERS_AT_MOST:
-                self._counts.popitem(last=False)
-            count = self._counts[user_id] = _Count()
-        self._counts.move_to_end(user_id)
-        return count

@@ -34,6 +34,7 @@ from mayfly.domain.errors import NotAllowed, NotAuthenticated
 from mayfly.domain.ids import KEY_ID, USER_NAME, SessionId, UserId, new_id
 from mayfly.domain.lifetime import Lifetime
 from mayfly.domain.user import Session, User
+from mayfly.services.counts import Counts
 from mayfly.services.passwords import Passwords
 from mayfly.services.tokens import Claims, TokenKeys
 
@@ -86,7 +87,8 @@ class Sessions:
         self._keys = keys
         self._passwords = passwords
         self._access_s = access_s
-        self._lifetime = Lifetime(longest_s=refresh_s, shortest_s=max(LOGIN_SHORTEST_S, access_s), most=LOGINS_MAX)
+        lifetime = Lifetime(longest_s=refresh_s, shortest_s=max(LOGIN_SHORTEST_S, access_s), most=LOGINS_MAX)
+        self._counts = Counts(lifetime, {"logins": stores.sessions})
 
     def verify(self, access_token: str) -> Claims:
         """
@@ -220,12 +222,9 @@ class Sessions:
                 return tokens
 
     async def _lives_s(self, user_id: UserId) -> float:
-        """Say how long one more login of a user lives, or one that is refreshed."""
-        present = await self._store.count_below(user_id)
-        lives_s = self._lifetime.of_next(present)
-        if self._lifetime.is_short(present):
-            log.warning("session.short", user_id=user_id, logins=present, lives_s=round(lives_s))
-        return lives_s
+        """Say how long one more login of a user lives, or one that is refreshed: until it is seen, it counts as one."""
+        await self._counts.settle(user_id)
+        return self._counts.add(user_id)
 
     def _issue(self, session: Session, lives_s: float) -> tuple[TokenPair, Session]:
         """Sign a new pair; the session then knows its refresh token and lasts anew."""

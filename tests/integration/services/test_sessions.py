@@ -123,3 +123,26 @@ async def test_a_refresh_lengthens_no_login_beyond_its_users_share(
     assert 50 < pair.session.expires_at - time.time() <= 60
     assert (message.headers or {})["Nats-TTL"].removesuffix("s") == "60"
     assert jwt.decode(pair.refresh_token, options={"verify_signature": False})["exp"] <= time.time() + 60
+
+
+async def test_who_refreshes_again_and_again_does_not_have_nats_count_each_time(
+    nats: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    While nats-server counts, everybody's reads and writes of logins wait: so many logins and refreshes of one user, at
+    once or one after the other, have it count once.
+    """
+    asked: list[str] = []
+    counting = Store.count_below
+
+    async def counted(self: Store[Session], prefix: str) -> int:
+        asked.append(prefix)
+        return await counting(self, prefix)
+
+    monkeypatch.setattr(Store, "count_below", counted)
+    async with nats.connect("api") as bus, an_account(bus, tmp_path) as (sessions, user_id):
+        first, *_ = await asyncio.gather(*(sessions.log_in(ANN, PASSWORD) for _ in range(8)))
+        for _ in range(LOGINS):
+            first = await sessions.refresh(first.refresh_token)
+
+    assert asked == [user_id]

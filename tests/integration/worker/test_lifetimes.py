@@ -16,9 +16,10 @@ from mayfly.domain.errors import LimitReached
 from mayfly.domain.idempotency import entry_key
 from mayfly.domain.ids import UserId, new_id
 from mayfly.services.call import CallOptions
+from mayfly.services.counts import COUNTS_IN
 from mayfly.services.idempotency import ADOPT_UNTIL_S
 from mayfly.services.invoke import Invoker
-from mayfly.services.lifetimes import COUNTS_IN, SHORTEST_S, Lifetimes
+from mayfly.services.lifetimes import SHORTEST_S, Lifetimes
 from mayfly.services.settle import settle_lost
 from tests.support.poison import RECORD
 from tests.support.world import KEEP_S, World, a_world
@@ -121,12 +122,12 @@ async def test_what_other_servers_admit_is_counted(world: World) -> None:
 
 async def test_what_has_expired_counts_no_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once in a while who has much is counted again, so that his records are kept long again when there is room."""
-    monkeypatch.setattr("mayfly.services.lifetimes.COUNTED_AGAIN_S", 0.0)
+    monkeypatch.setattr("mayfly.services.counts.COUNTED_AGAIN_S", 0.0)
     user = UserId(new_id())
     async with bounded(world, most=10**6) as lifetimes:
         lifetimes.of_next(user)
         await until(lambda: not lifetimes._due)
-        lifetimes._count_of(user).counted = 10**6  # as it was when he was counted last
+        lifetimes._counts.of(user).counted = 10**6  # as it was when he was counted last
         assert lifetimes.of_next(user) == SHORTEST_S
         await until(lambda: lifetimes.of_next(user) == KEEP_S)
 
