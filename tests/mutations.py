@@ -1068,6 +1068,16 @@ MUTATIONS = (
         tests=(f"{RETENTION}::test_many_users_together_push_out_nobody_who_has_little",),
     ),
     Mutation(
+        safeguard="pages that are asked for at once: that keys are listed once at a time",
+        file="src/mayfly/services/activations.py",
+        old="        task = self._next.get(owner)\n",
+        new="        task = None\n",
+        tests=(
+            "tests/integration/services/test_activations.py"
+            "::test_pages_that_are_asked_for_at_once_cost_one_look_at_a_time",
+        ),
+    ),
+    Mutation(
         safeguard="one user's share of the store: that results which have expired make no room",
         file="src/mayfly/services/retention.py",
         old="            await self._bound(user_id, tally, tally.size - 1)\n",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice, takewhile
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -13,6 +16,7 @@ from mayfly.bus.codec import Undecodable
 from mayfly.bus.connection import Bus
 from mayfly.bus.responses import Listener, read_response
 from mayfly.bus.schema import LEAK_BACKSTOP_S
+from mayfly.bus.store import Store
 from mayfly.bus.stores import Stores
 from mayfly.domain.activation import Activation, State
 from mayfly.domain.errors import Gone, MayflyError, NotFound
@@ -53,9 +57,42 @@ class Wanted:
             and (self.since is None or record.created_at > self.since - SHOWN_S)
         )
 
-    def may_fit(self, key: str) -> bool:
-        """Whether the key does not rule it out."""
-        return self.since is None or ulid_time(key.rpartition(".")[2]) >= self.since - ULID_SKEW_S
+    def may_fit(self, place: str) -> bool:
+        """Whether its place in the list does not rule it out, and none before it."""
+        return self.since is None or ulid_time(place.partition(".")[0]) >= self.since - ULID_SKEW_S
+
+
+class Places:
+    """
+    The places of each user's records in his list: the key turned round, so that the oldest is the first.
+
+    All of them are looked up for each page, and sorted: with 100,000 records that holds nats-server's bucket for 0.2 s,
+    and the processor for 0.3 s. So they are looked up once at a time, however many pages a user asks for at once, and
+    for all who have to wait.
+    """
+
+    def __init__(self, store: Store[Activation]) -> None:
+        """Of the records in this bucket."""
+        self._store = store
+        self._next: dict[UserId, asyncio.Task[list[str]]] = {}  # not begun yet, so it finds what is there now
+        self._turns: WeakValueDictionary[UserId, asyncio.Lock] = WeakValueDictionary()  # gone with the last who waits
+
+    async def of(self, owner: UserId) -> list[str]:
+        """
+        Look up a user's, the oldest first.
+
+        Raises: QueueUnavailable.
+        """
+        task = self._next.get(owner)
+        if task is None:
+            task = self._next[owner] = asyncio.create_task(self._in_turn(owner), name=f"list-{owner}")
+        return await asyncio.shield(task)
+
+    async def _in_turn(self, owner: UserId) -> list[str]:
+        async with self._turns.setdefault(owner, asyncio.Lock()):
+            del self._next[owner]  # who comes from now on waits for the one after this
+            keys = await self._store.keys(owner)
+            return await asyncio.to_thread(lambda: sorted(map(_place, keys)))
 
 
 class Activations:
@@ -65,6 +102,7 @@ class Activations:
         """*keep_s* is how long records are kept after their end."""
         self._bus = bus
         self._store = stores.activations
+        self._places = Places(stores.activations)
         self._listener = listener
         self._keep_s = keep_s
 
@@ -92,16 +130,17 @@ class Activations:
 
         Raises: QueueUnavailable.
         """
-        keys = sorted(filter(wanted.may_fit, await self._store.keys(owner)), key=_by_time, reverse=True)
-        left = [key for key in keys if after is None or _by_time(key) < after]
+        places = await self._places.of(owner)
+        before = places[: len(places) if after is None else bisect_left(places, after)]
+        left = list(islice(takewhile(wanted.may_fit, reversed(before)), max(LOOKED_AT_MOST, limit) + 1))
         looked_at = left[: max(LOOKED_AT_MOST, limit)]
         found: list[Activation] = []
         for chunk in _chunks(looked_at, limit):
-            records = await asyncio.gather(*(self._read_if_readable(key) for key in chunk))
+            records = await asyncio.gather(*(self._read_if_readable(_key(owner, place)) for place in chunk))
             found += [record for record in records if record and wanted.fits(record)]
             if len(found) > limit:
-                return found[:limit], _cursor(found[limit - 1])
-        return found, _by_time(looked_at[-1]) if len(looked_at) < len(left) else None
+                return found[:limit], _place(found[limit - 1].key)
+        return found, looked_at[-1] if len(looked_at) < len(left) else None
 
     async def outcome(self, owner: UserId, activation_id: str, *, wait_s: float = 0) -> Succeeded | MayflyError | None:
         """
@@ -168,11 +207,12 @@ def _chunks(keys: list[str], size: int) -> Iterator[list[str]]:
     return (keys[start : start + size] for start in range(0, len(keys), size))
 
 
-def _by_time(key: str) -> str:
+def _place(key: str) -> str:
     """A ULID sorts by time; the rest of the key makes the order whole."""
     _, instance, ulid = key.split(".")
     return f"{ulid}.{instance}"
 
 
-def _cursor(record: Activation) -> str:
-    return f"{record.ulid}.{record.instance}"
+def _key(owner: UserId, place: str) -> str:
+    ulid, _, instance = place.partition(".")
+    return f"{owner}.{instance}.{ulid}"

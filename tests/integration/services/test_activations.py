@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+
 import pytest
 
+from mayfly.bus.connection import Bus
 from mayfly.bus.responses import Listener
 from mayfly.bus.schema import LEAK_BACKSTOP_S
+from mayfly.bus.store import Store
 from mayfly.bus.stores import Stores
-from mayfly.domain.activation import State
+from mayfly.bus.subjects import ACTIVATIONS
+from mayfly.domain.activation import Activation, State
 from mayfly.domain.ids import WorkerId, new_id
 from mayfly.services import activations
 from mayfly.services.activations import Activations, Wanted
@@ -15,6 +21,49 @@ from tests.support.bus import Installation
 from tests.support.world import World
 
 pytestmark = [pytest.mark.A2, pytest.mark.F10, pytest.mark.F12]
+
+
+class Counting(Store[Activation]):
+    """Records whose keys are listed when everybody has asked for them."""
+
+    def __init__(self, bus: Bus) -> None:
+        """None was listed."""
+        super().__init__(bus, ACTIVATIONS, Activation)
+        self.listed = self.at_once = self.most_at_once = 0
+        self.may = asyncio.Event()
+
+    async def keys(self, prefix: str | None = None) -> list[str]:
+        """List them."""
+        self.listed += 1
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await self.may.wait()
+        self.at_once -= 1
+        return await super().keys(prefix)
+
+
+async def test_pages_that_are_asked_for_at_once_cost_one_look_at_a_time(nats: Installation) -> None:
+    """
+    However often a user with very many records asks for a page, NATS lists his keys once at a time, and once for all
+    who have to wait: they find what was there when they asked.
+    """
+    async with nats.connect("admin") as bus:
+        function = await World(nats, bus).function()
+        store = Counting(bus)
+        listed = Activations(bus, replace(Stores.on(bus), activations=store), Listener(new_id()), keep_s=3600)
+        asking = [asyncio.create_task(listed.list(function.user_id, limit=1))]
+        async with asyncio.timeout(10):
+            while not store.listed:
+                await asyncio.sleep(0.01)
+        work = await World(nats, bus).queued(function)
+        asking += [asyncio.create_task(listed.list(function.user_id, limit=1)) for _ in range(50)]
+        while len(asyncio.all_tasks()) < 51:
+            await asyncio.sleep(0)
+        store.may.set()
+        found = [[record.ulid for record in records] for records, _ in await asyncio.gather(*asking)]
+
+    assert found[1:] == [[work.ulid]] * 50
+    assert (store.listed, store.most_at_once) == (2, 1)
 
 
 async def test_a_page_looks_at_so_many_records_only(nats: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
