@@ -14,7 +14,10 @@ from mayfly.cli.terminal import Terminal, connected
 if TYPE_CHECKING:
     from mayfly.client import Activation
 
-app = typer.Typer(no_args_is_help=True, help="Your calls, looked at or ended. Records are kept for a day.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Your calls, looked at or ended. Records are kept for a day, less when you have very many.",
+)
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The activation's id.", show_default=False)]
 State = Annotated[

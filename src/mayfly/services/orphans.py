@@ -59,7 +59,7 @@ class Orphans:
         found: set[str] = set()
         for owner, keys in by_owner.items():
             ids = await self._ids(owner)
-            found.update(key for key in keys if ids is not None and key.split(".")[1] not in ids)
+            found.update(key for key in keys if ids is not None and _function_id(key) not in ids)
         return found
 
     async def _ids(self, owner: str) -> set[str] | None:
@@ -69,3 +69,8 @@ class Orphans:
         except Undecodable:
             return None
         return {entry.value.id for entry in entries if entry}
+
+
+def _function_id(key: str) -> str:
+    """Of which function a value is; of none, where the key is not one that we write."""
+    return key.partition(".")[2].partition(".")[0]

@@ -296,12 +296,14 @@ async def test_a_crash_while_deregistering_leaves_no_value_for_long(
             with pytest.raises(QueueUnavailable):
                 await both.functions.deregister(each.user_id, each.name)
     await both.bus.js.publish(kv_subject(FUNCTIONS, f"{unclear.user_id}.{other.name}"), b"garbage")
+    await both.bus.js.publish(kv_subject(SECRETS, "of-nobody"), b"garbage")
     orphans = Orphans(both.api)
 
     await orphans.sweep()
     assert len(await both.stored(left)) == 1
     await orphans.sweep()
     assert await both.stored(left) == []
+    assert "of-nobody" not in await both.api.secrets.keys()
     assert [len(await both.stored(each)) for each in (kept, unclear)] == [1, 1]
     assert await both.opened(kept) == {"A": b"one"}
 

@@ -36,8 +36,8 @@ LOGS: dict[int | str, dict[str, Any]] = {
 @private.get("/v1/activations", response_model=ActivationPage, openapi_extra=raises())
 async def list_activations(state: State, caller: Caller, page: Annotated[ActivationQuery, Query()]) -> Response:
     """
-    List one's activations, the newest first. Records are kept for a day. A page can have fewer than `limit`, or none:
-    only `next` says whether there are more.
+    List one's activations, the newest first. Records are kept for a day, less for who has very many. A page can have
+    fewer than `limit`, or none: only `next` says whether there are more.
     """
     wanted = Wanted(
         function=page.function, state=page.state, since=None if page.since is None else page.since.timestamp()
