@@ -98,10 +98,10 @@ async def test_a_function_leaves_nothing_in_its_users_namespace_for_the_next(wor
 
 async def test_files_are_whose_they_are_in_the_image(world: World) -> None:
     """Root's, the image's user's and the set-user-id file's owners are as unpacked; what root hides is hidden."""
-    script = "stat -c '%u:%g %a %n' / /etc/secret /home/app /bin/setuid-id; cat /etc/secret 2>&1"
+    script = "stat -c '%u:%g %a %n' / /etc/secret /home/app /bin/setuid-show_user; cat /etc/secret 2>&1"
     as_root = (await world.shell(script)).stdout.decode().splitlines()
     as_app = (await world.shell(script, spec=world.spec(APP))).stdout.decode().splitlines()
-    listed = ["0:0 755 /", "0:0 600 /etc/secret", "1234:1234 755 /home/app", "0:0 4755 /bin/setuid-id"]
+    listed = ["0:0 755 /", "0:0 600 /etc/secret", "1234:1234 755 /home/app", "0:0 4755 /bin/setuid-show_user"]
     assert as_root == [*listed, "of the image's root"]
     assert as_app[:4] == listed
     assert "Permission denied" in as_app[4]

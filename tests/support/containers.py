@@ -67,9 +67,8 @@ def make_rootfs(directory: Path) -> Path:
         program = directory / "bin" / source.stem
         subprocess.run(["cc", "-static", "-O1", "-w", "-o", program, source], check=True)
     _shift(directory)
-    (directory / "bin" / "su-id").symlink_to("id")
-    setuid = directory / "bin" / "setuid-id"
-    shutil.copy(BUSYBOX, setuid)
+    setuid = directory / "bin" / "setuid-show_user"
+    shutil.copy(directory / "bin" / "show_user", setuid)
     os.chown(setuid, SHIFT, SHIFT)
     setuid.chmod(0o4755)
     os.mknod(directory / "etc" / "zero", 0o020666, os.makedev(1, 5))
