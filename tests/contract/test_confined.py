@@ -271,6 +271,22 @@ async def test_a_launcher_that_is_killed_leaves_nobody(world: World) -> None:
     await container.remove()
 
 
+async def test_a_function_that_is_just_becoming_its_user_is_killed_too(world: World) -> None:
+    """A call that is over before its function has begun: the launcher's signal to all of a user would not reach it."""
+    for _ in range(20):
+        container = await held(world)
+        call = asyncio.create_task(container.run(Call(argv=("sleep", "600")), timeout_s=60 * SCALE))
+        await asyncio.sleep(0)  # the frame is sent
+        container.kill()
+        await asyncio.wait({call}, timeout=10 * SCALE)
+        alive = processes_of_user(container.user.uid)
+        for pid in alive:  # or the launcher would wait for it as long as it lives
+            os.kill(pid, signal.SIGKILL)
+        assert alive == []
+        assert (await call).reason is EndReason.CANCELLED
+        await container.remove()
+
+
 async def test_reap_kills_and_removes_what_a_dead_worker_left(
     world: World, runtime: ConfinedRuntime, tmp_path: Path
 ) -> None:

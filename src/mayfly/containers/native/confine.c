@@ -285,6 +285,8 @@ static void serve_until_end_of(pid_t function, int children)
         if (is_over || all[1].revents) /* the worker says nothing more: it closes its end */
             break;
     }
+    if (!is_over)
+        kill(function, SIGKILL); /* it may not have become UID yet, and the signal to all of UID would miss it */
     kill_all_of(held.uid, held.killer);
     reap(function, &how, 0); /* all who were of UID are our descendants: nobody is left when we have no child */
     if (!is_over)
