@@ -143,6 +143,20 @@ CONFINED: Final = (
         ),
     ),
     Mutation(
+        safeguard="the end of a confined function that is not its user yet",
+        file=LAUNCHER,
+        old="        kill(function, SIGKILL); /* it may not",
+        new="        (void)0; /* it may not",
+        tests=(f"{TESTS}::test_a_function_that_is_just_becoming_its_user_is_killed_too[confined]",),
+    ),
+    Mutation(
+        safeguard="the room around a confined call's files",
+        file=f"{DRIVER}/room.py",
+        old="    room.chmod(0o710)\n",
+        new="    room.chmod(0o711)\n",
+        tests=(ATTACK,),
+    ),
+    Mutation(
         safeguard="a confined call's end with its launcher",
         file=f"{DRIVER}/runtime.py",
         old="            await self._runtime.beside(self._runtime.kill_all_of, self.user)\n",

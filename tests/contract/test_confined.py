@@ -99,23 +99,33 @@ def listening() -> Iterator[str]:
         yield name
 
 
+@contextmanager
+def open_directory(path: Path) -> Iterator[str]:
+    """A name of a directory that is short enough for a socket's."""
+    descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
 # --- attacks ------------------------------------------------------------------------------------------------------
 
 ALLOWED = {"own", "null", "random", "unix", "image"}
 
 
 async def test_a_call_reaches_neither_worker_nor_launcher_nor_another_call(world: World) -> None:
-    """Of 67 attempts at processes, files, sockets and limits none works; what programs need does."""
+    """Of 70 attempts at processes, files, sockets and limits none works; what programs need does."""
     name = f"mayfly-test-other-{os.getpid()}"
     async with running(world, "trespass", "serve", name) as other:
         [pid] = processes_of_user(other.user.uid)
-        directory = str(room.INSIDE / other.id)
+        directory = str(room.inside(other.id))
         with listening() as workers:
             goals = (str(os.getpid()), str(launcher_of(other)), str(pid), workers, name, directory)
             ending = await world.run("trespass", *goals)
         assert processes_of_user(other.user.uid) == [pid]
     results = dict(line.split() for line in ending.stdout.decode().splitlines())
-    assert len(results) == 72
+    assert len(results) == 75
     assert {attempt for attempt, outcome in results.items() if outcome == "ok"} == ALLOWED
 
 
@@ -123,10 +133,11 @@ async def test_what_the_attacks_aim_at_is_there(world: World) -> None:
     """So that they do not fail for want of it: outside, the same sockets, processes and files can be reached."""
     name = f"mayfly-test-other-{os.getpid()}"
     async with running(world, "trespass", "serve", name) as other:
-        with listening() as workers, socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as two:
-            one.connect(f"\0{workers}")
-            two.connect(f"\0{name}")
-        there = room.place(world.rootfs, other.id)
+        there = room.place(world.rootfs, other.id) / room.HOME
+        with listening() as workers, open_directory(there) as short:
+            for address in (f"\0{workers}", f"\0{name}", f"{short}/socket"):
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.connect(address)
         assert (there / "secret").read_text() == "mine\n"
         assert stat.S_IMODE(there.stat().st_mode) == 0o777
         os.kill(launcher_of(other), 0)
@@ -394,7 +405,7 @@ async def test_what_an_image_has_in_dev_is_not_taken_for_ours(world: World, tmp_
     assert (await own.shell("cat /dev/null; head -c 2 /dev/zero | od -An -tx1")).stdout.split() == [b"00", b"00"]
     os.chown(root / "dev" / room.ROOMS, 100_000, 100_000)
     again = World(world.runtime, copy_rootfs(root, tmp_path / "again"))
-    with pytest.raises(RuntimeFailed, match=r"something of its own at /dev/mayfly"):
+    with pytest.raises(RuntimeFailed, match=r"its own files at /dev/mayfly"):
         await again.run("true")
 
 

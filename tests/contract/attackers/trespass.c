@@ -1,5 +1,6 @@
 /*
- * trespass serve NAME: as one call, listens on the abstract socket NAME, keeps a secret in its directory, says "ready".
+ * trespass serve NAME: as one call, listens on the abstract socket NAME, keeps a secret and a socket in its directory,
+ * says "ready".
  * trespass WORKER LAUNCHER OTHER WORKERS_SOCKET OTHERS_SOCKET OTHERS_DIRECTORY: as another call, tries to get at the
  * worker, at a launcher, at that call, at what all calls share and at more for itself. Prints one line for each attempt:
  * its name, then "ok" or the errno.
@@ -30,13 +31,14 @@
 
 #define TRY(name, call) (errno = 0, (long)(call) < 0 ? printf("%s %d\n", name, errno) : printf("%s ok\n", name))
 
-/* A socket that listens on an abstract name, or is connected to it. */
+/* A socket that listens on a name, or is connected to it: on an abstract one, or on a file by its path. */
 static int unix_socket(const char *name, int listens)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    memcpy(address.sun_path + 1, name, strlen(name));
+    int abstract = !strchr(name, '/');
+    memcpy(address.sun_path + abstract, name, strlen(name));
     int s = socket(AF_UNIX, SOCK_STREAM, 0);
-    socklen_t length = offsetof(struct sockaddr_un, sun_path) + 1 + strlen(name);
+    socklen_t length = offsetof(struct sockaddr_un, sun_path) + abstract + strlen(name);
     return listens ? bind(s, (void *)&address, length) || listen(s, 8) : connect(s, (void *)&address, length);
 }
 
@@ -45,7 +47,8 @@ static int serve(const char *name)
     if (unix_socket(name, 1) || chdir(getenv("HOME")))
         return 1;
     int file = open("secret", O_CREAT | O_WRONLY, 0666);
-    if (chmod(".", 0777) || write(file, "mine\n", 5) != 5) /* even one that lets everybody in */
+    umask(0); /* even one that lets everybody in */
+    if (unix_socket("./socket", 1) || chmod(".", 0777) || write(file, "mine\n", 5) != 5)
         return 1;
     puts("ready");
     fflush(stdout);
@@ -90,8 +93,11 @@ static void at_files(const char *other)
     TRY("other-write", open(in(other, "x"), O_CREAT | O_WRONLY, 0600));
     TRY("other-list", open(other, O_RDONLY | O_DIRECTORY));
     TRY("other-link", link(in(other, "secret"), "stolen"));
+    TRY("other-connect", unix_socket(in(other, "socket"), 0));
+    TRY("other-look", access(in(other, "secret"), F_OK));
     TRY("other-rename", rename(in(other, "secret"), "stolen"));
     TRY("others-listed", open("/dev/mayfly", O_RDONLY | O_DIRECTORY));
+    TRY("dev-listed", open("/dev", O_RDONLY | O_DIRECTORY));
     TRY("shadow", open("/etc/secret", O_RDONLY));
     TRY("above", open("/../../../../../../etc/shadow", O_RDONLY));
     TRY("proc", open("/proc/self/status", O_RDONLY));

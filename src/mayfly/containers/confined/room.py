@@ -3,26 +3,26 @@ What a confined call finds in its image's /dev: five device nodes, and a directo
 
 Nothing can be mounted over an image, so this is made in the unpacked image itself. /dev is the place for it: an image
 must leave that to whoever runs it, and where another driver runs it, it mounts its own there. A directory belongs to
-its call's user and to nobody else, and nobody but root can list them.
+its call's user and to nobody else, and nobody but root can list them. It lies in one of root's, which lets in that user
+alone: so whatever a function does to the modes of its own, no other call gets there, not even to a socket, which
+Landlock does not look at.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from mayfly.containers.confined.users import User
 from mayfly.domain.errors import RuntimeFailed
 
 DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9)}
-ROOMS = "mayfly"
-INSIDE = Path("/dev") / ROOMS
-"""Where a call finds its directory, under its id."""
+ROOMS, HOME = "mayfly", "home"
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -45,27 +45,42 @@ def furnish(rootfs: Path) -> None:
             ) from None
         with _directory(Path("dev"), ROOMS, within=dev, mode=0o711) as rooms:
             if os.fstat(rooms).st_uid != 0:
-                raise RuntimeFailed(f"The image has something of its own at {INSIDE}, where confined calls have files.")
+                raise RuntimeFailed(f"The image has its own files at /dev/{ROOMS}, where confined calls have theirs.")
+
+
+def inside(container_id: str) -> Path:
+    """Where a call finds its directory."""
+    return Path("/dev") / ROOMS / container_id / HOME
 
 
 def place(rootfs: Path, container_id: str) -> Path:
-    """Where a call's directory is outside."""
+    """Where the room around it is outside."""
     return rootfs.resolve() / "dev" / ROOMS / container_id
 
 
 def make(room: Path, user: User) -> None:
     """
-    Make a call's directory, empty, for its user alone.
+    Make a room that lets in a call's user alone, and its directory in it, empty.
 
     Raises: OSError.
     """
     room.mkdir(mode=0o700)
-    os.chown(room, user.uid, user.uid)
+    os.chown(room, 0, user.uid)
+    room.chmod(0o710)
+    (room / HOME).mkdir(mode=0o700)
+    os.chown(room / HOME, user.uid, user.uid)
+
+
+def user_of(room: Path) -> int:
+    """Whom a room lets in; 0 when it had not come so far, FileNotFoundError when it is not there."""
+    return room.stat().st_gid
 
 
 def is_cleared(room: Path) -> bool:
-    """Remove a directory that nothing was left in, or was removed before; False if that takes more."""
+    """Remove a room that nothing was left in, or was removed before; False if that takes more."""
     try:
+        with contextlib.suppress(FileNotFoundError):
+            (room / HOME).rmdir()
         room.rmdir()
     except FileNotFoundError:
         return True
@@ -76,7 +91,7 @@ def is_cleared(room: Path) -> bool:
 
 def clear(room: Path) -> None:
     """
-    Remove a directory with whatever a function left in it, and without following any link. It may take its time.
+    Remove a room with whatever a function left in it, and without following any link. It may take its time.
 
     Raises: OSError, subprocess.CalledProcessError when something is left.
     """
@@ -84,7 +99,7 @@ def clear(room: Path) -> None:
     subprocess.run([shutil.which("rm") or "/bin/rm", "-rf", "--one-file-system", "--", room], check=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _directory(above: Path, name: str, *, within: int | None = None, mode: int = 0o755) -> Iterator[int]:
     """A directory, made if it is not there, and never reached by a link of the image."""
     outer = os.open(above, _OPEN) if within is None else within

@@ -247,7 +247,7 @@ class ConfinedContainer:
             sandbox.SIGNALS_PENDING,
         )
         users = (str(self.user.uid), str(self.user.killer))
-        places = (str(self._spec.rootfs), str(room.INSIDE / self.id), self._spec.config.cwd)
+        places = (str(self._spec.rootfs), str(room.inside(self.id)), self._spec.config.cwd)
         return [str(self._runtime.program), "hold", *users, *places, *map(str, numbers)]
 
     @property
@@ -285,7 +285,7 @@ class ConfinedContainer:
 
     def _base_env(self) -> tuple[tuple[str, str], ...]:
         """The image's environment, with a home and a place for temporary files that can be written to."""
-        own = str(room.INSIDE / self.id)
+        own = str(room.inside(self.id))
         env = {"PATH": bundle.DEFAULT_PATH, **dict(self._spec.config.env), "HOME": own, "TMPDIR": own}
         return tuple(env.items())
 
@@ -449,7 +449,7 @@ def _home(records: Path) -> str:
 def _owner_of(record: Path) -> int | None:
     """The user of a call that an earlier worker left; None when it had not come so far as to have one."""
     try:
-        uid = record.stat().st_uid
+        uid = room.user_of(record)
     except FileNotFoundError:
         return None
     return uid or None
