@@ -61,6 +61,13 @@ def test_a_capability_that_is_missing_is_named(fit: pytest.MonkeyPatch) -> None:
         requirements.check()
 
 
+def test_a_launcher_that_is_somebody_else_by_then_can_be_killed(fit: pytest.MonkeyPatch) -> None:
+    """Which ends by becoming the user that it kills: one that hangs then is not root's own any more."""
+    fit.setattr(requirements, "_status", lambda _: f"{int(DOCKERS_DEFAULT, 16) & ~(1 << 5):016x}")
+    with pytest.raises(RuntimeFailed, match="needs CAP_KILL, which Docker"):
+        requirements.check()
+
+
 @pytest.mark.parametrize(
     ("uid_map", "is_enough"),
     [("0 0 4294967295\n", True), ("0 100000 65536\n", False), ("0 1000 1\n1 100000 2147383647\n", True)],

@@ -16,6 +16,7 @@ CAPABILITIES = {
     "CHOWN": 0,
     "DAC_OVERRIDE": 1,
     "FOWNER": 3,
+    "KILL": 5,
     "SETGID": 6,
     "SETUID": 7,
     "SETPCAP": 8,
