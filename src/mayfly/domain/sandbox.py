@@ -107,7 +107,8 @@ CONFINED_DENIED_CALLS = frozenset(
         "msgget", "msgsnd", "msgrcv", "msgctl", "mq_open", "mq_unlink", "mq_notify", "mq_getsetattr",
         "mq_timedsend", "mq_timedreceive",
         # nodes; and marks on those files of an image that anybody may write to
-        "mknod", "mknodat", "setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr",
+        "mknod", "mknodat", "setxattr", "lsetxattr", "fsetxattr", "setxattrat", "removexattr", "lremovexattr",
+        "fremovexattr", "removexattrat",
         # memory that no limit of a process counts
         "memfd_create",
     }
