@@ -163,6 +163,8 @@ async def test_what_is_taken_from_a_function_is_taken(world: World) -> None:
         assert status["Groups"] == []
         assert [status[f"Cap{each}"] for each in ("Inh", "Prm", "Eff", "Bnd", "Amb")] == [["0" * 16]] * 5
         assert (status["NoNewPrivs"], status["Seccomp"]) == (["1"], ["2"])
+        ignored = {number + 1 for number in range(64) if int(status["SigIgn"][0], 16) >> number & 1}
+        assert ignored <= {signal.SIGQUIT, 32, 33}  # the shell's and the C library's own; nothing that Python ignores
         assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
         assert os.getpriority(os.PRIO_PROCESS, pid) == 10
 

@@ -182,7 +182,7 @@ class Stdio:
                 command,
                 env,
                 file_actions=[(os.POSIX_SPAWN_DUP2, each, number) for number, each in enumerate(self._theirs)],
-                setsigdef=[signal.SIGPIPE],
+                setsigdef=signal.valid_signals(),  # Python ignores some, and so may who started us
                 setsigmask=[],
             )
         finally:
