@@ -144,6 +144,7 @@ async def test_a_function_cannot_keep_the_init_from_speaking(world: World) -> No
         assert (ending.reason, ending.exit_code, ending.stdout) == (EndReason.EXITED, 7, b"")
 
 
+@pytest.mark.long
 async def test_a_hundred_megabytes_are_read_and_dropped(world: World) -> None:
     """On stdout they end the call; on stderr its end is kept, and the result is whole."""
     assert (await world.shell("yes | head -c 100000000")).reason is EndReason.RESULT_TOO_LARGE
@@ -240,6 +241,7 @@ async def test_an_image_with_nothing_in_it_says_so(world: World, tmp_path: Path)
     assert b"cannot run '/entrypoint': No such file" in ending.stderr
 
 
+@pytest.mark.long
 async def test_nothing_of_thirty_calls_is_left_at_the_daemon(world: World, docker_daemon: dockerd_bare.Daemon) -> None:
     """Whatever became of them: no container, volume, network, mount, image or layer more than before."""
     await world.run("true")

@@ -70,6 +70,7 @@ async def test_endings_are_told_by_tls(remote: World) -> None:
     assert (await remote.run("yes")).reason is EndReason.RESULT_TOO_LARGE
 
 
+@pytest.mark.long
 async def test_twenty_calls_at_eight_at_once_by_tls(remote: World) -> None:
     """Answers are not mixed up on shared connections."""
     gate = asyncio.Semaphore(8)

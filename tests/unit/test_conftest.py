@@ -57,7 +57,10 @@ def pytest_sessionstart(session):
         threading.Thread(target=end, daemon=True).start()
 """
 XDIST_GIVES_S = 5  # execnet, by itself, interrupts a worker 5 s after it was told to end, and kills it 5 s later
-PROCESSES = pytest.mark.parametrize("processes", [(), ("--numprocesses=2",)], ids=["one process", "several"])
+PROCESSES = pytest.mark.parametrize(
+    "processes",
+    [pytest.param((), id="one process", marks=pytest.mark.long), pytest.param(("--numprocesses=2",), id="several")],
+)
 
 
 @PROCESSES
@@ -69,7 +72,7 @@ def test_a_run_out_of_time_ends(tmp_path: Path, processes: tuple[str, ...]) -> N
     assert "Interrupted: its 1 s are over." in ended.stdout
 
 
-@pytest.mark.parametrize("hook", ["pytest_sessionstart", "pytest_sessionfinish"])
+@pytest.mark.parametrize("hook", ["pytest_sessionstart", pytest.param("pytest_sessionfinish", marks=pytest.mark.long)])
 def test_a_run_out_of_time_between_tests_ends(tmp_path: Path, hook: str) -> None:
     """It does so, too, where no test runs yet, as while xdist starts its workers, or any more."""
     (tmp_path / "conftest.py").write_text(f"{NEVER_ENDS}def {hook}(): never_ends()")
@@ -101,8 +104,11 @@ def test_never_ends(thing):
 
 @pytest.mark.parametrize(
     ("processes", "cleans_up"),
-    [((), True), (("--numprocesses=2",), True), ((), False)],
-    ids=["one process", "several", "never cleaned up"],
+    [
+        pytest.param((), True, id="one process", marks=pytest.mark.long),
+        pytest.param(("--numprocesses=2",), True, id="several"),
+        pytest.param((), False, id="never cleaned up", marks=pytest.mark.long),
+    ],
 )
 def test_a_run_out_of_time_leaves_no_process(tmp_path: Path, processes: tuple[str, ...], cleans_up: bool) -> None:
     """Neither what a test has started, in a session of its own, nor what that one has, though nobody ends them."""
