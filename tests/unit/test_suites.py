@@ -114,11 +114,20 @@ def test_no_test_at_all_is_a_failure(project: Path) -> None:
 
 
 def test_a_suite_out_of_time_is_a_failure(project: Path) -> None:
-    """A suite that takes longer than its budget is ended and counts as failed."""
+    """A suite that takes longer than its budget and half of it is ended and counts as failed."""
     path = project / "scripts/test"
     path.write_text(path.read_text().replace('give "$2"', "budget_s=$([ $1 = contract ] && echo 1 || echo 240)"))
     endless = "import time\ndef test_endless():\n    while True: time.sleep(0.01)\n"
     assert run(project, contract=endless) == (1, "0 passed, 1 failed, 0 skipped")
+
+
+def test_a_suite_that_is_late_is_said_to_be_and_goes_on(project: Path) -> None:
+    """A slow machine loses nothing of what it has tested."""
+    path = project / "scripts/test"
+    path.write_text(path.read_text().replace('give "$2"', "budget_s=0").replace("* 3 / 2 + 1", "+ 60"))
+    status, said = whole(project, unit=OK)
+    assert status == 0
+    assert re.search(r"^unit .*1 passed, 0 failed, 0 skipped, late$", said, re.MULTILINE)
 
 
 def test_what_a_suite_leaves_of_its_time_is_the_next_ones(project: Path) -> None:
