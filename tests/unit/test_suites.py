@@ -93,7 +93,7 @@ def test_all_suites_are_added_up(project: Path) -> None:
 
 
 def test_one_failure_in_any_suite_fails_the_whole(project: Path) -> None:
-    """A failed test does not keep later suites from running, and is not forgotten after them: its name is at the end."""
+    """A failed test does not keep later suites from running, and is not forgotten after them: its name comes last."""
     only(project, "unit:4", "integration:4")
     status, said = whole(project, unit=FAILS, integration=OK)
     assert (status, said.splitlines()[-1]) == (1, "1 passed, 1 failed, 0 skipped")
