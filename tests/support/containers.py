@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Container
+from collections.abc import AsyncIterator, Collection, Container
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from mayfly.domain.ids import UserId, new_ulid
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import Limits
 from tests.support.files import directories_below
+from tests.support.processes import descendants
 
 SCALE = float(os.environ.get("TEST_TIME_SCALE", "1"))
 """How much slower than a real machine this one is: an emulated guest is some ten times."""
@@ -258,6 +259,13 @@ def processes_of(container_id: str) -> list[int]:
     ]
 
 
+def users_of(container_ids: Collection[str]) -> set[int]:
+    """As whom the processes of these containers, and those below them, live; root left out."""
+    processes = {process for each in container_ids for process in processes_of(each)}
+    below = {each for process in processes for each in descendants(process)}
+    return {uid for pid, uid in living().items() if pid in processes | below} - {0}
+
+
 def processes_of_user(*uids: int) -> list[int]:
     """The living processes of users, the zombies left out."""
     return processes_of_users(uids)
@@ -265,15 +273,20 @@ def processes_of_user(*uids: int) -> list[int]:
 
 def processes_of_users(uids: Container[int]) -> list[int]:
     """The same of many."""
-    alive = []
+    return [pid for pid, uid in living().items() if uid in uids]
+
+
+def living() -> dict[int, int]:
+    """The user of each living process, the zombies left out."""
+    alive = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 status = dict(line.split(":", 1) for line in (entry / "status").read_text().splitlines())
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if status["State"].split()[0] not in "ZX" and int(status["Uid"].split()[0]) in uids:
-                alive.append(int(entry.name))
+            if status["State"].split()[0] not in "ZX":
+                alive[int(entry.name)] = int(status["Uid"].split()[0])
     return alive
 
 
