@@ -166,8 +166,8 @@ CONFINED: Final = (
     Mutation(
         safeguard="a launcher that outlives the worker",
         file=LAUNCHER,
-        old="    setsid(); /* a terminal's",
-        new="    prctl(PR_SET_PDEATHSIG, SIGKILL); /* a terminal's",
+        old="        if (is_over || all[1].revents)",
+        new="        if (all[1].revents)\n            _exit(0);\n        if (is_over)",
         tests=(
             "tests/contract/test_runtime_removal.py::"
             "test_kill_minus_nine_of_the_worker_kills_every_container[confined-plain]",

@@ -245,7 +245,7 @@ def processes_of(container_id: str) -> list[int]:
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
                 cgroup, command = (entry / "cgroup").read_text(), (entry / "cmdline").read_text(errors="replace")
-                dead = (entry / "stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+                dead = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[0] in "ZX"
             except (FileNotFoundError, ProcessLookupError):
                 continue
             if not dead:
@@ -260,10 +260,13 @@ def processes_of(container_id: str) -> list[int]:
 
 
 def users_of(container_ids: Collection[str]) -> set[int]:
-    """As whom the processes of these containers, and those below them, live; root left out."""
-    processes = {process for each in container_ids for process in processes_of(each)}
-    below = {each for process in processes for each in descendants(process)}
-    return {uid for pid, uid in living().items() if pid in processes | below} - {0}
+    """As whom the processes of these containers, and those below them, live, and nobody else on this machine."""
+    theirs = {process for each in container_ids for process in processes_of(each)}
+    theirs |= {below for each in theirs for below in descendants(each)}
+    users = user_of_each_process()
+    return {uid for pid, uid in users.items() if pid in theirs} - {
+        uid for pid, uid in users.items() if pid not in theirs
+    }
 
 
 def processes_of_user(*uids: int) -> list[int]:
@@ -273,16 +276,17 @@ def processes_of_user(*uids: int) -> list[int]:
 
 def processes_of_users(uids: Container[int]) -> list[int]:
     """The same of many."""
-    return [pid for pid, uid in living().items() if uid in uids]
+    return [pid for pid, uid in user_of_each_process().items() if uid in uids]
 
 
-def living() -> dict[int, int]:
-    """The user of each living process, the zombies left out."""
+def user_of_each_process() -> dict[int, int]:
+    """Of all that live on this machine, the zombies left out."""
     alive = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                status = dict(line.split(":", 1) for line in (entry / "status").read_text().splitlines())
+                text = (entry / "status").read_text(errors="replace")  # a process calls itself whatever it likes
+                status = dict(line.split(":", 1) for line in text.splitlines())
             except (FileNotFoundError, ProcessLookupError):
                 continue
             if status["State"].split()[0] not in "ZX":

@@ -22,6 +22,12 @@ import os, sys, pytest
 os.environ["THROUGH_GATEWAY"] = "1"
 sys.exit(pytest.main(sys.argv[1:]))
 """  # the one that is ours brings up an installation and a proxy
+HALF_A_FILE = """\
+import atexit, pathlib
+def pytest_configure(config):
+    path = pathlib.Path(config.option.xmlpath)
+    atexit.register(lambda: path.write_bytes(path.read_bytes()[:100]))
+"""
 SUITES = ("unit", "contract", "integration", "e2e", "attacks", "chaos", "compose")
 
 
@@ -93,11 +99,11 @@ def test_all_suites_are_added_up(project: Path) -> None:
 
 
 def test_one_failure_in_any_suite_fails_the_whole(project: Path) -> None:
-    """A failed test does not keep later suites from running, and is not forgotten after them: its name comes last."""
+    """A failed test does not keep later suites from running, and is not forgotten after them: it is told at the end."""
     only(project, "unit:4", "integration:4")
     status, said = whole(project, unit=FAILS, integration=OK)
     assert (status, said.splitlines()[-1]) == (1, "1 passed, 1 failed, 0 skipped")
-    assert said.splitlines()[-5] == "failed: tests.unit.test_unit::test_fails: assert 0"
+    assert said.splitlines()[-5] == "failed: unit: tests.unit.test_unit::test_fails: assert 0"
 
 
 def test_the_end_to_end_suite_runs_a_second_time_through_a_gateway(project: Path) -> None:
@@ -111,7 +117,18 @@ def test_the_end_to_end_suite_runs_a_second_time_through_a_gateway(project: Path
 def test_what_cannot_be_collected_is_a_failure(project: Path) -> None:
     """A file that cannot be imported counts as a failed test."""
     only(project, "unit:4", "contract:4")
-    assert run(project, unit=OK, contract="import nothing_of_this_name") == (1, "1 passed, 1 failed, 0 skipped")
+    status, said = whole(project, unit=OK, contract="import nothing_of_this_name")
+    assert (status, said.splitlines()[-1]) == (1, "1 passed, 1 failed, 0 skipped")
+    assert re.search("^failed: contract: .*No module named 'nothing_of_this_name'$", said, re.MULTILINE)
+
+
+def test_results_that_cannot_be_read_are_a_failure(project: Path) -> None:
+    """A process may die while it writes them; the later suites run."""
+    only(project, "attacks:4", "chaos:4")
+    (project / "tests/attacks/conftest.py").write_text(HALF_A_FILE)
+    status, said = whole(project, attacks=OK, chaos=OK)
+    assert (status, said.splitlines()[-1]) == (1, "1 passed, 1 failed, 0 skipped")
+    assert "\nfailed: attacks: its results cannot be read\n" in said
 
 
 def test_a_process_that_dies_is_a_failure(project: Path) -> None:
@@ -119,14 +136,30 @@ def test_a_process_that_dies_is_a_failure(project: Path) -> None:
     only(project, "unit:4", "contract:4")
     dies = "import os\ndef pytest_sessionfinish():\n  if os.environ.get('PYTEST_XDIST_WORKER') == 'gw0': os._exit(0)\n"
     (project / "tests/unit/conftest.py").write_text(dies)
-    assert run(project, unit=OK, contract=OK) == (1, "2 passed, 1 failed, 0 skipped")
+    status, said = whole(project, unit=OK, contract=OK)
+    assert (status, said.splitlines()[-1]) == (1, "2 passed, 1 failed, 0 skipped")
+    assert "\nfailed: unit, though none of its tests did\n" in said
 
 
 def test_a_failed_check_fails_the_whole(project: Path) -> None:
     """Checks that fail let the tests run; they count as one failure, and the status tells of them."""
     only(project, "unit:4")
     script(project / "scripts/check", "exit 1")
-    assert run(project, unit=OK) == (1, "1 passed, 1 failed, 0 skipped")
+    status, said = whole(project, unit=OK)
+    assert (status, said.splitlines()[-1]) == (1, "1 passed, 1 failed, 0 skipped")
+    assert "\nfailed: checks: failed\n" in said
+
+
+def test_the_whole_is_bounded_with_its_set_up(project: Path) -> None:
+    """What the set-up took is not given to the suites; long ones have six times as long."""
+    only(project, "unit:0", "chaos:1")
+    script(project / "scripts/setup", "sleep 3")
+    status, said = whole(project, "--long", unit=OK, chaos=OK)
+    at_most = [int(seconds) for seconds in re.findall(r" at most (\d+) s$", said, re.MULTILINE)]
+    assert status == 0
+    assert len(at_most) == 3
+    for seconds, later in zip(at_most, (360, 360, 0), strict=True):
+        assert 75 * 6 * 60 - later - 60 < seconds <= 75 * 6 * 60 - later - 3
 
 
 def test_no_test_at_all_is_a_failure(project: Path) -> None:
@@ -136,13 +169,14 @@ def test_no_test_at_all_is_a_failure(project: Path) -> None:
 
 
 def test_a_suite_out_of_time_is_a_failure(project: Path) -> None:
-    """A suite that leaves the later ones less than their minutes is ended and counts as failed; they run."""
-    only(project, "contract:4", "e2e:4")
+    """One that leaves the later ones less than their minutes is ended when it had its own; they run."""
+    only(project, "attacks:0", "chaos:4")
     edit(project, "LIMIT_MINUTES=75", "LIMIT_MINUTES=4")
     endless = "import time\ndef test_endless():\n    while True: time.sleep(0.01)\n"
-    status, said = whole(project, contract=endless, e2e=OK)
+    status, said = whole(project, attacks=endless, chaos=OK)
     assert (status, said.splitlines()[-1]) == (1, "1 passed, 1 failed, 0 skipped")
-    assert re.search(r"^contract .*0 passed, 1 failed, 0 skipped, out of time$", said, re.MULTILINE)
+    assert re.search(r"^attacks .*0 passed, 1 failed, 0 skipped, out of time$", said, re.MULTILINE)
+    assert "\nfailed: attacks, out of time\n" in said
 
 
 def test_a_suite_that_is_late_is_said_to_be_and_goes_on(project: Path) -> None:
