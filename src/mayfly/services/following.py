@@ -19,9 +19,12 @@ from mayfly.services.settle import OwnerCheck, settle_lost, settle_out_of_time
 
 FIRST_LOOK_S = 0.25  # the end is heard, normally; from here on it is also looked for
 LOOKS_GROW_BY = 1.5
-LOOK_AT_MOST_EVERY_S = 1.0
+LOOK_AT_MOST_EVERY_S = 0.75
 SILENT_LOOK_S = 0.1
-"""Until a silent worker is asked again. Each of three questions goes unanswered for a second, and 5 s are promised."""
+"""
+Until a silent worker is asked again. Of the 5 s that are promised this is all but one: 0.75 s until it is asked first,
+three questions that go unanswered for a second each, and these two pauses.
+"""
 OUTAGE_S = 10.0  # how long past a call's deadline an outage of NATS is sat out
 UNTOLD = "The queue was lost while the activation was under way; its record will say how it ended."
 
