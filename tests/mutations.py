@@ -114,7 +114,7 @@ MUTATIONS = (
     ),
     Mutation(
         safeguard="the reaper",
-        file="src/mayfly/containers/oci.py",
+        file="src/mayfly/containers/local.py",
         old="        dead = self.groups.found()\n",
         new="        dead = dict[str, tuple[Path, ...]]()\n",
         tests=("tests/contract/test_runtime_removal.py::test_reap_kills_what_is_still_alive",),
@@ -814,7 +814,7 @@ MUTATIONS = (
     ),
     Mutation(
         safeguard="egress: a namespace serves one call",
-        file="src/mayfly/containers/oci.py",
+        file="src/mayfly/containers/held.py",
         old="self._runtime.networks.retire(self._network)",
         new="self._runtime.networks._ready.append(self._network)",
         tests=(f"{ATTACKS}::test_each_call_has_a_network_of_its_own",),

@@ -329,9 +329,9 @@ class WorkerSettings(LogSettings, NatsSettings, ImageSettings, EgressSettings, M
     slots: Annotated[int, Field(ge=1, le=4096)] = 4 * CORES
     """Activations run at once."""
 
-    runtime: Literal["auto", "crun", "runc", "docker", "confined"] = "auto"
-    """What starts containers. `auto` takes crun where it works, else runc; `docker` and `confined` are never taken
-    unasked."""
+    runtime: Literal["auto", "native", "crun", "runc", "docker", "confined"] = "auto"
+    """What starts containers. `auto` takes crun where it works, else runc; `native`, Mayfly's own launcher, needs
+    neither and is the fastest; `docker` and `confined` are never taken unasked."""
 
     docker_host: str = "unix:///var/run/docker.sock"
     """The Docker daemon, when `runtime` is docker: `unix:///path` or, with `docker_tls_dir`, `tcp://host:2376`."""
@@ -379,8 +379,8 @@ class UpSettings(LogSettings, AdmissionSettings, ImageSettings, EgressSettings, 
     slots: Annotated[int, Field(ge=1, le=4096)] = 4 * CORES
     """Activations run at once."""
 
-    runtime: Literal["auto", "crun", "runc"] = "auto"
-    """What starts containers. `auto` takes crun where it works, else runc."""
+    runtime: Literal["auto", "native", "crun", "runc"] = "auto"
+    """What starts containers. `auto` takes crun where it works, else runc; `native` is Mayfly's own launcher."""
 
     nats_server: Path | None = None
     """A nats-server (>= 2.15.1) to run instead of the one in the package."""

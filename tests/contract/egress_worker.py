@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mayfly.containers.choose import choose_runtime
 from mayfly.containers.host import enter_namespaces, prepare_host
-from mayfly.containers.oci import OciRuntime
+from mayfly.containers.local import LocalRuntime
 from mayfly.containers.runtime import Call
 from tests.support.containers import images_of, spoken
 from tests.support.egress import EgressWorld, address_of, policy
@@ -23,7 +23,7 @@ from tests.support.outside import WEB
 async def main(rootfs: Path, state_dir: Path) -> None:
     """Run until killed."""
     runtime = choose_runtime("crun", state_dir=state_dir, egress=policy(), images=images_of(rootfs), slots=2)
-    assert isinstance(runtime, OciRuntime)
+    assert isinstance(runtime, LocalRuntime)
     await runtime.reap()
     container = await runtime.create(EgressWorld(runtime, rootfs).spec())
     call = Call(argv=("reach", "hold", "3", WEB, "80"))

@@ -15,17 +15,28 @@ import pytest
 from mayfly.domain.sandbox import LOST_WITH_CONFINED, LOST_WITH_DOCKER
 
 OCI = ("crun", "runc")
-DRIVERS = (*OCI, "docker", "confined")
+LOCAL = ("native", *OCI)
+DRIVERS = (*LOCAL, "docker", "confined")
 
 
 class Promise(NamedTuple):
-    """What crun and runc keep, and what there is instead."""
+    """What the drivers keep that start containers themselves, and what there is instead."""
 
     kept: str
     instead: str
 
 
 EXCEPTIONS: dict[str, dict[str, Promise]] = {
+    "native": {
+        "home": Promise(
+            "Where the image does not set HOME, the runtime looks it up in the image's accounts.",
+            "HOME is looked up when the image is unpacked, whatever the driver, so no container is made without it.",
+        ),
+        "the init's own file": Promise(
+            "The held init is a read-only mount.",
+            "Process 1 was started outside: nothing of it is a file in the container.",
+        ),
+    },
     "docker": {
         "user namespace": Promise(
             "Root in a container is nobody else on the machine, with 65,536 ids that no other call has meanwhile.",
@@ -115,6 +126,10 @@ EXCEPTIONS: dict[str, dict[str, Promise]] = {
 }
 
 CANNOT: dict[str, dict[str, str]] = {
+    "native": {
+        "test_home_comes_from_the_images_accounts": "home",
+        "test_the_init_cannot_be_replaced": "the init's own file",
+    },
     "docker": {
         "test_ids_are_not_the_hosts": "user namespace",
         "test_the_init_cannot_be_replaced": "the init's own file",
@@ -169,14 +184,17 @@ def not_with(driver: str, exception: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("driver", [name for name in DRIVERS if name != driver], indirect=True)
 
 
+local_only = pytest.mark.parametrize("driver", LOCAL, indirect=True)
+"""For tests of what only a driver has that starts containers itself: no promise of the protocol."""
+
 oci_only = pytest.mark.parametrize("driver", OCI, indirect=True)
-"""For tests of what only a driver has that starts processes of its own: no promise of the protocol."""
+"""For tests of what only a driver has that leaves it to a container runtime."""
 
 
 def table(driver: str) -> str:
     """What a driver cannot keep, as the documentation shows it; this module, run with its name, prints it."""
     rows = [(name, promise.kept, promise.instead) for name, promise in EXCEPTIONS[driver].items()]
-    head = ("", " and ".join(OCI), driver)
+    head = ("", "native, crun and runc", driver)
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ("---",) * 3, *rows)) + "\n"
 
 

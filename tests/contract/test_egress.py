@@ -33,10 +33,11 @@ from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple  # type: ignore[
 from mayfly.containers.choose import choose_runtime
 from mayfly.containers.egress import rules
 from mayfly.containers.egress.pool import Pool
-from mayfly.containers.oci import OciContainer
+from mayfly.containers.held import HeldContainer
 from mayfly.containers.runtime import Call
 from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.function import Network
+from tests.contract.exceptions import LOCAL
 from tests.support.containers import SCALE, World, copy_rootfs, open_descriptors, spoken
 from tests.support.egress import EgressWorld, address_of, egress_world, lines_of, network_left, policy
 from tests.support.need import need
@@ -55,7 +56,6 @@ from tests.support.outside import (
 
 pytestmark = [pytest.mark.root, pytest.mark.D6, pytest.mark.F9]
 
-OCI = ("crun", "runc")
 ROOT = Path(__file__).parent.parent.parent
 COMPOSE = ROOT / "deploy" / "compose"
 
@@ -96,14 +96,15 @@ def outside(prepared_host: None) -> Iterator[Outside]:
         yield there
 
 
-@pytest.fixture
-def crun() -> str:
+@pytest.fixture(params=["native", "crun"])
+def name(request: pytest.FixtureRequest) -> str:
     """The runtime of most of these tests."""
-    need(shutil.which("crun"), "crun")
-    return "crun"
+    runtime = str(request.param)
+    need(runtime == "native" or shutil.which(runtime), runtime)
+    return runtime
 
 
-@pytest.mark.parametrize("driver", OCI)
+@pytest.mark.parametrize("driver", LOCAL)
 async def test_what_is_reached_and_what_is_refused(
     driver: str, outside: Outside, rootfs: Path, state_dir: Path
 ) -> None:
@@ -111,7 +112,7 @@ async def test_what_is_reached_and_what_is_refused(
     The outside answers, as far as it has public addresses. Nothing else does: at once, by TCP. The outside sees the
     machine's address and no other.
     """
-    need(shutil.which(driver), driver)
+    need(driver == "native" or shutil.which(driver), driver)
     for address in REFUSED:
         socket.create_connection((address, 80), timeout=20).close()
     async with egress_world(driver, rootfs, state_dir) as world:
@@ -125,10 +126,10 @@ async def test_what_is_reached_and_what_is_refused(
     assert {sender for sender, _ in outside.heard} == {MACHINE}
 
 
-@pytest.mark.parametrize("driver", OCI)
+@pytest.mark.parametrize("driver", LOCAL)
 async def test_names_are_those_of_the_resolver(driver: str, outside: Outside, rootfs: Path, state_dir: Path) -> None:
     """A name leads where the operator's resolver says, but not to a private address; another resolver is refused."""
-    need(shutil.which(driver), driver)
+    need(driver == "native" or shutil.which(driver), driver)
     script = f"""
         cat /etc/resolv.conf
         wget -qO- http://{NAME}/ || echo failed
@@ -142,9 +143,9 @@ async def test_names_are_those_of_the_resolver(driver: str, outside: Outside, ro
     assert said == (f'nameserver {RESOLVER}\n{{"id": "ch_1", "status": "done"}}1\nrefused\nrefused\nread-only\n')
 
 
-async def test_a_function_cannot_change_its_network(crun: str, outside: Outside, rootfs: Path, state_dir: Path) -> None:
+async def test_a_function_cannot_change_its_network(name: str, outside: Outside, rootfs: Path, state_dir: Path) -> None:
     """Neither address, route, interface nor namespace; no raw socket; nothing is sent from a foreign address."""
-    async with egress_world(crun, rootfs, state_dir) as world:
+    async with egress_world(name, rootfs, state_dir) as world:
         said = (await world.run("change_network")).stdout.decode().splitlines()
         shown = (await world.shell("ip -o addr; ip route; ls /sys/class/net /sys/fs/cgroup")).stdout.decode()
     assert len(said) == 14
@@ -154,10 +155,10 @@ async def test_a_function_cannot_change_its_network(crun: str, outside: Outside,
     assert shown.rstrip().endswith("/sys/fs/cgroup:"), "the worker's own cgroups show"
 
 
-async def test_a_foreign_source_goes_nowhere(crun: str, outside: Outside, rootfs: Path, state_dir: Path) -> None:
+async def test_a_foreign_source_goes_nowhere(name: str, outside: Outside, rootfs: Path, state_dir: Path) -> None:
     """What carries another address than its interface's is dropped, whoever got it there: here, the machine's root."""
-    async with egress_world(crun, rootfs, state_dir) as world, world.held() as container:
-        assert isinstance(container, OciContainer)
+    async with egress_world(name, rootfs, state_dir) as world, world.held() as container:
+        assert isinstance(container, HeldContainer)
         assert container._network
         inside = ("nsenter", f"--net={container._network.path}")
         other = world.pool._ready[0].address
@@ -169,12 +170,12 @@ async def test_a_foreign_source_goes_nowhere(crun: str, outside: Outside, rootfs
     assert not [sender for sender, content in outside.heard if content == b"foreign"]
 
 
-async def test_ipv6_goes_nowhere(crun: str, outside: Outside, rootfs: Path, state_dir: Path) -> None:
+async def test_ipv6_goes_nowhere(name: str, outside: Outside, rootfs: Path, state_dir: Path) -> None:
     """Even where somebody gave the interface an address and both ends a way: here, the machine's root."""
     socket.create_connection((SIX, 80), timeout=20).close()
     outside.run("ip", "-6", "route", "replace", "2001:db8:2::/64", "via", MACHINE_SIX)
-    async with egress_world(crun, rootfs, state_dir) as world, world.held() as container:
-        assert isinstance(container, OciContainer)
+    async with egress_world(name, rootfs, state_dir) as world, world.held() as container:
+        assert isinstance(container, HeldContainer)
         network = container._network
         assert network
         inside = ("nsenter", f"--net={network.path}")
@@ -202,10 +203,10 @@ def datagram(inside: tuple[str, ...], source: str, content: bytes) -> None:
     subprocess.run([*inside, sys.executable, "-c", code], check=True)
 
 
-async def test_functions_do_not_reach_each_other(crun: str, outside: Outside, rootfs: Path, state_dir: Path) -> None:
+async def test_functions_do_not_reach_each_other(name: str, outside: Outside, rootfs: Path, state_dir: Path) -> None:
     """A function that listens is reached by no other, whatever is allowed; not by its own machine; not from outside."""
     lists = policy(allow=("10.0.0.0/8",))
-    async with egress_world(crun, rootfs, state_dir, lists) as world, world.held() as server:
+    async with egress_world(name, rootfs, state_dir, lists) as world, world.held() as server:
         running = asyncio.create_task(server.run(LISTENING, timeout_s=60 * SCALE))
         await spoken(server)
         address = address_of(server)
@@ -222,7 +223,7 @@ async def test_functions_do_not_reach_each_other(crun: str, outside: Outside, ro
         await running
 
 
-async def test_the_operators_lists(crun: str, outside: Outside, rootfs: Path, state_dir: Path) -> None:
+async def test_the_operators_lists(name: str, outside: Outside, rootfs: Path, state_dir: Path) -> None:
     """`allow` opens exactly what it names, `deny` closes exactly what it names, and `allow` is the stronger."""
     lists = policy(
         allow=("10.9.9.9:80", "192.168.0.0/16", f"{OTHER_RESOLVER}:53", f"{WEB}:8080", MACHINE),
@@ -237,18 +238,18 @@ async def test_the_operators_lists(crun: str, outside: Outside, rootfs: Path, st
         f"tcp {WEB} 80",
     )
     refused = ("tcp 10.9.9.9 443", "udp 10.9.9.9 7", "tcp 172.16.9.9 80", f"tcp {WEB} 443", f"tcp {MACHINE} 4222")
-    async with egress_world(crun, rootfs, state_dir, lists) as world:
+    async with egress_world(name, rootfs, state_dir, lists) as world:
         ends = await world.ends(*reached, *refused, hopeless=refused)
     assert {attempt for attempt, end in ends.items() if end == "reached"} == set(reached)
     assert {end for attempt, end in ends.items() if attempt in refused} <= {"ECONNREFUSED", "EHOSTUNREACH"}
 
 
 async def test_connections_of_one_function_are_bounded(
-    crun: str, outside: Outside, rootfs: Path, state_dir: Path
+    name: str, outside: Outside, rootfs: Path, state_dir: Path
 ) -> None:
     """A function has FLOWS_MAX connections at most, and while it holds them another one has its own."""
     more = rules.FLOWS_MAX + 40
-    async with egress_world(crun, rootfs, state_dir) as world, world.held() as greedy:
+    async with egress_world(name, rootfs, state_dir) as world, world.held() as greedy:
         call = Call(argv=("reach", "hold", str(more), WEB, "80"))
         running = asyncio.create_task(greedy.run(call, timeout_s=60 * SCALE))
         await spoken(greedy)
@@ -258,10 +259,10 @@ async def test_connections_of_one_function_are_bounded(
     assert int(ending.stdout) == rules.FLOWS_MAX
 
 
-async def test_each_call_has_a_network_of_its_own(crun: str, outside: Outside, rootfs: Path, state_dir: Path) -> None:
+async def test_each_call_has_a_network_of_its_own(name: str, outside: Outside, rootfs: Path, state_dir: Path) -> None:
     """A namespace serves one call: the next has another one, another address, and no socket or port that was used."""
     script = "readlink /proc/self/ns/net; ip -o -4 addr show eth0; cat /proc/net/tcp /proc/net/udp | grep -vc local"
-    async with egress_world(crun, rootfs, state_dir) as world:
+    async with egress_world(name, rootfs, state_dir) as world:
         said = []
         for _ in range(3 * world.pool._size):
             ending = await world.shell(f"{script}; nc {WEB} 80 </dev/null")
@@ -272,7 +273,7 @@ async def test_each_call_has_a_network_of_its_own(crun: str, outside: Outside, r
 
 
 async def test_the_images_resolv_conf_leads_nowhere(
-    crun: str, outside: Outside, rootfs: Path, state_dir: Path, tmp_path: Path
+    name: str, outside: Outside, rootfs: Path, state_dir: Path, tmp_path: Path
 ) -> None:
     """One that is a link, as many images have it, is followed inside the container only; nothing is made outside."""
     victim = tmp_path / "victim"
@@ -281,7 +282,7 @@ async def test_the_images_resolv_conf_leads_nowhere(
         image = copy_rootfs(rootfs, tmp_path / f"image-{number}")
         (image / "etc" / "resolv.conf").symlink_to(link)
         before = every_path(tmp_path)
-        async with egress_world(crun, image, state_dir) as world:
+        async with egress_world(name, image, state_dir) as world:
             try:
                 said = (await world.shell("cat /etc/resolv.conf")).stdout.decode()
             except RuntimeFailed:
@@ -294,10 +295,10 @@ async def test_the_images_resolv_conf_leads_nowhere(
 
 @pytest.mark.parametrize("protocol", [socket.IPPROTO_SCTP, 136])
 async def test_connections_of_any_protocol_are_forgotten(
-    protocol: int, crun: str, outside: Outside, rootfs: Path, state_dir: Path
+    protocol: int, name: str, outside: Outside, rootfs: Path, state_dir: Path
 ) -> None:
     """Where all of an address is allowed, so are SCTP and UDP-Lite: such connections go, and the address comes back."""
-    async with egress_world(crun, rootfs, state_dir) as world:
+    async with egress_world(name, rootfs, state_dir) as world:
         async with world.held() as container:
             address = address_of(container)
             await asyncio.to_thread(make_flow, address, protocol)
@@ -326,9 +327,9 @@ async def no_guard(pool: Pool) -> None:
     await pool._in_thread(lambda: None)
 
 
-async def test_nothing_is_left_of_fifty_calls(crun: str, outside: Outside, rootfs: Path, state_dir: Path) -> None:
+async def test_nothing_is_left_of_fifty_calls(name: str, outside: Outside, rootfs: Path, state_dir: Path) -> None:
     """Namespaces, interfaces, routes, connections and descriptors: as before, though each call left a connection."""
-    async with egress_world(crun, rootfs, state_dir) as world:
+    async with egress_world(name, rootfs, state_dir) as world:
         await asyncio.gather(*(world.run("true") for _ in range(5)))  # what is opened once and stays open has been
         await world.at_rest()
         await no_guard(world.pool)
@@ -348,25 +349,25 @@ async def test_nothing_is_left_of_fifty_calls(crun: str, outside: Outside, rootf
 
 
 async def test_a_killed_worker_leaves_nothing_for_the_next(
-    crun: str, outside: Outside, rootfs: Path, state_dir: Path
+    name: str, outside: Outside, rootfs: Path, state_dir: Path
 ) -> None:
     """Its namespaces go with it. Its rules keep what still arrives from nobody, until the next start removes all."""
     async with killed_worker(rootfs, state_dir) as address:
         left = network_left()
         assert left.tables
         assert any(address in flow for flow in left.flows)
-    async with egress_world(crun, rootfs, state_dir) as world:
+    async with egress_world(name, rootfs, state_dir) as world:
         assert not network_left().flows
         assert len(network_left().tables) == 1
         assert (await world.ends(f"tcp {WEB} 80")) == {f"tcp {WEB} 80": "reached"}
 
 
 async def test_what_arrives_for_a_function_that_is_gone_goes_nowhere(
-    crun: str, outside: Outside, rootfs: Path, state_dir: Path
+    name: str, outside: Outside, rootfs: Path, state_dir: Path
 ) -> None:
     """The machine sends it not on by its default route, to whoever has that address there; others' packets it does."""
     send = "import socket, sys; [socket.socket(2, 2).sendto(b'x', (to, 7)) for to in sys.argv[1:]]"
-    async with egress_world(crun, rootfs, state_dir):
+    async with egress_world(name, rootfs, state_dir):
         lines_of("nft", "add table ip seen; add chain ip seen leave { type filter hook postrouting priority 0; }")
         try:
             for address in ("10.213.99.99", "10.99.99.99"):
@@ -386,12 +387,12 @@ def packets_of(lines: list[str]) -> list[int]:
 
 
 async def test_rules_of_a_killed_worker_go_where_egress_is_off_now(
-    crun: str, outside: Outside, rootfs: Path, state_dir: Path
+    name: str, outside: Outside, rootfs: Path, state_dir: Path
 ) -> None:
     """A successor without egress removes them as well; and it refuses a function that wants it, saying why."""
     async with killed_worker(rootfs, state_dir):
         assert network_left().tables
-    runtime = choose_runtime(crun, state_dir=state_dir)
+    runtime = choose_runtime(name, state_dir=state_dir)
     try:
         await runtime.reap()
         assert not network_left().tables
@@ -437,20 +438,20 @@ async def killed_worker(rootfs: Path, state_dir: Path) -> AsyncIterator[str]:
 
 
 async def test_two_workers_on_one_machine(
-    crun: str, outside: Outside, rootfs: Path, state_dir: Path, other_state_dir: Path
+    name: str, outside: Outside, rootfs: Path, state_dir: Path, other_state_dir: Path
 ) -> None:
     """They share nothing but the machine; with the same range the second one is refused, and the first goes on."""
     async with AsyncExitStack() as stack:
-        runtime = choose_runtime(crun, state_dir=state_dir, egress=policy(), slots=1)
+        runtime = choose_runtime(name, state_dir=state_dir, egress=policy(), slots=1)
         stack.push_async_callback(runtime.close)
         await runtime.reap()
-        same = choose_runtime(crun, state_dir=other_state_dir, egress=policy(), slots=1)
+        same = choose_runtime(name, state_dir=other_state_dir, egress=policy(), slots=1)
         try:
             with pytest.raises(RuntimeFailed, match="MAYFLY_EGRESS_ADDRESSES"):
                 await same.reap()
         finally:
             await same.close()
-        other = choose_runtime(crun, state_dir=other_state_dir, egress=policy(addresses="10.214.0.0/16"), slots=1)
+        other = choose_runtime(name, state_dir=other_state_dir, egress=policy(addresses="10.214.0.0/16"), slots=1)
         stack.push_async_callback(other.close)
         await other.reap()
         for each in (runtime, other):
@@ -470,7 +471,7 @@ async def test_two_workers_on_one_machine(
 
 
 async def test_others_rules_that_drop_are_named_and_the_remedy_helps(
-    crun: str, outside: Outside, rootfs: Path, state_dir: Path
+    name: str, outside: Outside, rootfs: Path, state_dir: Path
 ) -> None:
     """With dockerd's FORWARD policy functions reach nothing; the start says so, and two rules in DOCKER-USER help."""
     attempt = f"tcp {WEB} 80"
@@ -479,7 +480,7 @@ async def test_others_rules_that_drop_are_named_and_the_remedy_helps(
     lines_of("nft", "add rule ip filter FORWARD jump DOCKER-USER")
     try:
         with structlog.testing.capture_logs() as logs:
-            async with egress_world(crun, rootfs, state_dir) as world:
+            async with egress_world(name, rootfs, state_dir) as world:
                 assert [each["chain"] for each in logs if each["event"] == "egress.others-drop"] == [
                     "ip filter FORWARD"
                 ]
@@ -491,12 +492,12 @@ async def test_others_rules_that_drop_are_named_and_the_remedy_helps(
 
 
 async def test_a_machine_that_does_not_forward_is_refused(
-    crun: str, outside: Outside, rootfs: Path, state_dir: Path
+    name: str, outside: Outside, rootfs: Path, state_dir: Path
 ) -> None:
     """Before the first call, with the remedy; and nothing is left of the attempt."""
     forwarding = Path("/proc/sys/net/ipv4/ip_forward")
     forwarding.write_text("0")
-    runtime = choose_runtime(crun, state_dir=state_dir, egress=policy(), slots=1)
+    runtime = choose_runtime(name, state_dir=state_dir, egress=policy(), slots=1)
     try:
         with pytest.raises(RuntimeFailed, match=r"sysctl -w net\.ipv4\.ip_forward=1"):
             await runtime.reap()
@@ -506,9 +507,9 @@ async def test_a_machine_that_does_not_forward_is_refused(
     assert not network_left()
 
 
-async def test_without_an_address_a_call_is_told_so(crun: str, outside: Outside, rootfs: Path, state_dir: Path) -> None:
+async def test_without_an_address_a_call_is_told_so(name: str, outside: Outside, rootfs: Path, state_dir: Path) -> None:
     """When no namespace can be made a call ends with the reason, at once; and the next has one when there is one."""
-    async with egress_world(crun, rootfs, state_dir, policy(addresses="10.213.0.0/30"), slots=1) as world:
+    async with egress_world(name, rootfs, state_dir, policy(addresses="10.213.0.0/30"), slots=1) as world:
         first, second = await world.create(), await world.create()
         with pytest.raises(RuntimeFailed, match="MAYFLY_EGRESS_ADDRESSES"):
             async with asyncio.timeout(20 * SCALE):
@@ -519,10 +520,10 @@ async def test_without_an_address_a_call_is_told_so(crun: str, outside: Outside,
 
 
 async def test_a_worker_without_descriptors_gives_networks_again_when_it_has_some(
-    crun: str, outside: Outside, rootfs: Path, state_dir: Path
+    name: str, outside: Outside, rootfs: Path, state_dir: Path
 ) -> None:
     """A call is told so at once meanwhile, and does not wait for what never comes; the next one has a network."""
-    async with egress_world(crun, rootfs, state_dir, slots=1) as world:
+    async with egress_world(name, rootfs, state_dir, slots=1) as world:
         await world.at_rest()
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         # As many as are open for good: with fewer than it is given, poll(2) fails, on which the servers outside wait.
@@ -551,14 +552,14 @@ async def test_a_worker_without_descriptors_gives_networks_again_when_it_has_som
     ids=lambda command: command.replace("inet {table} ", ""),
 )
 async def test_rules_that_somebody_flushed_come_back(
-    command: str, crun: str, outside: Outside, rootfs: Path, state_dir: Path
+    command: str, name: str, outside: Outside, rootfs: Path, state_dir: Path
 ) -> None:
     """
     A restart of nftables.service removes everybody's, somebody else's program may change one of ours; soon they are as
     they were, for what is connected as well.
     """
     attempt = f"tcp {MACHINE} 4222"
-    async with egress_world(crun, rootfs, state_dir) as world, world.held() as container:
+    async with egress_world(name, rootfs, state_dir) as world, world.held() as container:
         loaded = lines_of("nft", "-st", "list", "table", "inet", world.pool.table)
         await asyncio.to_thread(make_flow, address_of(container), socket.IPPROTO_TCP)
         lines_of("nft", *shlex.split(command.format(table=world.pool.table)))
@@ -570,10 +571,10 @@ async def test_rules_that_somebody_flushed_come_back(
 
 
 async def test_rules_that_nobody_touched_are_left_alone(
-    crun: str, outside: Outside, rootfs: Path, state_dir: Path
+    name: str, outside: Outside, rootfs: Path, state_dir: Path
 ) -> None:
     """What packets change in the table is no change of it: no connection breaks while functions use the network."""
-    async with egress_world(crun, rootfs, state_dir) as world, world.held() as container:
+    async with egress_world(name, rootfs, state_dir) as world, world.held() as container:
         await world.ends(f"tcp {WEB} 80")
         await asyncio.to_thread(make_flow, address_of(container), socket.IPPROTO_TCP)
         assert not await world.pool._in_thread(world.pool._restore_rules)
@@ -581,12 +582,12 @@ async def test_rules_that_nobody_touched_are_left_alone(
 
 
 @pytest.mark.long
-async def test_figures(crun: str, outside: Outside, rootfs: Path, state_dir: Path) -> None:
+async def test_figures(name: str, outside: Outside, rootfs: Path, state_dir: Path) -> None:
     """
     Print what a network costs: to make and to remove one, and a call with it beside one without, one after the other.
     The machine decides the figures; only the ratio is asserted, generously.
     """
-    async with egress_world(crun, rootfs, state_dir, slots=8) as world:
+    async with egress_world(name, rootfs, state_dir, slots=8) as world:
         await world.at_rest()
         made, removed = await making_and_removing(world.pool)
         plain: list[float] = []
@@ -600,9 +601,9 @@ async def test_figures(crun: str, outside: Outside, rootfs: Path, state_dir: Pat
                 times.append(time.perf_counter() - began)
                 await container.remove()
         rates = {name: await rate(world, name) for name in (Network.NONE, Network.EGRESS)}
-    for name, values in (("made", made), ("removed", removed), ("call, none", plain), ("call, egress", with_network)):
+    for what, values in (("made", made), ("removed", removed), ("call, none", plain), ("call, egress", with_network)):
         centiles = statistics.quantiles(values, n=20)
-        print(f"{name:14} p50 {1e3 * statistics.median(values):5.1f} ms   p95 {1e3 * centiles[18]:5.1f} ms")
+        print(f"{what:14} p50 {1e3 * statistics.median(values):5.1f} ms   p95 {1e3 * centiles[18]:5.1f} ms")
     ratio = statistics.median(with_network) / statistics.median(plain)
     print(f"a call with a network takes {ratio:.2f} times that without")
     print(f"4 at once: none {rates[Network.NONE]:.0f}/s, egress {rates[Network.EGRESS]:.0f}/s")

@@ -14,7 +14,7 @@ from mayfly.containers.stdio import TRUNCATION_MARK
 from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import ARGUMENT_MAX_BYTES, MIB, PARAMETER_MAX_BYTES, RESULT_MAX_BYTES, STDERR_MAX_BYTES
-from tests.contract.exceptions import oci_only
+from tests.contract.exceptions import local_only
 from tests.support.containers import SCALE, World, died, spoken
 from tests.support.rounds import in_one_round
 
@@ -338,7 +338,16 @@ async def test_the_runtimes_own_refusal_is_passed_on(world: World) -> None:
     assert not world.left()
 
 
-@oci_only
+async def test_an_id_is_one_containers_at_a_time(world: World) -> None:
+    """A second container of the same id is refused, and the first is as it was."""
+    spec = world.spec()
+    async with world.held(spec) as first:
+        with pytest.raises(RuntimeFailed):
+            await world.runtime.create(spec)
+        assert (await first.run(Call(argv=("echo", "here")), timeout_s=20 * SCALE)).stdout == b"here\n"
+
+
+@local_only
 async def test_containers_are_started_by_the_main_thread_only(world: World) -> None:
     """The death signal of a child is tied to the thread that started it, so another thread is refused."""
     with pytest.raises(RuntimeFailed, match="main thread"):

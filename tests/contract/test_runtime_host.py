@@ -16,11 +16,11 @@ import pytest
 
 from mayfly.containers import mounts
 from mayfly.containers.choose import choose_runtime, explain_runtime
-from mayfly.containers.oci import OciRuntime
+from mayfly.containers.local import LocalRuntime
 from mayfly.containers.runtime import Runtime
 from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.image import ProcessConfig
-from tests.contract.exceptions import not_with, oci_only
+from tests.contract.exceptions import local_only, not_with
 from tests.support.containers import SCALE, World, open_runtime, processes_of
 from tests.support.need import need
 
@@ -232,11 +232,11 @@ print(*explain_runtime("auto"), flush=True)
         assert expected.name == "crun"
 
 
-@oci_only
+@local_only
 async def test_where_others_may_not_search_crun_works_and_runc_says_so(
     driver: str, rootfs: Path, tmp_path: Path
 ) -> None:
-    """State below a directory of mode 0700: crun starts all the same, runc is refused in a sentence."""
+    """State below a directory of mode 0700: all start all the same, but runc, which is refused in a sentence."""
     (tmp_path / "private").mkdir(mode=0o700)
     if driver == "runc":
         with pytest.raises(RuntimeFailed, match=r"runc cannot reach .*chmod o\+x"):
@@ -273,7 +273,7 @@ exec setpriv --bounding-set=-all,+sys_admin,+setuid,+setgid,+chown,+dac_override
 """
 
 
-@oci_only
+@local_only
 @pytest.mark.parametrize("how", ["namespaces", "plain"])
 def test_a_worker_runs_containers_under_what_docker_leaves_it(
     driver: str, rootfs: Path, state_dir: Path, how: str
@@ -434,7 +434,7 @@ async def _reap(runtime: Runtime) -> int:
 @not_with("docker", "shared cap")
 async def test_all_functions_together_leave_something_to_the_system(world: World) -> None:
     """The group of all containers is capped a quarter of a core below what there is, and weighs less than others."""
-    assert isinstance(world.runtime, OciRuntime)
+    assert isinstance(world.runtime, LocalRuntime)
     cores = len(os.sched_getaffinity(0)) - 0.25
     parents = set(world.runtime.groups._parents.values())
     files = {

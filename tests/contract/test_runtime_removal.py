@@ -17,10 +17,11 @@ import pytest
 from mayfly.containers import cgroups, mounts
 from mayfly.containers.choose import group_name
 from mayfly.containers.confined.runtime import ConfinedContainer
+from mayfly.containers.local import LocalRuntime
 from mayfly.containers.oci import OciContainer, OciRuntime
 from mayfly.containers.runtime import Call, EndReason
 from mayfly.domain.errors import RuntimeFailed
-from tests.contract.exceptions import EXCEPTIONS, oci_only
+from tests.contract.exceptions import EXCEPTIONS, local_only, oci_only
 from tests.support.containers import (
     DOCKER_HOST,
     OWNER,
@@ -97,7 +98,7 @@ async def test_a_held_container_is_removed_unused(world: World) -> None:
     before = open_descriptors()
     container = await world.create()
     assert len(world.living(container)) == 1
-    if isinstance(world.runtime, OciRuntime):
+    if isinstance(world.runtime, LocalRuntime):
         assert world.runtime.groups.of(OWNER, container.id).memory_peak_bytes() < 5 << 20
     await container.remove()
     assert not world.left()
@@ -229,10 +230,10 @@ async def test_three_hundred_calls_at_eight_at_once_leave_nothing(world: World, 
     assert open_descriptors() == descriptors
 
 
-@oci_only
+@local_only
 async def test_a_users_group_that_cannot_be_removed_costs_nothing_else(world: World) -> None:
     """Somebody has made a group in it. What the container had is given back all the same; removed again, it is gone."""
-    assert isinstance(world.runtime, OciRuntime)
+    assert isinstance(world.runtime, LocalRuntime)
     await world.run("true")
     descriptors = open_descriptors()
     container = await world.create()
@@ -317,10 +318,10 @@ async def test_kill_minus_nine_of_the_worker_kills_every_container(
         await runtime.close()
 
 
-@oci_only
+@local_only
 async def test_reap_kills_what_is_still_alive(world: World) -> None:
     """Should a process of a dead worker live after all, `reap` kills it before it removes its cgroup."""
-    assert isinstance(world.runtime, OciRuntime)
+    assert isinstance(world.runtime, LocalRuntime)
     group = world.runtime.groups.create(OWNER, "left0behind0left0behind", world.spec().limits, extra_pids=0)
     with subprocess.Popen(["sleep", "60"]) as process:
         cgroups.enter(group.directories, process.pid)
@@ -329,12 +330,12 @@ async def test_reap_kills_what_is_still_alive(world: World) -> None:
     assert not world.left()
 
 
-@oci_only
+@local_only
 async def test_reap_leaves_another_workers_containers_alone(
     world: World, driver: str, rootfs: Path, other_state_dir: Path
 ) -> None:
     """A live worker with another state directory on the same machine notices nothing of one that reaps."""
-    assert isinstance(world.runtime, OciRuntime)
+    assert isinstance(world.runtime, LocalRuntime)
     with lone_worker(driver, rootfs, other_state_dir, "namespaces") as (_, ids):
         assert await world.runtime.reap() == 0
         assert all(processes_of(each) for each in ids)
@@ -354,7 +355,7 @@ async def test_a_runtime_says_where_it_has_reaped(world: World, driver: str, sta
     async with world.held():  # a worker that dies leaves its group
         assert home
         assert world.runtime.home == home
-    if isinstance(world.runtime, OciRuntime):
+    if isinstance(world.runtime, LocalRuntime):
         assert cgroups.open_cgroups(group_name(state_dir)).home == home
 
 

@@ -10,7 +10,8 @@ from contextlib import AsyncExitStack
 import pytest
 
 from mayfly.containers.cgroups import USER
-from mayfly.containers.oci import OciContainer, OciRuntime
+from mayfly.containers.held import HeldContainer
+from mayfly.containers.local import LocalRuntime
 from mayfly.containers.runtime import Call
 from mayfly.domain.ids import UserId, new_id
 from tests.contract.exceptions import not_with
@@ -60,18 +61,18 @@ async def test_a_users_group_goes_with_his_last_call(world: World) -> None:
     assert _users(world) == set()
 
 
-async def _running(stack: AsyncExitStack, world: World, script: str, owner: UserId) -> OciContainer:
+async def _running(stack: AsyncExitStack, world: World, script: str, owner: UserId) -> HeldContainer:
     """A container in which this runs, until the stack is closed."""
     container = await stack.enter_async_context(world.held(world.spec(owner=owner)))
     call = asyncio.create_task(container.run(Call(argv=("sh", "-c", script)), timeout_s=600 * SCALE))
     stack.push_async_callback(asyncio.wait, {call})
     stack.callback(container.kill)
     await spoken(container)
-    assert isinstance(container, OciContainer)
+    assert isinstance(container, HeldContainer)
     return container
 
 
-async def _share(one: OciContainer, everyone: list[OciContainer]) -> float:
+async def _share(one: HeldContainer, everyone: list[HeldContainer]) -> float:
     """What part of the time that all of them use from now on is this one's, when they have used enough."""
     before = {each.id: each._group.cpu_us() for each in everyone}
     async with asyncio.timeout(200 * SCALE):
@@ -84,5 +85,5 @@ async def _share(one: OciContainer, everyone: list[OciContainer]) -> float:
 
 def _users(world: World) -> set[str]:
     """Whose groups there are."""
-    assert isinstance(world.runtime, OciRuntime)
+    assert isinstance(world.runtime, LocalRuntime)
     return {path.name.removeprefix(USER) for path in groups_of(world.runtime) if path.name.startswith(USER)}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mayfly.containers.oci import OciRuntime
+from mayfly.containers.local import LocalRuntime
 from mayfly.containers.runtime import Call, EndReason
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import MIB
@@ -58,7 +58,7 @@ async def test_ids_are_not_the_hosts(world: World) -> None:
     """Container root is one of the users set apart for containers, with 65,536 ids."""
     users, groups = [line.split() for line in await lines(world, "cat /proc/self/uid_map /proc/self/gid_map")]
     assert (users, users[0], users[2]) == (groups, "0", str(ID_COUNT))
-    assert int(users[1]) in (OWN_HOST_IDS if isinstance(world.runtime, OciRuntime) else ())
+    assert int(users[1]) in (OWN_HOST_IDS if isinstance(world.runtime, LocalRuntime) else ())
 
 
 async def test_no_capabilities_no_new_privileges_and_a_filter(world: World) -> None:
@@ -286,7 +286,7 @@ async def test_the_init_cannot_be_replaced(world: World) -> None:
     init = world.init_path
     ending = await world.shell(f"echo x > {init}; umount {init}; rm -f {init}; ls {init}")
     assert ending.stdout.decode() == f"{init}\n"
-    assert isinstance(world.runtime, OciRuntime)
+    assert isinstance(world.runtime, LocalRuntime)
     assert (world.runtime.programs.init).stat().st_size > 1000
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from mayfly.containers.oci import OciContainer
+from mayfly.containers.held import HeldContainer
 from mayfly.containers.runtime import Call, ContainerSpec, Ending, EndReason
 from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.secret import FILES_MAX_BYTES, SECRETS_MAX
-from tests.contract.exceptions import oci_only
+from tests.contract.exceptions import local_only
 from tests.support.containers import SCALE, World, copy_rootfs, written
 
 pytestmark = [pytest.mark.root, pytest.mark.F4]
@@ -36,7 +36,7 @@ async def run(world: World, script: str, files: dict[str, bytes], spec: Containe
         return await container.run(call, timeout_s=20 * SCALE)
 
 
-@oci_only
+@local_only
 async def test_only_the_images_user_reads_its_files(world: World) -> None:
     """Each is there with its bytes, 0400 and the image's user's, and /run/secrets has nothing else."""
     script = "cd /run/secrets; cat A; stat -c '%n %a %u %g' *; ls -a | wc -l"
@@ -45,7 +45,7 @@ async def test_only_the_images_user_reads_its_files(world: World) -> None:
     assert ending.stdout.decode().split("\n") == [VALUE.decode(), "A 400 1234 1234", "B_2 400 1234 1234", "4", ""]
 
 
-@oci_only
+@local_only
 @pytest.mark.parametrize("config", [APP, ProcessConfig()], ids=["a user", "root"])
 async def test_a_function_cannot_write_there(world: World, config: ProcessConfig) -> None:
     """Not even as its root: the directory is read-only, nosuid, nodev and noexec, and cannot be mounted anew."""
@@ -59,7 +59,7 @@ async def test_a_function_cannot_write_there(world: World, config: ProcessConfig
     assert {"ro", "nosuid", "nodev", "noexec"} <= set(line.split()[3].split(","))
 
 
-@oci_only
+@local_only
 async def test_all_that_a_function_may_have_fits(world: World) -> None:
     """As many files, and as many bytes of them, as the API allows."""
     each = FILES_MAX_BYTES // SECRETS_MAX
@@ -69,7 +69,7 @@ async def test_all_that_a_function_may_have_fits(world: World) -> None:
     assert int(ending.stdout) == FILES_MAX_BYTES
 
 
-@oci_only
+@local_only
 async def test_a_link_in_the_image_leads_nowhere(world: World, rootfs: Path, tmp_path: Path) -> None:
     """
     An image's /run/secrets may be a link: within the image it is followed; to a directory of this machine that the
@@ -93,7 +93,7 @@ async def test_a_link_in_the_image_leads_nowhere(world: World, rootfs: Path, tmp
     assert (within / "etc/passwd").exists()
 
 
-@oci_only
+@local_only
 async def test_an_image_with_a_file_there_cannot_run(world: World, rootfs: Path, tmp_path: Path) -> None:
     """It is refused before anything has run, and nothing is left."""
     image = copy_rootfs(rootfs, tmp_path / "image")
@@ -106,7 +106,7 @@ async def test_an_image_with_a_file_there_cannot_run(world: World, rootfs: Path,
     assert not world.left()
 
 
-@oci_only
+@local_only
 async def test_nothing_lies_in_the_bundle_or_on_a_command_line(world: World) -> None:
     """
     While the function runs, neither a file's value nor a variable's is in the bundle's own files, or on any command
@@ -114,12 +114,12 @@ async def test_nothing_lies_in_the_bundle_or_on_a_command_line(world: World) -> 
     """
     call = Call(argv=("sh", "-c", "echo go; sleep 60"), files=(("A", VALUE),), env=(("TOKEN", VALUE.decode()),))
     async with world.held(with_files(world)) as container:
-        assert isinstance(container, OciContainer)
+        assert isinstance(container, HeldContainer)
         running = asyncio.create_task(container.run(call, timeout_s=60 * SCALE))
         async with asyncio.timeout(20 * SCALE):
             while not written(container):
                 await asyncio.sleep(0.01)
-        for path in container._directory.iterdir():
+        for path in container._secrets.parent.iterdir():
             if path.is_file():
                 assert VALUE not in path.read_bytes(), path
         commands = []
@@ -134,7 +134,7 @@ async def test_nothing_lies_in_the_bundle_or_on_a_command_line(world: World) -> 
         assert (await running).reason is EndReason.CANCELLED
 
 
-@oci_only
+@local_only
 async def test_a_function_cannot_read_the_held_inits_memory(world: World) -> None:
     """The frame with all variables stays in the init's memory, which no process of the container may look into."""
     ending = await world.shell(
@@ -143,19 +143,19 @@ async def test_a_function_cannot_read_the_held_inits_memory(world: World) -> Non
     assert ending.stdout == b"done\n"
 
 
-@oci_only
+@local_only
 async def test_they_go_with_the_container(world: World) -> None:
     """Removed, held or used, no mount and no directory of it is left; `world` looks at the end as well."""
     async with world.held(with_files(world)) as container:
-        assert isinstance(container, OciContainer)
-        place = container._directory
+        assert isinstance(container, HeldContainer)
+        place = container._secrets
         await container.run(Call(argv=("true",), files=(("A", VALUE),)), timeout_s=20 * SCALE)
-        assert os.path.ismount(place / "secrets")
+        assert os.path.ismount(place)
     assert not place.exists()
     assert not world.left()
 
 
-@oci_only
+@local_only
 async def test_a_container_without_room_for_files_refuses_them(world: World) -> None:
     """What was made without does not run a call with them: they would be missing."""
     async with world.held() as container:

@@ -23,7 +23,9 @@ from mayfly.containers.confined.users import CALLS
 from mayfly.containers.docker.config import INIT as DOCKER_INIT
 from mayfly.containers.docker.config import OWNER_LABEL, container_name
 from mayfly.containers.docker.runtime import DockerContainer, DockerRuntime
-from mayfly.containers.oci import OciContainer, OciRuntime
+from mayfly.containers.held import HeldContainer
+from mayfly.containers.local import LocalRuntime
+from mayfly.containers.oci import OciRuntime
 from mayfly.containers.runtime import Call, ContainerSpec, Ending, EndReason
 from mayfly.domain.ids import UserId, new_ulid
 from mayfly.domain.image import ProcessConfig
@@ -37,8 +39,8 @@ SCALE = float(os.environ.get("TEST_TIME_SCALE", "1"))
 DOCKER_HOST = "TEST_DOCKER_HOST"
 """The variable with the address of the tests' own daemon."""
 
-OurRuntime = OciRuntime | DockerRuntime | ConfinedRuntime
-OurContainer = OciContainer | DockerContainer | ConfinedContainer
+OurRuntime = LocalRuntime | DockerRuntime | ConfinedRuntime
+OurContainer = HeldContainer | DockerContainer | ConfinedContainer
 
 BUSYBOX = Path("/bin/busybox")
 ATTACKERS = Path(__file__).parent.parent / "contract" / "attackers"
@@ -173,7 +175,7 @@ class World:
 
     def cgroups(self, container: OurContainer) -> tuple[Path, ...]:
         """The directories of a container's cgroup."""
-        if isinstance(self.runtime, OciRuntime):
+        if isinstance(self.runtime, LocalRuntime):
             return self.runtime.groups.of(container._spec.owner, container.id).directories
         pid = processes_of(container.id)[0]
         found = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
@@ -187,7 +189,7 @@ class World:
         if isinstance(container, DockerContainer):
             return set(processes_of(container.id))
         inside = pids_in(self.cgroups(container))
-        return {pid for pid in inside if pid != container._runtime_pid}
+        return inside - container._ours_inside()
 
 
 def open_runtime(
@@ -214,7 +216,7 @@ async def died(container: OurContainer) -> None:
 
 def ids_of(runtime: OurRuntime) -> set[str]:
     """The ids of a runtime's containers."""
-    if isinstance(runtime, OciRuntime):
+    if isinstance(runtime, LocalRuntime):
         return set(runtime.groups.found())
     if isinstance(runtime, ConfinedRuntime):
         return {record.name for record in runtime.records.iterdir()}
@@ -307,6 +309,7 @@ def leftovers(runtime: OurRuntime) -> Leftovers:
             files=tuple(str(record.readlink()) for record in runtime.records.iterdir()),
         )
     place = runtime.place.directory
+    state = place / "runtime"
     networks = place / "networks"  # those that wait, `tests.support.egress` looks for those that should be gone
     return Leftovers(
         processes=tuple(str(pid) for pid in processes_of(str(place))),
@@ -318,13 +321,13 @@ def leftovers(runtime: OurRuntime) -> Leftovers:
         cgroups=tuple(str(path) for path in groups_of(runtime)),
         files=tuple(
             str(path)
-            for path in (*place.iterdir(), *runtime.state.iterdir())
-            if path.is_dir() and path not in (runtime.state, networks)
+            for path in (*place.iterdir(), *state.iterdir())
+            if path.is_dir() and path not in (state, networks, place / "stage")
         ),
     )
 
 
-def groups_of(runtime: OciRuntime) -> set[Path]:
+def groups_of(runtime: LocalRuntime) -> set[Path]:
     """Every cgroup below those for all containers: of containers and of users."""
     parents = set(runtime.groups._parents.values())
     return {path for parent in parents for path in directories_below(parent)}

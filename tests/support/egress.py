@@ -17,7 +17,8 @@ from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple  # type: ignore[
 
 from mayfly.containers.choose import choose_runtime
 from mayfly.containers.egress.pool import Pool
-from mayfly.containers.oci import OciContainer, OciRuntime
+from mayfly.containers.held import HeldContainer
+from mayfly.containers.local import LocalRuntime
 from mayfly.containers.runtime import ContainerSpec
 from mayfly.domain.egress import EgressPolicy, Target
 from mayfly.domain.function import Network
@@ -43,7 +44,7 @@ def policy(*, allow: tuple[str, ...] = (), deny: tuple[str, ...] = (), addresses
 class EgressWorld(World):
     """A world whose functions have `network: egress` unless a test says otherwise."""
 
-    runtime: OciRuntime
+    runtime: LocalRuntime
 
     def spec(self, config: ProcessConfig | None = None, *, owner: UserId = OWNER, **limits: float) -> ContainerSpec:
         """A spec with an id of its own."""
@@ -81,7 +82,7 @@ async def egress_world(
     runtime = choose_runtime(
         driver, state_dir=state_dir, egress=what or policy(), images=images_of(rootfs), slots=slots
     )
-    assert isinstance(runtime, OciRuntime)
+    assert isinstance(runtime, LocalRuntime)
     try:
         await runtime.reap()
         yield EgressWorld(runtime, rootfs)
@@ -92,7 +93,7 @@ async def egress_world(
 
 def address_of(container: object) -> str:
     """The address of a container that runs."""
-    assert isinstance(container, OciContainer)
+    assert isinstance(container, HeldContainer)
     assert container._network
     return str(container._network.address)
 

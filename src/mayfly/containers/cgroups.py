@@ -43,12 +43,22 @@ CORES_KEPT = 0.25
 WEIGHT_V2, SHARES_V1 = 25, 256  # a quarter of what everybody else has by default
 
 
+Settings = tuple[tuple[Path, str], ...]
+"""Files of a cgroup and what is to be written to them, in this order."""
+
+SWAP_FILES = ("memory.swap.max", "memory.memsw.limit_in_bytes")
+
+
 class Cgroup(Protocol):
     """The cgroup of one container."""
 
     @property
     def directories(self) -> tuple[Path, ...]:
         """What a process enters to be inside: one directory a hierarchy."""
+        ...
+
+    def settings(self, limits: Limits, *, pids: int, cores: float, swap: bool) -> Settings:
+        """How it is limited; *swap* says whether the kernel accounts for that, and so there is a limit for it."""
         ...
 
     def cpu_us(self) -> int:
@@ -74,12 +84,13 @@ class CgroupV2:
     def directories(self) -> tuple[Path, ...]:
         return (self.directory,)
 
-    def limit(self, limits: Limits, *, pids: int, cores: float) -> None:
-        write(self.directory / "memory.max", limits.memory_bytes)
-        with contextlib.suppress(FileNotFoundError):  # a kernel without swap accounting has no swap to limit
-            write(self.directory / "memory.swap.max", SWAP_BYTES)
-        write(self.directory / "pids.max", pids)
-        write(self.directory / "cpu.max", f"{int(min(limits.cpus, cores) * PERIOD_US)} {PERIOD_US}")
+    def settings(self, limits: Limits, *, pids: int, cores: float, swap: bool) -> Settings:
+        return (
+            (self.directory / "memory.max", str(limits.memory_bytes)),
+            *([(self.directory / "memory.swap.max", str(SWAP_BYTES))] if swap else []),
+            (self.directory / "pids.max", str(pids)),
+            (self.directory / "cpu.max", f"{int(min(limits.cpus, cores) * PERIOD_US)} {PERIOD_US}"),
+        )
 
     def cpu_us(self) -> int:
         return read_key(self.directory / "cpu.stat", "usage_usec")
@@ -107,13 +118,15 @@ class CgroupV1:
     def directories(self) -> tuple[Path, ...]:
         return tuple(dict.fromkeys((self.memory, self.pids, self.cpu, self.cpuacct)))
 
-    def limit(self, limits: Limits, *, pids: int, cores: float) -> None:
-        write(self.memory / "memory.limit_in_bytes", limits.memory_bytes)
-        with contextlib.suppress(FileNotFoundError):  # swap is not accounted: then there is none to speak of
-            write(self.memory / "memory.memsw.limit_in_bytes", limits.memory_bytes + SWAP_BYTES)
-        write(self.pids / "pids.max", pids)
-        write(self.cpu / "cpu.cfs_period_us", PERIOD_US)
-        write(self.cpu / "cpu.cfs_quota_us", int(min(limits.cpus, cores) * PERIOD_US))
+    def settings(self, limits: Limits, *, pids: int, cores: float, swap: bool) -> Settings:
+        memsw = self.memory / "memory.memsw.limit_in_bytes"
+        return (
+            (self.memory / "memory.limit_in_bytes", str(limits.memory_bytes)),
+            *([(memsw, str(limits.memory_bytes + SWAP_BYTES))] if swap else []),
+            (self.pids / "pids.max", str(pids)),
+            (self.cpu / "cpu.cfs_period_us", str(PERIOD_US)),
+            (self.cpu / "cpu.cfs_quota_us", str(int(min(limits.cpus, cores) * PERIOD_US))),
+        )
 
     def cpu_us(self) -> int:
         return read_int(self.cpuacct / "cpuacct.usage") // 1000
@@ -133,6 +146,7 @@ class Cgroups:
         self.version = version
         self.cores = cores
         self._parents = parents
+        self._has_swap = any((parents["memory"] / name).exists() for name in SWAP_FILES)
         self._containers: defaultdict[str, set[str]] = defaultdict(set)
         """Those of each owner: the first makes his group, the last takes it along."""
 
@@ -155,14 +169,26 @@ class Cgroups:
 
         Raises: OSError.
         """
+        cgroup, settings = self.plan(owner, container_id, limits, extra_pids=extra_pids)
+        for directory in cgroup.directories:
+            directory.mkdir()
+        for path, value in settings:
+            write(path, value)
+        return cgroup
+
+    def plan(self, owner: str, container_id: str, limits: Limits, *, extra_pids: int) -> tuple[Cgroup, Settings]:
+        """
+        Prepare what `create` does, for somebody else to make the directories and settings, in this order. Whatever
+        becomes of it, `forget` it in the end.
+
+        Raises: OSError.
+        """
         if not self._containers[owner]:
             self._make_users_group(owner)
         self._containers[owner].add(container_id)
         cgroup = self.of(owner, container_id)
-        for directory in cgroup.directories:
-            directory.mkdir()
-        cgroup.limit(limits, pids=limits.pids + extra_pids, cores=self.cores)
-        return cgroup
+        pids = limits.pids + extra_pids
+        return cgroup, cgroup.settings(limits, pids=pids, cores=self.cores, swap=self._has_swap)
 
     def forget(self, owner: str, container_id: str) -> None:
         """
@@ -248,10 +274,15 @@ def kill_all(directories: tuple[Path, ...]) -> None:
 
 def remove(directories: tuple[Path, ...]) -> list[Path]:
     """Remove the directories, once; return those that are still there because something in them has not ended yet."""
+    left = []
     for directory in directories:
-        with contextlib.suppress(OSError):
+        try:
             directory.rmdir()
-    return [directory for directory in directories if directory.exists()]
+        except FileNotFoundError:
+            continue
+        except OSError:
+            left.append(directory)
+    return left
 
 
 def open_cgroups(name: str, *, cores: float | None = None) -> Cgroups:

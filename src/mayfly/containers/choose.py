@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
+from mayfly import __version__
 from mayfly.containers import cgroups, seccomp
 from mayfly.containers.confined import requirements
 from mayfly.containers.confined.runtime import ConfinedRuntime
@@ -23,9 +24,11 @@ from mayfly.containers.docker.runtime import DockerRuntime
 from mayfly.containers.egress import rules
 from mayfly.containers.egress.resolvers import resolvers
 from mayfly.containers.ids import Ids, OwnIds, SharedIds
+from mayfly.containers.local import Means
+from mayfly.containers.native.runtime import NativeRuntime
 from mayfly.containers.oci import Driver, OciRuntime
 from mayfly.containers.place import Place
-from mayfly.containers.programs import install_programs
+from mayfly.containers.programs import LAUNCH, find_program, install_programs
 from mayfly.containers.runtime import Runtime
 from mayfly.domain import sandbox
 from mayfly.domain.egress import EgressPolicy
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 NAMES = ("crun", "runc")  # in the order of preference
+NATIVE, NATIVE_MIN_LINUX = "native", (5, 12)
 NEVER_UNASKED = ("docker", "confined")
 MIN_VERSIONS = {"crun": (1, 0), "runc": (1, 1)}
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -60,7 +64,8 @@ class DockerAddress:
 
 def explain_runtime(name: str, *, docker: DockerAddress = DockerAddress()) -> Explanation:
     """
-    Say which runtime *name* (auto, crun, runc, docker, confined) means here. Needs no privileges; docker, its socket.
+    Say which runtime *name* (auto, native, crun, runc, docker, confined) means here. Needs no privileges; docker, its
+    socket.
 
     Raises: RuntimeFailed when there is none that will do, with the remedy.
     """
@@ -112,12 +117,13 @@ def choose_runtime(
     ids: Ids = SharedIds()
     try:
         programs = install_programs(place.directory, launcher_dir)
-        if images is not None:
-            own = OwnIds(programs.userns, is_joined=driver.joins_user_namespaces)
-            ids = _own_if_possible(own, slots, images=images, directory=place.directory / "try")
+        own = OwnIds(programs.userns, is_joined=driver.joins_user_namespaces)
+        if images is None or not _is_possible(own, slots, images=images, directory=place.directory / "try"):
+            ids = SharedIds.joined(programs.userns) if driver.name == NATIVE else SharedIds()
+        else:
+            ids = own
         networks = _networks(egress, state_dir=state_dir, directory=place.directory / "networks", slots=slots)
-        return OciRuntime(
-            driver,
+        means = Means(
             place=place,
             programs=programs,
             groups=cgroups.open_cgroups(group_name(state_dir)),
@@ -126,14 +132,19 @@ def choose_runtime(
             nofile_max=_nofile_max(),
             networks=networks,
         )
+        return NativeRuntime(means) if driver.name == NATIVE else OciRuntime(driver, means)
+    except OSError as error:
+        ids.close()
+        place.close()
+        raise RuntimeFailed(f"{driver.name} cannot be made ready: {error}.") from error
     except BaseException:
         ids.close()
         place.close()
         raise
 
 
-def _own_if_possible(own: OwnIds, slots: int, *, images: Path, directory: Path) -> Ids:
-    """A range of user ids for each container, or one for all where this host cannot do better; then say so."""
+def _is_possible(own: OwnIds, slots: int, *, images: Path, directory: Path) -> bool:
+    """Have a range of user ids for each container; where this host cannot, say so, and that there is one for all."""
     try:
         own.open(slots, images=images, directory=directory)
     except OSError as error:
@@ -143,8 +154,8 @@ def _own_if_possible(own: OwnIds, slots: int, *, images: Path, directory: Path) 
             effect="All functions of this worker share what the kernel counts by user.",
             remedy=f"Linux 5.19, and {images} on ext4, xfs or btrfs.",
         )
-        return SharedIds()
-    return own
+        return False
+    return True
 
 
 def group_name(state_dir: Path) -> str:
@@ -168,8 +179,10 @@ def _networks(policy: EgressPolicy | None, *, state_dir: Path, directory: Path, 
 
 
 def _choose(name: str) -> tuple[Driver, str]:
+    if name == NATIVE:
+        return _native(), "set by the operator"
     if name not in ("auto", *NAMES):
-        raise RuntimeFailed(f"There is no runtime {name!r}: auto, crun, runc, docker and confined are known.")
+        raise RuntimeFailed(f"There is no runtime {name!r}: auto, native, crun, runc, docker and confined are known.")
     refusals: list[str] = []
     for candidate in NAMES if name == "auto" else (name,):
         found = _find(candidate)
@@ -178,6 +191,14 @@ def _choose(name: str) -> tuple[Driver, str]:
             return found, f"auto: {why}" if name == "auto" else "set by the operator"
         refusals.append(found)
     raise RuntimeFailed(f"{'; '.join(refusals)}. Install one: apt-get install crun.")
+
+
+def _native() -> Driver:
+    release = os.uname().release
+    numbers = re.match(r"(\d+)\.(\d+)", release)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) < NATIVE_MIN_LINUX:
+        raise RuntimeFailed(f"native needs Linux {'.'.join(map(str, NATIVE_MIN_LINUX))}, and this is {release}.")
+    return Driver(name=NATIVE, program=find_program(LAUNCH), version=__version__)
 
 
 def _find(name: str) -> Driver | str:

@@ -78,15 +78,31 @@ class IdRange:
 class SharedIds:
     """One range for all."""
 
+    def __init__(self, user_namespace: int | None = None) -> None:
+        """All containers join *user_namespace*, a descriptor that is ours now; or the runtime makes one each."""
+        self._range = IdRange(user_namespace=user_namespace)
+
+    @classmethod
+    def joined(cls, program: Path) -> SharedIds:
+        """
+        Make the namespace that all containers join, with *program*.
+
+        Raises: OSError.
+        """
+        return cls(user_namespace(program, maker=FIRST_HOST_ID, inside=0, outside=FIRST_HOST_ID))
+
     def take(self) -> IdRange:
         """Take it."""
-        return IdRange()
+        return self._range
 
     def give_back(self, ids: IdRange) -> None:
         """Nothing to do."""
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Close the namespace, if there is one. No container may be in it."""
+        if self._range.user_namespace is not None:
+            os.close(self._range.user_namespace)
+            self._range = IdRange()
 
 
 class OwnIds:

@@ -9,14 +9,16 @@ from pathlib import Path
 from mayfly.domain.errors import RuntimeFailed
 
 BUILT = Path(__file__).parent / "native" / "bin"
-SPAWN, INIT, USERNS, CONFINE = "mayfly-spawn", "mayfly-init", "mayfly-userns", "mayfly-confine"
+SPAWN, INIT, USERNS = "mayfly-spawn", "mayfly-init", "mayfly-userns"
+CONFINE, LAUNCH = "mayfly-confine", "mayfly-launch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Programs:
-    """The spawner and the maker of user namespaces where they were built, the init where containers can reach it."""
+    """Those that stay outside where they were built, the init where containers can reach it."""
 
     spawn: Path
+    launch: Path
     init: Path
     userns: Path
 
@@ -27,12 +29,12 @@ def install_programs(place: Path, launcher_dir: Path | None = None) -> Programs:
 
     Raises: RuntimeFailed when they have not been built, with the remedy.
     """
-    spawn, userns = find_program(SPAWN, launcher_dir), find_program(USERNS, launcher_dir)
+    spawn, launch, userns = (find_program(name, launcher_dir) for name in (SPAWN, LAUNCH, USERNS))
     built = find_program(INIT, launcher_dir)
     init = place / INIT
     shutil.copyfile(built, init)
     init.chmod(0o555)
-    return Programs(spawn=spawn, init=init, userns=userns)
+    return Programs(spawn=spawn, launch=launch, init=init, userns=userns)
 
 
 def find_program(name: str, launcher_dir: Path | None = None) -> Path:

@@ -170,7 +170,8 @@ class Stdio:
 
     def spawn(self, program: Path, command: list[str], env: dict[str, str]) -> int:
         """
-        Start a program, once, with the other ends as its descriptors 0 to 3 and nothing else of ours; return its pid.
+        Start a program, once, with the other ends as its descriptors 0 to 3 and nothing else of ours, in a process
+        group of its own; return its pid.
 
         It is a child of the calling thread, whose end may be a death signal to it.
 
@@ -184,6 +185,7 @@ class Stdio:
                 file_actions=[(os.POSIX_SPAWN_DUP2, each, number) for number, each in enumerate(self._theirs)],
                 setsigdef=signal.valid_signals(),  # Python ignores some, and so may who started us
                 setsigmask=[],
+                setpgroup=0,
             )
         finally:
             self._close_theirs()

@@ -68,8 +68,8 @@ def test_missing_controllers_are_named() -> None:
 def test_limits_of_version_2(tmp_path: Path) -> None:
     """Memory without swap, processes, and cpu within what all may have together."""
     group = CgroupV2(touched(tmp_path / "g", "memory.max", "memory.swap.max", "pids.max", "cpu.max"))
-    group.limit(LIMITS, pids=22, cores=1.0)
-    assert {path.name: path.read_text() for path in group.directory.iterdir()} == {
+    settings = group.settings(LIMITS, pids=22, cores=1.0, swap=True)
+    assert {path.relative_to(group.directory).name: value for path, value in settings} == {
         "memory.max": "67108864",
         "memory.swap.max": "0",
         "pids.max": "22",
@@ -85,10 +85,15 @@ def test_limits_of_version_1(tmp_path: Path) -> None:
         cpu=touched(tmp_path / "both", "cpu.cfs_period_us", "cpu.cfs_quota_us"),
         cpuacct=tmp_path / "both",
     )
-    group.limit(LIMITS, pids=22, cores=1.75)
-    assert (group.memory / "memory.limit_in_bytes").read_text() == "67108864"
-    assert (group.pids / "pids.max").read_text() == "22"
-    assert (group.cpu / "cpu.cfs_quota_us").read_text() == "150000"
+    settings = dict(group.settings(LIMITS, pids=22, cores=1.75, swap=False))
+    assert settings == {
+        group.memory / "memory.limit_in_bytes": "67108864",
+        group.pids / "pids.max": "22",
+        group.cpu / "cpu.cfs_period_us": "100000",
+        group.cpu / "cpu.cfs_quota_us": "150000",
+    }
+    more = dict(group.settings(LIMITS, pids=22, cores=1.75, swap=True))
+    assert list(more)[:2] == [group.memory / "memory.limit_in_bytes", group.memory / "memory.memsw.limit_in_bytes"]
     assert group.directories == (group.memory, group.pids, group.cpu)
 
 

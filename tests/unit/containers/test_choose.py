@@ -60,7 +60,7 @@ def test_with_neither_the_remedy_is_named(programs: Path) -> None:
 
 def test_unknown_names_are_refused() -> None:
     """With those that are known."""
-    with pytest.raises(RuntimeFailed, match="auto, crun, runc, docker and confined"):
+    with pytest.raises(RuntimeFailed, match="auto, native, crun, runc, docker and confined"):
         explain_runtime("podman")
 
 

@@ -12,8 +12,9 @@ PROGRAMS = {
     "init.c": "mayfly-init",
     "userns.c": "mayfly-userns",
     "confine.c": "mayfly-confine",
+    "launch.c": "mayfly-launch",
 }
-SHARED = HERE / "call.h"
+SHARED = (HERE / "call.h", HERE / "hold.h")
 # Static, because the init runs inside images that have no C library, or another one.
 FLAGS = (
     "-std=gnu11",
@@ -39,7 +40,7 @@ def build(into: Path = HERE / "bin") -> list[Path]:
 
 
 def _compile(source: Path, program: Path) -> Path:
-    changed_at = max(file.stat().st_mtime for file in (source, SHARED))
+    changed_at = max(file.stat().st_mtime for file in (source, *SHARED))
     if not program.exists() or program.stat().st_mtime < changed_at:
         # Under another name first: two builds at once must not leave half a program, nor overwrite one that runs.
         fresh = program.with_name(f"{program.name}.{os.getpid()}")

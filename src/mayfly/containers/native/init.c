@@ -36,14 +36,14 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "call.h"
+#include "hold.h"
 
 /* What goes before the frame, and what the report is part of, where standard input and error are all there is. */
 struct prelude { unsigned char secret[16]; uint32_t input_bytes, limit_ms; };
 struct figures { uint64_t cpu_us, memory_peak_bytes, oom_kills; };
 struct last_words { unsigned char secret[16]; struct report report; struct figures figures; };
 enum { HELD_MS = 3600 * 1000 }; /* for a daemon that crashed: nobody else would end us */
-enum { MAX_INPUT_BYTES = 2 << 20, NOFILE_SOFT = 1024, NOFILE_HARD = 65536, SIGNALS_PENDING = 1024 };
+enum { MAX_INPUT_BYTES = 2 << 20, NOFILE_SOFT = 1024, NOFILE_HARD = 65536 };
 #define UNKNOWN UINT64_MAX
 
 static struct prelude prelude;
@@ -126,59 +126,10 @@ static void say_last_words(struct report report)
 
 static void report(uint32_t kind, uint32_t value)
 {
-    struct report message = {kind, value};
-    if (is_stdio) {
-        say_last_words(message);
-        return;
-    }
-    /* If nobody listens any more, the worker is gone, and we go too. */
-    if (send(CONTROL, &message, sizeof message, MSG_NOSIGNAL) != sizeof message)
-        _exit(REFUSED);
-}
-
-static void refuse(int why)
-{
-    report(REPORT_REFUSED, why);
-    _exit(REFUSED);
-}
-
-/*
- * The kernel counts queued signals in each user namespace, and again for who made it, which may be root for all.
- * There the limit is that of the moment of making, so a runtime that lowers it first would lower it for all together.
- */
-static void limit_signals(void)
-{
-    struct rlimit limit = {SIGNALS_PENDING, SIGNALS_PENDING};
-    if (setrlimit(RLIMIT_SIGPENDING, &limit) && errno != EPERM) /* it was lower already */
-        _exit(REFUSED);
-}
-
-static void become_the_function(struct frame *frame, char **env)
-{
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    setsid();
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &frame->filter)) {
-        dprintf(2, "mayfly: cannot confine the function: %s\n", strerror(errno));
-        _exit(REFUSED);
-    }
-    become(frame->argv, env);
-}
-
-static void reap_until_end_of(pid_t function)
-{
-    int status;
-    for (;;) {
-        pid_t ended = wait(&status);
-        if (ended < 0 && errno == ECHILD)
-            _exit(REFUSED);
-        if (ended != function)
-            continue;
-        if (WIFEXITED(status))
-            report(REPORT_EXITED, WEXITSTATUS(status));
-        else
-            report(REPORT_SIGNALLED, WTERMSIG(status));
-        _exit(0);
-    }
+    if (is_stdio)
+        say_last_words((struct report){kind, value});
+    else
+        send_report(kind, value);
 }
 
 /* --- standard input and output only ---------------------------------------------------------------------------------- */
@@ -326,19 +277,5 @@ int main(int argc, char **argv, char **env)
 {
     if (argc > 1 && !strcmp(argv[1], "stdio"))
         run_by_stdio(env);
-    if (prctl(PR_SET_PDEATHSIG, SIGKILL) || prctl(PR_SET_DUMPABLE, 0) || fcntl(CONTROL, F_SETFD, FD_CLOEXEC))
-        _exit(REFUSED);
-    limit_signals();
-    if (send(CONTROL, "R", 1, MSG_NOSIGNAL) != 1)
-        _exit(REFUSED);
-    struct frame frame = receive_frame();
-    char **all = merged(env, frame.env);
-    pid_t function = fork();
-    if (function < 0)
-        refuse(errno);
-    if (!function)
-        become_the_function(&frame, all);
-    /* The function's pipes are its own: its readers see the end of file when it closes them, not when we end. */
-    close(0), close(1), close(2);
-    reap_until_end_of(function);
+    hold(env);
 }
