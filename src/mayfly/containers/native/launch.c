@@ -240,8 +240,8 @@ static int device(const char *path)
 
 static void take_trees(void)
 {
-    int file = open("hosts", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444);
-    if (file < 0 || write(file, hosts, strlen(hosts)) != (ssize_t)strlen(hosts) || fchmod(file, 0444))
+    int file = open("hosts", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    if (file < 0 || write(file, hosts, strlen(hosts)) != (ssize_t)strlen(hosts))
         fail("write", "/etc/hosts");
     close(file);
     trees.hosts = tree_of("hosts");
