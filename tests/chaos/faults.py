@@ -21,10 +21,11 @@ import httpx
 from nats.js.errors import APIError
 
 from mayfly.bus.subjects import ACT
+from mayfly.containers.native.runtime import INIT
 from mayfly.domain.errors import QueueUnavailable
 from mayfly.domain.ids import new_id
 from tests.chaos.history import Fault
-from tests.chaos.installation import APIS, WORKERS, Installation
+from tests.chaos.installation import APIS, RUNTIME, WORKERS, Installation
 from tests.chaos.processes import (
     Kept,
     NotReady,
@@ -75,12 +76,13 @@ class Injector:
     _free: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     @staticmethod
-    def names(replicas: int) -> list[str]:
-        """Every kind of fault on an installation with so many nats-servers."""
+    def names(replicas: int, runtime: str = RUNTIME) -> list[str]:
+        """Every kind of fault on an installation with so many nats-servers and containers by *runtime*."""
         roles = ("leader", "follower") if replicas > 1 else ("the only one",)
+        ours = ("API server", "held init") if runtime == "native" else ("API server", runtime, "held init")
         return [
             *(f"{what} worker ({depth})" for what in ("kill", "freeze") for depth in DEPTHS),
-            *(f"{what} {whom}" for what in ("kill", "freeze") for whom in ("API server", "crun", "held init")),
+            *(f"{what} {whom}" for what in ("kill", "freeze") for whom in ours),
             *(f"{what} nats-server ({role})" for what in ("kill", "freeze") for role in roles),
             "restart of all",
             *(f"cut {whom} ({how.value})" for whom in ("worker", "API server") for how in Cut),
@@ -106,8 +108,8 @@ class Injector:
             "freeze API server": lambda _: self._freeze_api(),
             "kill nats-server": self._kill_nats,
             "freeze nats-server": self._freeze_nats,
-            "kill crun": lambda _: self._strike_container("crun", signal.SIGKILL),
-            "freeze crun": lambda _: self._strike_container("crun", signal.SIGSTOP),
+            f"kill {self.made.runtime}": lambda _: self._strike_container(self.made.runtime, signal.SIGKILL),
+            f"freeze {self.made.runtime}": lambda _: self._strike_container(self.made.runtime, signal.SIGSTOP),
             "kill held init": lambda _: self._strike_container("held init", signal.SIGKILL),
             "freeze held init": lambda _: self._strike_container("held init", signal.SIGSTOP),
             "restart of all": lambda _: self._restart_all(),
@@ -140,7 +142,7 @@ class Injector:
     def _draw(self, only: tuple[str, ...]) -> str:
         """Take the next of a shuffled deck of all kinds, so that each comes as often as any other."""
         if not self._deck:
-            self._deck = list(only or self.names(self.made.replicas))
+            self._deck = list(only or self.names(self.made.replicas, self.made.runtime))
             self.chance.shuffle(self._deck)
         return self._deck.pop()
 
@@ -294,11 +296,15 @@ class Injector:
             await self._give(name)
 
     async def _find(self, worker: str, what: str) -> int:
-        """Find a crun of a worker, or the init below one."""
+        """Find a container runtime of a worker, or an init: below one, or the worker's own child."""
         give_up_at = time.monotonic() + FOUND_S
         while time.monotonic() < give_up_at:
-            runtimes = [pid for pid in children(worker_pid(self.made.workers[worker], 2)) if name_of(pid) == "crun"]
-            found = runtimes if what == "crun" else [init for pid in runtimes for init in children(pid)]
+            below = children(worker_pid(self.made.workers[worker], 2))
+            found = [pid for pid in below if name_of(pid) == self.made.runtime]
+            if what == "held init":
+                found = [init for pid in found for init in children(pid)] or [
+                    pid for pid in below if name_of(pid) == INIT
+                ]
             if found:
                 return self.chance.choice(found)
             await asyncio.sleep(0.01)

@@ -48,6 +48,8 @@ WORKERS: Final = ("worker-1", "worker-2")
 TIMEOUTS_S: Final = {
     "long": 25
 }  # longer than a lost worker's slot is kept, so that its containers can be seen after it
+RUNTIMES: Final = ("native", "crun")
+RUNTIME: Final = RUNTIMES[0]
 SLOTS: Final = 4
 LIMITS: Final = Limits(platform=7, per_user=4, per_function={"narrow": 2, "long": 1})
 """M is less than the slots of both workers: so it is M that holds when they are all free."""
@@ -196,6 +198,7 @@ class Installation:
     users: list[User] = field(default_factory=list)
     image: str = ""
     replicas: int = 1
+    runtime: str = RUNTIME
 
     @property
     def kept(self) -> dict[str, Kept]:
@@ -238,15 +241,18 @@ async def is_worker_ready(kept: Kept) -> bool:
 
 
 @asynccontextmanager
-async def installation(replicas: int) -> AsyncIterator[Installation]:
-    """Start everything, with one nats-server or three, and three users who have two functions each."""
+async def installation(replicas: int, runtime: str = RUNTIME) -> AsyncIterator[Installation]:
+    """
+    Start everything, with one nats-server or three and containers by *runtime*, and three users who have two functions
+    each.
+    """
     async with AsyncExitStack() as stack:
         directory = Path(tempfile.mkdtemp(prefix="mayfly-chaos-"))
         directory.chmod(0o711)
         stack.callback(_remove, directory)
         witness = Witness(directory, WORKERS)
         registry = Registry()
-        made = Installation(directory, witness, registry, replicas=replicas)
+        made = Installation(directory, witness, registry, replicas=replicas, runtime=runtime)
         stack.enter_context(witness)
         await stack.enter_async_context(registry)
         made.image = await _push(made)
@@ -390,7 +396,7 @@ async def _start_roles(made: Installation, stack: AsyncExitStack) -> None:
             "launcher_dir": made.witness.launcher_dir(name),
             "private_registries": made.registry.url,
             "plain_http_registries": made.registry.url,
-            "runtime": "crun",
+            "runtime": made.runtime,
         }
         made.workers[name] = _role(made, name, WORKER, settings, is_worker_ready)
     for kept in (*made.apis.values(), *made.workers.values()):

@@ -29,7 +29,7 @@ from mayfly.settings import LogSettings
 from tests.chaos import leftovers
 from tests.chaos.faults import Injector
 from tests.chaos.history import Aftermath, History, Run, Sample, Violation, check
-from tests.chaos.installation import APIS, LIMITS, Installation, Operator, User, installation
+from tests.chaos.installation import APIS, LIMITS, RUNTIME, RUNTIMES, Installation, Operator, User, installation
 from tests.chaos.load import EVERYTHING, Load, Plan, records, seeded
 from tests.chaos.processes import until, until_true
 from tests.chaos.report import LONG_MIN, report, too_rare
@@ -63,6 +63,7 @@ async def chaos(
     longest_s: float = 25.0,
     plan: Plan = EVERYTHING,
     keep: Path | None = None,
+    runtime: str = RUNTIME,
 ) -> Outcome:
     """
     Run the load under faults for *seconds*, and judge.
@@ -70,7 +71,7 @@ async def chaos(
     *only* names the kinds of faults, if not all; *keep* is where the logs of all processes and the history are kept.
     When the calls are over, and all still runs, one call's command is run once more: a proof that this would be seen.
     """
-    async with installation(replicas) as made, _logs_kept(made, keep):
+    async with installation(replicas, runtime) as made, _logs_kept(made, keep):
         load, injector = Load(made, seed, plan), Injector(made, seeded(f"{seed}/faults"), longest_s=longest_s)
         samples, stop = list[Sample](), asyncio.Event()
         calling = asyncio.create_task(load.run(stop), name="load")
@@ -219,6 +220,7 @@ def main() -> int:
     parser.add_argument(
         "--only", action="append", default=[], metavar="KIND", help="only this kind of fault; repeatable"
     )
+    parser.add_argument("--runtime", choices=RUNTIMES, default=RUNTIME, help=f"of the containers (default {RUNTIME})")
     parser.add_argument("--report", type=Path, help="write the report, in Markdown, to this file, too")
     parser.add_argument("--logs", type=Path, help="where to keep the logs of all processes and the recorded history")
     given = parser.parse_args()
@@ -233,6 +235,7 @@ def main() -> int:
             seed=given.seed,
             only=tuple(given.only),
             keep=given.logs,
+            runtime=given.runtime,
         )
     )
     text = report(outcome.history, outcome.violations, missed=outcome.missed, minutes=given.minutes, seed=given.seed)
@@ -242,7 +245,11 @@ def main() -> int:
     if outcome.history.runs and not any(each.name == "ran-twice" for each in outcome.with_plant):
         print("a double run was planted, and nobody saw it: this run proves nothing")
         return 1
-    rare = too_rare(outcome.history, given.only or Injector.names(given.nats)) if given.minutes >= LONG_MIN else {}
+    rare = (
+        too_rare(outcome.history, given.only or Injector.names(given.nats, given.runtime))
+        if given.minutes >= LONG_MIN
+        else {}
+    )
     for kind, count in rare.items():
         print(f"struck too rarely: {kind}, {count} times")
     print(f"violations: {len(outcome.violations)}")

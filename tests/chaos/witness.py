@@ -1,9 +1,10 @@
 """
 The witness: a mark outside for every start of a function's command, and for its end.
 
-The command (`witness.c`) connects to a socket of ours as its first act. The socket is bind-mounted into each container
-by a program that stands before mayfly-spawn, in the place where MAYFLY_LAUNCHER_DIR lets an operator put one; of the
-product nothing is changed. One socket for each worker, so a mark also says whose container it came from.
+The command (`witness.c`) connects to a socket of ours as its first act. The socket is mounted into each container by
+what stands in the place where MAYFLY_LAUNCHER_DIR lets an operator put something: with crun a program before
+mayfly-spawn, with native the launcher with that one mount more. Nothing else is changed of the product. One socket for
+each worker, so a mark also says whose container it came from.
 
 Exact: a run that got as far as its first system call after its parameter has a mark with activation and token, also if
 it, its worker or the whole installation is killed at once: what it wrote is in our socket by then. The kernel closes
@@ -25,7 +26,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mayfly.containers.programs import BUILT, INIT, SPAWN, USERNS
+from mayfly.containers.native.build import HERE as NATIVE
+from mayfly.containers.programs import BUILT, INIT, LAUNCH, SPAWN, USERNS
 from tests.chaos.history import Run
 
 HERE = Path(__file__).parent
@@ -97,6 +99,13 @@ class Witness:
             directory / SPAWN,
             f'-DSOCKET="{self.socket_of(worker)}"',
             f'-DSPAWN="{BUILT / SPAWN}"',
+        )
+        _compile(
+            HERE / "launch_with_witness.c",
+            directory / LAUNCH,
+            "-static",
+            f'-DSOCKET="{self.socket_of(worker)}"',
+            f'-DLAUNCH="{NATIVE / "launch.c"}"',
         )
         return directory
 

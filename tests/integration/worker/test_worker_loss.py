@@ -99,13 +99,13 @@ class Scene:
     place: Path
 
     @asynccontextmanager
-    async def worker(self, name: str) -> AsyncIterator[LoneWorker]:
+    async def worker(self, name: str, runtime: str = "native") -> AsyncIterator[LoneWorker]:
         """Run a worker with one slot; the second one of a name is the first one's successor."""
         async with Proxy(self.made.server.port) as proxy:
             state_dir = self.place / name
             environment = {
                 "PATH": os.environ["PATH"],
-                "MAYFLY_RUNTIME": "crun",
+                "MAYFLY_RUNTIME": runtime,
                 "MAYFLY_NATS_URL": proxy.url,
                 "MAYFLY_NATS_USER": "worker",
                 "MAYFLY_NATS_PASSWORD_FILE": str(self.made.password_file("worker")),
@@ -360,10 +360,13 @@ async def test_an_outage_of_nats_shorter_than_the_lease_kills_nothing(scene: Sce
     assert isinstance(error, WorkerLost)
 
 
-async def test_what_kills_a_container_alone_is_no_loss_of_its_worker(scene: Scene) -> None:
+@pytest.mark.parametrize(("runtime", "victims"), [("native", ("init",)), ("crun", ("crun", "init"))])
+async def test_what_kills_a_container_alone_is_no_loss_of_its_worker(
+    runtime: str, victims: tuple[str, ...], scene: Scene
+) -> None:
     """When crun or the held init is killed, the caller is told at once, and that nobody knows whether it ran."""
-    async with scene.worker("w") as worker:
-        for victim in ("crun", "init"):
+    async with scene.worker("w", runtime) as worker:
+        for victim in victims:
             call = await scene.call()
             [function] = call.alive()
             init = _parent(function)
