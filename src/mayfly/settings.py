@@ -330,8 +330,8 @@ class WorkerSettings(LogSettings, NatsSettings, ImageSettings, EgressSettings, M
     """Activations run at once."""
 
     runtime: Literal["auto", "native", "crun", "runc", "docker", "confined"] = "auto"
-    """What starts containers. `auto` takes crun where it works, else runc; `native`, Mayfly's own launcher, needs
-    neither and is the fastest; `docker` and `confined` are never taken unasked."""
+    """What starts containers. `auto` takes native, Mayfly's own launcher, where it works (Linux 5.12), else crun, else
+    runc; `docker` and `confined` are never taken unasked."""
 
     docker_host: str = "unix:///var/run/docker.sock"
     """The Docker daemon, when `runtime` is docker: `unix:///path` or, with `docker_tls_dir`, `tcp://host:2376`."""
@@ -380,7 +380,7 @@ class UpSettings(LogSettings, AdmissionSettings, ImageSettings, EgressSettings, 
     """Activations run at once."""
 
     runtime: Literal["auto", "native", "crun", "runc"] = "auto"
-    """What starts containers. `auto` takes crun where it works, else runc; `native` is Mayfly's own launcher."""
+    """What starts containers. `auto` takes native, Mayfly's own launcher, where it works, else crun, else runc."""
 
     nats_server: Path | None = None
     """A nats-server (>= 2.15.1) to run instead of the one in the package."""

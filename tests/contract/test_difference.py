@@ -22,6 +22,7 @@ from tests.support.containers import World, images_of, open_runtime
 
 pytestmark = [pytest.mark.root, pytest.mark.F9]
 
+ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = {
     "root": ProcessConfig(env=(("HOME", "/root"), ("A", "b"))),
     "a user": ProcessConfig(uid=1234, gid=1234, groups=(777,), cwd="/home/app", env=(("HOME", "/home/app"),)),
@@ -129,6 +130,12 @@ async def test_every_difference_is_known_and_is_one(other: str, rootfs: Path, re
     unknown = differing - set().union(*known.values())
     assert not unknown
     assert all(known.values()), [each.facts for each, names in known.items() if not names]
+
+
+@pytest.mark.parametrize("other", DIFFERENCES)
+def test_the_page_has_the_table(other: str) -> None:
+    """What the documentation shows is what is tested."""
+    assert table(other) in (ROOT / "docs" / "reference" / "runtimes.md").read_text()
 
 
 def table(other: str) -> str:

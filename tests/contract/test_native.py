@@ -13,15 +13,19 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
+from mayfly.containers.choose import choose_runtime, first_that_works
 from mayfly.containers.ids import IdRange
+from mayfly.containers.local import LocalRuntime
 from mayfly.containers.native import plan as plans
 from mayfly.containers.native.build import HERE, build
 from mayfly.containers.native.plan import Plan
-from mayfly.containers.native.runtime import NativeRuntime
+from mayfly.containers.native.runtime import NativeRuntime, NotHere
 from mayfly.containers.programs import LAUNCH
 from mayfly.containers.runtime import Call, EndReason
 from mayfly.domain.errors import RuntimeFailed
@@ -88,6 +92,46 @@ def program(world: World, script: str) -> object:
     stand_in.write_text(f"#!/bin/sh\n{script}\n")
     stand_in.chmod(0o755)
     return replace(world.runtime.programs, launch=stand_in)
+
+
+# --- where it cannot --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Path:
+    """The programs, on a host that refuses the launcher something."""
+    build(tmp_path)
+    (tmp_path / LAUNCH).unlink()
+    (tmp_path / LAUNCH).write_text("#!/bin/sh\necho no mounts for you >&2; exit 1\n")
+    (tmp_path / LAUNCH).chmod(0o755)
+    return tmp_path
+
+
+async def test_where_it_cannot_auto_is_the_next(driver: str, refused: Path, state_dir: Path, rootfs: Path) -> None:
+    """A worker that was to choose by itself starts containers by crun, and says why; nothing is left of the attempt."""
+    need(shutil.which("crun"), "crun")
+    make = partial(choose_runtime, state_dir=state_dir, launcher_dir=refused, images=images_of(rootfs))
+    with capture_logs() as logs:
+        runtime, found = await first_that_works("auto", make)
+    try:
+        assert (runtime.name, found) == ("crun", 0)
+        assert isinstance(runtime, LocalRuntime)
+        assert (await World(runtime, rootfs).run("echo", "x")).stdout == b"x\n"
+    finally:
+        await runtime.close()
+    [warning] = [entry for entry in logs if entry["event"] == "worker.not-native"]
+    assert "no mounts for you" in warning["reason"]
+    assert not list(images_of(rootfs).glob(".try-*"))
+
+
+async def test_where_it_cannot_and_was_asked_for_the_worker_does_not_start(
+    driver: str, refused: Path, state_dir: Path, rootfs: Path
+) -> None:
+    """Instead of failing each call; the place is free again."""
+    make = partial(choose_runtime, state_dir=state_dir, launcher_dir=refused, images=images_of(rootfs))
+    with pytest.raises(NotHere, match=r"MAYFLY_RUNTIME=native.*no mounts for you"):
+        await first_that_works("native", make)
+    assert str(state_dir) not in Path("/proc/mounts").read_text()
 
 
 # --- what is left -----------------------------------------------------------------------------------------------------

@@ -229,7 +229,7 @@ print(*explain_runtime("auto"), flush=True)
     with python(script) as process:
         expected = explain_runtime("auto")
         assert line(process) == " ".join(expected)
-        assert expected.name == "crun"
+        assert expected.name == "native"
 
 
 @local_only

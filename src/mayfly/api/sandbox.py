@@ -11,8 +11,8 @@ from mayfly.domain.sandbox import Room
 
 class SandboxShape(Shape):
     """
-    What each call of a function is held in. So a worker does it that starts containers itself, with crun or runc; what
-    is lost where a Docker daemon does that is in `lost_with_docker`, and where there are no containers, in
+    What each call of a function is held in. So a worker does it that starts containers itself, by native, crun or runc;
+    what is lost where a Docker daemon does that is in `lost_with_docker`, and where there are no containers, in
     `lost_with_confined`.
     """
 

@@ -9,6 +9,7 @@ import resource
 import shutil
 import stat
 import subprocess
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,10 +26,10 @@ from mayfly.containers.egress import rules
 from mayfly.containers.egress.resolvers import resolvers
 from mayfly.containers.ids import Ids, OwnIds, SharedIds
 from mayfly.containers.local import Means
-from mayfly.containers.native.runtime import NativeRuntime
+from mayfly.containers.native.runtime import NativeRuntime, NotHere
 from mayfly.containers.oci import Driver, OciRuntime
 from mayfly.containers.place import Place
-from mayfly.containers.programs import LAUNCH, find_program, install_programs
+from mayfly.containers.programs import BUILT, LAUNCH, install_programs
 from mayfly.containers.runtime import Runtime
 from mayfly.domain import sandbox
 from mayfly.domain.egress import EgressPolicy
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-NAMES = ("crun", "runc")  # in the order of preference
 NATIVE, NATIVE_MIN_LINUX = "native", (5, 12)
+NAMES = (NATIVE, "crun", "runc")  # in the order of preference
 NEVER_UNASKED = ("docker", "confined")
 MIN_VERSIONS = {"crun": (1, 0), "runc": (1, 1)}
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -89,9 +90,11 @@ def choose_runtime(
     egress: EgressPolicy | None = None,
     images: Path | None = None,
     slots: int = 1,
+    skip: Sequence[str] = (),
 ) -> Runtime:
     """
-    Make the runtime *name* ready to start containers, its files on a tmpfs of our own below *state_dir*.
+    Make the runtime *name* (for auto, none of *skip*) ready to start containers, its files on a tmpfs of our own below
+    *state_dir*.
 
     Call it after `host.prepare_host` (which those that are never taken unasked can do without), and `reap` it before
     the first container. *launcher_dir* is where the C programs are, if not in the package. With *egress*, functions may
@@ -109,7 +112,7 @@ def choose_runtime(
     if name == "docker":
         address = Address.of(docker.host, docker.tls_dir)
         return DockerRuntime(address, state_dir=state_dir, launcher_dir=launcher_dir)
-    driver, _ = _choose(name)
+    driver, _ = _choose(name, skip=skip)
     if driver.needs_searchable_paths:
         _require_searchable(driver, state_dir.resolve())
     seccomp_program = seccomp.program()
@@ -131,6 +134,7 @@ def choose_runtime(
             ids=ids,
             nofile_max=_nofile_max(),
             networks=networks,
+            images=images,
         )
         return NativeRuntime(means) if driver.name == NATIVE else OciRuntime(driver, means)
     except OSError as error:
@@ -140,6 +144,31 @@ def choose_runtime(
     except BaseException:
         ids.close()
         place.close()
+        raise
+
+
+async def first_that_works(name: str, make: Callable[..., Runtime]) -> tuple[Runtime, int]:
+    """
+    Have the runtime *name* by *make* (`choose_runtime`, with all but the name) and `reap` it; return it, and how many
+    containers that found. Where `auto` meant native, and that cannot make containers here, the next one is taken, and
+    the log says why.
+
+    Raises: RuntimeFailed.
+    """
+    try:
+        return await _reaped(make(name))
+    except NotHere as why:
+        if name != "auto":
+            raise
+        log.warning("worker.not-native", reason=why.detail, remedy="MAYFLY_RUNTIME=crun, if that is to stay so.")
+        return await _reaped(make(name, skip=(NATIVE,)))
+
+
+async def _reaped(runtime: Runtime) -> tuple[Runtime, int]:
+    try:
+        return runtime, await runtime.reap()
+    except BaseException:
+        await runtime.close()
         raise
 
 
@@ -178,13 +207,11 @@ def _networks(policy: EgressPolicy | None, *, state_dir: Path, directory: Path, 
     return Pool(chosen, name=name, directory=directory, mark=mark, size=slots)
 
 
-def _choose(name: str) -> tuple[Driver, str]:
-    if name == NATIVE:
-        return _native(), "set by the operator"
+def _choose(name: str, *, skip: Sequence[str] = ()) -> tuple[Driver, str]:
     if name not in ("auto", *NAMES):
         raise RuntimeFailed(f"There is no runtime {name!r}: auto, native, crun, runc, docker and confined are known.")
     refusals: list[str] = []
-    for candidate in NAMES if name == "auto" else (name,):
+    for candidate in [each for each in NAMES if each not in skip] if name == "auto" else [name]:
         found = _find(candidate)
         if isinstance(found, Driver):
             why = "; ".join([*refusals, "the first choice" if candidate == NAMES[0] else "the next choice"])
@@ -193,16 +220,18 @@ def _choose(name: str) -> tuple[Driver, str]:
     raise RuntimeFailed(f"{'; '.join(refusals)}. Install one: apt-get install crun.")
 
 
-def _native() -> Driver:
+def _native() -> Driver | str:
     release = os.uname().release
     numbers = re.match(r"(\d+)\.(\d+)", release)
     if numbers is None or (int(numbers[1]), int(numbers[2])) < NATIVE_MIN_LINUX:
-        raise RuntimeFailed(f"native needs Linux {'.'.join(map(str, NATIVE_MIN_LINUX))}, and this is {release}.")
-    return Driver(name=NATIVE, program=find_program(LAUNCH), version=__version__)
+        return f"native needs Linux {'.'.join(map(str, NATIVE_MIN_LINUX))}, and this is {release}"
+    return Driver(name=NATIVE, program=BUILT / LAUNCH, version=__version__)
 
 
 def _find(name: str) -> Driver | str:
     """The driver of this name, or why it will not do."""
+    if name == NATIVE:
+        return _native()
     program = shutil.which(name, path=SEARCH_PATH)
     if program is None:
         return f"{name} is not installed"

@@ -51,6 +51,8 @@ class Means:
     ids: Ids = field(default_factory=SharedIds)
     nofile_max: int = sandbox.NOFILE_HARD
     networks: Pool | None = None
+    images: Path | None = None
+    """Where unpacked ones are."""
 
 
 class LocalRuntime(ABC):
@@ -67,6 +69,7 @@ class LocalRuntime(ABC):
         self.nofile_max = means.nofile_max
         self.ids = means.ids
         self.networks = means.networks
+        self.images = means.images
         # Unmounting what a function has filled takes milliseconds, so that is done beside the event loop.
         self.cleaner = ThreadPoolExecutor(max_workers=2, thread_name_prefix="container-remove")
 

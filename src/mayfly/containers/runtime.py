@@ -2,7 +2,8 @@
 What every way of running a container promises: the protocol, and the values that cross it.
 
 A container is created (held: its root, limits and init are there, its command has not started), runs one call, and is
-removed. Nothing here starts anything: `oci` does with crun or runc, `fake` pretends to for unit tests of the worker.
+removed. Nothing here starts anything: `native` does by our own launcher, `oci` with crun or runc; `fake` pretends to,
+for unit tests of the worker.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ class Runtime(Protocol):
 
     @property
     def name(self) -> str:
-        """The driver's word for itself, as `choose_runtime` takes it: crun, runc."""
+        """The driver's word for itself, as `choose_runtime` takes it: native, crun, runc."""
         ...
 
     @property

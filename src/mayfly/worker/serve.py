@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -11,7 +12,7 @@ import structlog
 from mayfly.bus.clock_reading import keeping_time
 from mayfly.bus.connection import connect
 from mayfly.bus.stores import Stores
-from mayfly.containers.choose import DockerAddress, choose_runtime
+from mayfly.containers.choose import DockerAddress, choose_runtime, first_that_works
 from mayfly.containers.host import prepare_host
 from mayfly.containers.watchdog import Feed
 from mayfly.domain.errors import QueueUnavailable
@@ -50,8 +51,8 @@ async def serve(settings: WorkerSettings, feed: Feed | None = None) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    runtime = choose_runtime(
-        settings.runtime,
+    make = partial(
+        choose_runtime,
         state_dir=settings.state_dir,
         launcher_dir=settings.launcher_dir,
         docker=DockerAddress(host=settings.docker_host, tls_dir=settings.docker_tls_dir),
@@ -59,11 +60,11 @@ async def serve(settings: WorkerSettings, feed: Feed | None = None) -> None:
         images=settings.image_dir,
         slots=settings.slots,
     )
+    runtime, left = await first_that_works(settings.runtime, make)
     if settings.runtime == "confined":
         for lost, instead in LOST_WITH_CONFINED.items():
             log.warning("worker.confined", lost=lost, instead=instead)
     try:
-        left = await runtime.reap()
         if left:
             log.warning("worker.reaped", containers=left)
         async with (

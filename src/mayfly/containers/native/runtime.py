@@ -17,6 +17,7 @@ import contextlib
 import os
 import signal
 import socket
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,12 +28,20 @@ from mayfly.containers.local import REMOVE_DELAYS_S, LocalRuntime, Means
 from mayfly.containers.native.plan import Plan
 from mayfly.containers.runtime import Call, ContainerSpec
 from mayfly.domain.errors import RuntimeFailed
+from mayfly.domain.ids import UserId, new_id
+from mayfly.domain.image import ProcessConfig
+from mayfly.domain.limits import Limits
+from mayfly.domain.sandbox import FIRST_HOST_ID
 
 STAGE = "stage"
 FAILURE, FAILURE_MAX_BYTES = b"F", 512
 EXTRA_PIDS = 1  # process 1
 INIT = "mayfly-init"
 """What it is called inside, where everybody can see its command line."""
+
+
+class NotHere(RuntimeFailed):
+    """This host does not let the launcher make containers."""
 
 
 class NativeRuntime(LocalRuntime):
@@ -54,6 +63,26 @@ class NativeRuntime(LocalRuntime):
         if self.networks:
             self.resolv_conf.write_text(self.networks.resolv_conf, encoding="ascii")
         self.taken: set[str] = set()
+
+    async def reap(self) -> int:
+        """
+        Do as all do, and see that a container can be made here: a kernel, a seccomp profile or a file system that
+        refuses one step would refuse it in each call.
+
+        Raises: NotHere; RuntimeFailed.
+        """
+        found = await super().reap()
+        with tempfile.TemporaryDirectory(prefix=".try-", dir=self.images or self.place.directory) as image:
+            os.chown(image, FIRST_HOST_ID, FIRST_HOST_ID)
+            spec = ContainerSpec(
+                id=new_id(), owner=UserId(new_id()), rootfs=Path(image), config=ProcessConfig(), limits=Limits()
+            )
+            try:
+                container = await self.create(spec)
+            except RuntimeFailed as error:
+                raise NotHere(f"No container can be made here as MAYFLY_RUNTIME=native does: {error.detail}") from error
+            await container.remove()
+        return found
 
     def claim(self, spec: ContainerSpec) -> NativeContainer:
         if spec.id in self.taken:
