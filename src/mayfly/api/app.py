@@ -100,7 +100,9 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Conflict, _conflict)
     app.add_exception_handler(Undecodable, _undecodable)
-    app.state.description = describe(app)
+    app.state.description = describe(app)  # in the order of ROUTERS
+    routes = app.router.routes
+    routes.insert(0, routes.pop(ROUTERS.index(invoke.private)))  # they are tried in turn: calls first
     return app
 
 

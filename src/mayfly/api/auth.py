@@ -58,7 +58,7 @@ class RightExceeded(NotAllowed):
         self.session = session
 
 
-class _Bearer(SecurityBase):
+class Bearer(SecurityBase):
     """Reads the token from `Authorization`, and nowhere else."""
 
     def __init__(self) -> None:
@@ -74,7 +74,10 @@ class _Bearer(SecurityBase):
         return token.strip()
 
 
-async def genuine_token(request: Request, token: Annotated[str, Depends(_Bearer())]) -> Claims:
+bearer = Bearer()
+
+
+async def genuine_token(request: Request, token: Annotated[str, Depends(bearer)]) -> Claims:
     """
     Check that the token was issued here. `authenticated`, or who stands in for it, asks for its session next.
 
@@ -188,9 +191,14 @@ Login = Annotated[Session, Depends(logged_in)]
 CallerAndFunction = Annotated[tuple[Session, Function], Depends(authenticated_for_function)]
 
 
-def private_router(authenticator: Callable[..., Any] = authenticated, *, tags: list[str | Enum]) -> APIRouter:
+def private_router(
+    authenticator: Callable[..., Any] = authenticated,
+    *,
+    tags: list[str | Enum],
+    route_class: type[APIRoute] = APIRoute,
+) -> APIRouter:
     """Make a router all of whose routes need a token, checked by one of `AUTHENTICATORS`."""
-    return APIRouter(dependencies=[Depends(authenticator)], tags=tags)
+    return APIRouter(dependencies=[Depends(authenticator)], tags=tags, route_class=route_class)
 
 
 def check_routes(routes: Iterable[APIRoute]) -> None:
