@@ -4,12 +4,15 @@ Tokens: ES256 JWTs, access and refresh alike, signed with one of the platform's 
 The key's id is in the header and, because the gateway looks keys up by a claim, among the claims too. All keys in the
 directory verify and the last one by name signs, so keys are rotated by adding one, and removing the old one when the
 longest token is over. What a token says is only that it was issued; whether its session still exists, `sessions` asks
-the database. Rows: F3, A1.
+the database, each time. So that this server has found a signature right may be remembered until the token is over: it
+stays right, and checking it takes 0.1 ms. Rows: F3, A1.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +27,7 @@ from mayfly.domain.ids import ID, SessionId, UserId, new_id, new_ulid
 ALGORITHM = "ES256"
 CLOCK_SKEW_S = 60  # between two API servers, each half a minute off: an end is by its session first, by this last
 TOKEN_MAX_CHARACTERS = 2048
+REMEMBERED_AT_MOST = 4096  # tokens, some 2 MB; only genuine ones, those unused for longest go first
 REQUIRED = ["iss", "aud", "sub", "sid", "exp", "iat", "jti", "kid"]
 
 Use = Literal["access", "refresh"]
@@ -65,6 +69,7 @@ class TokenKeys:
         self._public = {kid: key.public_key() for kid, key in keys.items()}
         self._issuer = issuer
         self._audience: dict[Use, str] = {"access": audience, "refresh": f"{audience}/refresh"}
+        self._remembered: OrderedDict[bytes, tuple[Claims, float]] = OrderedDict()  # by digest, with the end
 
     @classmethod
     def load(cls, directory: Path, *, issuer: str, audience: str) -> TokenKeys:
@@ -112,6 +117,19 @@ class TokenKeys:
         """
         if len(token) > TOKEN_MAX_CHARACTERS:
             raise _refused("is longer than any that was issued here")
+        digest = hashlib.sha256(f"{use} {token}".encode()).digest()
+        remembered, ends_at = self._remembered.get(digest, (None, 0.0))
+        if remembered and time.time() < ends_at:
+            self._remembered.move_to_end(digest)
+            return remembered
+        claims, ends_at = self._verify(token, use)
+        self._remembered[digest] = claims, ends_at
+        if len(self._remembered) > REMEMBERED_AT_MOST:
+            self._remembered.popitem(last=False)
+        return claims
+
+    def _verify(self, token: str, use: Use) -> tuple[Claims, float]:
+        """Say what a token says, and until when it is good."""
         try:
             kid = jwt.get_unverified_header(token).get("kid")
             claims = self._decode(token, kid, use)
@@ -121,7 +139,7 @@ class TokenKeys:
             raise _refused("was not issued here, or is damaged") from None
         if claims["kid"] != kid or not (_is_id(claims["sub"]) and _is_id(claims["sid"])):
             raise _refused("was not issued here, or is damaged")
-        return Claims(UserId(claims["sub"]), SessionId(claims["sid"]))
+        return Claims(UserId(claims["sub"]), SessionId(claims["sid"])), claims["exp"] + CLOCK_SKEW_S
 
     def _decode(self, token: str, kid: object, use: Use) -> dict[str, Any]:
         key = self._public.get(kid) if isinstance(kid, str) else None
