@@ -179,7 +179,7 @@ MUTATIONS = (
     ),
     Mutation(
         safeguard="the refusal of an answer that is none",
-        file="src/mayfly/bus/messages.py",
+        file="src/mayfly/bus/answers.py",
         old="        except UNREADABLE as error:\n",
         new="        except ZeroDivisionError as error:\n",
         tests=("tests/unit/bus/test_codec_fuzz.py::test_a_message_is_read_or_said_to_be_undecodable",),
@@ -206,8 +206,15 @@ MUTATIONS = (
         tests=("tests/integration/fuzz/test_poison.py::test_poison_in_the_queue_stops_no_worker",),
     ),
     Mutation(
+        safeguard="that nobody can tell where the next answer is awaited",
+        file="src/mayfly/bus/client.py",
+        old="    return secrets.token_urlsafe(16)\n",
+        new='    new_token.made = getattr(new_token, "made", 0) + 1\n    return str(new_token.made).zfill(22)\n',
+        tests=("tests/integration/bus/test_client.py::test_answers_go_to_who_asked",),
+    ),
+    Mutation(
         safeguard="the reading on after headers that are none",
-        file="src/mayfly/bus/connection.py",
+        file="src/mayfly/bus/client.py",
         old="        except (ValueError, IndexError) as error:\n            log.error",
         new="        except ZeroDivisionError as error:\n            log.error",
         tests=("tests/integration/fuzz/test_poison.py::test_poison_in_the_database_stops_nobody",),
@@ -487,6 +494,20 @@ MUTATIONS = (
         old="    async with trail(Action.PASSWORD_CHANGE, caller.user_name), guess:\n",
         new="    async with trail(Action.PASSWORD_CHANGE, caller.user_name):\n",
         tests=(f"{API}/test_back_off.py::test_a_stolen_access_token_is_no_oracle_for_the_password",),
+    ),
+    Mutation(
+        safeguard="the end of a token whose signature is remembered",
+        file="src/mayfly/services/tokens.py",
+        old="        if remembered and time.time() < ends_at:\n",
+        new="        if remembered:\n",
+        tests=("tests/unit/services/test_tokens.py::test_a_remembered_token_ends_when_it_is_over",),
+    ),
+    Mutation(
+        safeguard="that a remembered token is good for its use only",
+        file="src/mayfly/services/tokens.py",
+        old='hashlib.sha256(f"{use} {token}".encode())',
+        new='hashlib.sha256(f"{token}".encode())',
+        tests=("tests/unit/services/test_tokens.py::test_a_remembered_token_is_good_for_its_use_only",),
     ),
     Mutation(
         safeguard="what a key may not do",

@@ -16,8 +16,8 @@ import msgspec
 import structlog
 
 from mayfly.bus import subjects
+from mayfly.bus.answers import Answer
 from mayfly.bus.connection import Bus, translated
-from mayfly.bus.messages import Answer
 from mayfly.bus.patience import UNANSWERED, patiently
 from mayfly.domain.errors import QueueUnavailable
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import secrets
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -25,13 +24,11 @@ from typing import Any
 
 import nats.errors
 import structlog
-from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.errors import APIError, NoStreamResponseError, ServiceUnavailableError
-from nats.nuid import NUID
 
 from mayfly.bus import subjects
+from mayfly.bus.client import Client, JetStream
 from mayfly.bus.clock import Clock
 from mayfly.domain.errors import QueueUnavailable
 from mayfly.settings import NatsSettings
@@ -45,7 +42,6 @@ DROPPED_TOLD_EVERY_S = 1.0
 MIN_VERSION = (2, 15, 1)
 WORKER_USER = "worker"
 MIN_PAYLOAD_BYTES = 4_000_000
-HEADERS_MAX_BYTES = 16 * 1024  # more than anything here sends beside a payload
 
 UNREACHABLE = (
     nats.errors.TimeoutError,
@@ -124,96 +120,10 @@ async def connect(settings: NatsSettings, *, role: str, buffer_while_disconnecte
     client = await _open(settings, watch, pending_bytes=2 << 20 if buffer_while_disconnected else 0)
     try:
         _check_server(client)
-        yield Bus(client, client.jetstream(timeout=REQUEST_TIMEOUT_S), watch, streams_api(settings.nats_user))
+        yield Bus(client, JetStream(client, timeout=REQUEST_TIMEOUT_S), watch, streams_api(settings.nats_user))
     finally:
         watch.leaving = True
         await _close(client)
-
-
-class _Client(Client):
-    """
-    A client that refuses by itself what its server would close the connection for, since nats-py counts no headers; and
-    that hears each cancellation. `asyncio.wait_for`, on which nats-py's questions wait, swallows one that comes with
-    the answer (before Python 3.12), and nats-py itself any that comes while it waits for its socket. A loop that was
-    told to end would then go on for ever, with somebody waiting for it. And it goes on reading after an answer that
-    comes when nobody waits for it any more, and after headers that are none.
-    """
-
-    async def publish(
-        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
-    ) -> None:
-        if len(payload) + HEADERS_MAX_BYTES > self.max_payload:
-            raise nats.errors.MaxPayloadError
-        await super().publish(subject, payload, reply, headers)
-
-    async def request(
-        self,
-        subject: str,
-        payload: bytes = b"",
-        timeout: float = 0.5,
-        old_style: bool = False,
-        headers: dict[str, Any] | None = None,
-    ) -> Msg:
-        with hearing_cancellation():
-            return await super().request(subject, payload, timeout, old_style, headers)
-
-    async def flush(self, timeout: int = 10) -> None:
-        """
-        Wait until the server that is connected has everything: nats-py's PING alone overtakes a SUB that waits to be
-        sent. Without a connection nothing is waited for.
-        """
-        with hearing_cancellation():
-            sent = asyncio.ensure_future(self._flush_pending(force_flush=True))
-            try:
-                done, _ = await asyncio.wait({sent}, timeout=timeout)
-            finally:
-                sent.cancel()
-            if not done:
-                raise nats.errors.FlushTimeoutError
-            sent.result()
-            await super().flush(timeout)
-
-    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:  # nats-py would end its reading
-        try:
-            return await super()._process_headers(headers)
-        except (ValueError, IndexError) as error:
-            log.error("nats.headers-unreadable", error=repr(error))
-            return None
-
-    async def _process_pong(self) -> None:  # nats-py would end its reading at one that is late
-        if self._pongs and self._pongs[0].done():
-            self._pongs[0] = asyncio.get_running_loop().create_future()
-        await super()._process_pong()
-
-    async def _flush_pending(self, force_flush: bool = False) -> Any:  # what waits for the socket
-        with hearing_cancellation():
-            return await super()._flush_pending(force_flush)
-
-
-@contextmanager
-def hearing_cancellation() -> Iterator[None]:
-    """Raise CancelledError at the end of what is done inside, whatever came of it, if the task was cancelled in it."""
-    task = asyncio.current_task()
-    before = task.cancelling() if task else 0
-    try:
-        yield
-    finally:
-        if task and task.cancelling() > before:
-            raise asyncio.CancelledError
-
-
-class Unguessable(NUID):
-    """
-    What makes the subjects on which replies are awaited.
-
-    A worker may answer at any inbox of another worker's questions, for permissions know no random names. It learns
-    those of the questions it is asked; nats-py counts them up, so it could tell the next ones, and answer in the
-    database's place.
-    """
-
-    def next(self) -> bytearray:
-        """Make 22 characters, as nats-py expects, of 128 random bits."""
-        return bytearray(secrets.token_urlsafe(16).encode())
 
 
 class Watch:
@@ -268,8 +178,7 @@ async def _open(settings: NatsSettings, watch: Watch, *, pending_bytes: int) -> 
     password = _password_reader(settings.nats_password_file) if settings.nats_password_file else None
     try:
         with translated("connect"):
-            client = _Client()
-            client._nuid = Unguessable()
+            client = Client()
             connecting = client.connect(
                 urls,
                 name=f"mayfly-{watch.role}",

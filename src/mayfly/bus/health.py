@@ -14,8 +14,8 @@ import msgspec
 import nats.errors
 
 from mayfly.bus import subjects
+from mayfly.bus.answers import Answer, Failure
 from mayfly.bus.connection import REQUEST_TIMEOUT_S, Bus, translated
-from mayfly.bus.messages import Answer, Failure
 from mayfly.bus.patience import NOT_YET
 from mayfly.domain.errors import QueueUnavailable
 

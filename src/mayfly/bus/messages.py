@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import AsyncIterator
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import msgspec
-from nats.js.errors import APIError
 
-from mayfly.bus.codec import UNREADABLE
+from mayfly.bus.answers import Answer, Failure
 from mayfly.bus.connection import REQUEST_TIMEOUT_S, Bus
 from mayfly.bus.subjects import message_delete, message_get
-
-A = TypeVar("A")
 
 NOT_FOUND = frozenset({10037, 10043})  # to read; to delete, at a sequence between the first and the last message
 NOT_DELETED = 10057
@@ -34,37 +31,6 @@ class Stored(msgspec.Struct):
     time: datetime.datetime
     data: bytes = b""
     hdrs: bytes = b""
-
-
-class Failure(msgspec.Struct):
-    """What an answer says went wrong."""
-
-    code: int = 0
-    err_code: int = 0
-    description: str = ""
-
-    def to_error(self) -> APIError:
-        """Make the client's error of it."""
-        return APIError(**msgspec.structs.asdict(self))
-
-
-class Answer(Generic[A]):
-    """Decodes one kind of JetStream's answers."""
-
-    def __init__(self, struct: type[A]) -> None:
-        """*struct* names what is wanted of it."""
-        self._decoder = msgspec.json.Decoder(struct)
-
-    def decode(self, data: bytes) -> A:
-        """
-        Read one answer.
-
-        Raises: APIError when it is none, as where JetStream itself says that it could not answer.
-        """
-        try:
-            return self._decoder.decode(data)
-        except UNREADABLE as error:
-            raise APIError(description=f"an answer that cannot be read: {error}") from error
 
 
 class _Answer(msgspec.Struct):

@@ -19,7 +19,8 @@ import nats.errors
 import structlog
 from nats.aio.subscription import Subscription
 
-from mayfly.bus.connection import Bus, hearing_cancellation, translated
+from mayfly.bus.client import hearing_cancellation
+from mayfly.bus.connection import Bus, translated
 from mayfly.bus.patience import NOT_YET, UNANSWERED, patiently
 from mayfly.domain.errors import PreconditionFailed, QueueUnavailable
 

@@ -25,9 +25,10 @@ from nats.js import api
 from nats.js.errors import APIError, KeyWrongLastSequenceError
 
 from mayfly.bus import messages
+from mayfly.bus.answers import Answer, Failure
 from mayfly.bus.codec import Codec, Versioned
 from mayfly.bus.connection import REQUEST_TIMEOUT_S, Bus, translated
-from mayfly.bus.messages import Answer, Failure, Stored
+from mayfly.bus.messages import Stored
 from mayfly.bus.patience import UNANSWERED, patiently
 from mayfly.bus.subjects import kv_stream, kv_subject, stream_info
 

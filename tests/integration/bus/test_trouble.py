@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ import pytest
 from nats.aio.client import Client
 from nats.errors import FlushTimeoutError, MaxPayloadError, NoRespondersError, SlowConsumerError
 
-from mayfly.bus.connection import HEADERS_MAX_BYTES, Bus
+from mayfly.bus.client import HEADERS_MAX_BYTES
+from mayfly.bus.connection import Bus
 from mayfly.bus.queue import in_flight
+from mayfly.bus.requests import answering_owner
 from mayfly.bus.stores import Stores
 from mayfly.bus.subjects import ACT, ACTIVATIONS, RESPONSES, kv_stream
 from mayfly.containers.fake import ending
@@ -302,20 +305,41 @@ async def test_slow_consumer(nats: Installation, monkeypatch: pytest.MonkeyPatch
             assert bus.watch.dropped == len(dropped)
 
 
-@pytest.mark.parametrize("asking_by", ["request", "flush"])
 @pytest.mark.parametrize("error", [None, NoRespondersError], ids=["answer", "nobody-there"])
 async def test_a_cancellation_that_comes_with_an_answer_is_heard(
-    nats: Installation, monkeypatch: pytest.MonkeyPatch, asking_by: str, error: type[Exception] | None
+    nats: Installation, monkeypatch: pytest.MonkeyPatch, error: type[Exception] | None
 ) -> None:
     """A task that is told to end in the very moment its answer comes in ends: nobody waits for it in vain."""
+    async with nats.connect("api") as bus, nats.connect("worker") as worker, AsyncExitStack() as stack:
+        if error is None:
+            await stack.enter_async_context(answering_owner(worker, "w", lambda _: True))
+        process = bus.client._process_msg
 
-    async def answered(*_: object, **__: object) -> None:
+        async def answer_and_cancel(*message: Any) -> None:
+            await process(*message)
+            asking.cancel()
+
+        with monkeypatch.context() as patched:
+            patched.setattr(bus.client, "_process_msg", answer_and_cancel)
+            asking = asyncio.create_task(bus.client.request("worker.w.owns", timeout=5))
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+        assert (await bus.js.account_info()).storage >= 0, "other requests go on"
+
+
+@pytest.mark.parametrize("error", [None, FlushTimeoutError], ids=["answer", "time-out"])
+async def test_a_cancellation_that_comes_with_a_flush_is_heard(
+    nats: Installation, monkeypatch: pytest.MonkeyPatch, error: type[Exception] | None
+) -> None:
+    """Likewise when what was awaited is that the server has everything."""
+
+    async def flushed(*_: object, **__: object) -> None:
         loop = asyncio.get_running_loop()
         future = loop.create_future()
 
         def answer_and_cancel() -> None:
             future.set_result("the answer")
-            asking.cancel()
+            flushing.cancel()
 
         loop.call_soon(answer_and_cancel)
         await asyncio.wait_for(future, 5)
@@ -324,10 +348,10 @@ async def test_a_cancellation_that_comes_with_an_answer_is_heard(
 
     async with nats.connect("api") as bus:
         with monkeypatch.context() as patched:
-            patched.setattr(Client, asking_by, answered)
-            asking = asyncio.create_task(getattr(bus.client, asking_by)(*(["subject"] * (asking_by == "request"))))
+            patched.setattr(Client, "flush", flushed)
+            flushing = asyncio.create_task(bus.client.flush())
             with pytest.raises(asyncio.CancelledError):
-                await asking
+                await flushing
         assert (await bus.js.account_info()).storage >= 0, "other requests go on"
 
 

@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from nats.js.errors import APIError
 
+from mayfly.bus.answers import Answer
 from mayfly.bus.clock_reading import _Answer as ClockAnswer
 from mayfly.bus.codec import VERSION, Codec, Undecodable
 from mayfly.bus.health import _StreamAnswer
-from mayfly.bus.messages import Answer
 from mayfly.bus.messages import _Answer as MessageAnswer
 from mayfly.bus.store import _InfoAnswer
 from mayfly.domain.activation import Activation, Work
