@@ -638,6 +638,13 @@ MUTATIONS = (
         tests=(f"{WORKER}/test_secrets.py::test_an_image_without_room_for_secrets_is_refused",),
     ),
     Mutation(
+        safeguard="that a container without room for secrets is given none",
+        file="src/mayfly/worker/run.py",
+        old="            await self._remove_container()  # one that was made without room",
+        new="            pass  # one that was made without room",
+        tests=(f"{WORKER}/test_secrets.py::test_a_call_is_given_them",),
+    ),
+    Mutation(
         safeguard="the look at what the rules for egress are",
         file=f"{EGRESS}/pool.py",
         old="        if rules.listing(self.table) == self._loaded:\n",

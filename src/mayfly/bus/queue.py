@@ -314,7 +314,7 @@ class PullLoop:
 
     def slot_freed(self) -> None:
         """Tell the loop that it may ask for more."""
-        self._wake.set()
+        self._wake_if_need_be()
 
     def stop(self) -> None:
         """Ask for nothing more; what arrives from now on goes back to the queue."""
@@ -352,14 +352,22 @@ class PullLoop:
         except TimeoutError:
             return
 
-    async def _ask(self) -> None:
-        """Ask for what is missing, once half of what could be asked for is."""
+    def _wake_if_need_be(self) -> None:
+        if self._stopping or self._lacking():
+            self._wake.set()
+
+    def _lacking(self) -> int:
+        """How many messages to ask for: what is missing, once half of what could be asked for is."""
         free = self._free_slots()
         asked = sum(inbox.open for inbox in self._inboxes)
-        if asked * 2 >= free or not self._bus.is_connected:
+        return free - asked if asked * 2 < free else 0
+
+    async def _ask(self) -> None:
+        lacking = self._lacking()
+        if not lacking or not self._bus.is_connected:
             return
         inbox = await self._idle_inbox()
-        inbox.open = free - asked
+        inbox.open = lacking
         inbox.over_at = time.monotonic() + PULL_EXPIRES_S + PULL_ANSWERED_S
         query = {"batch": inbox.open, "expires": int(PULL_EXPIRES_S * 1e9)}
         try:
@@ -416,4 +424,4 @@ class PullLoop:
             _message=message,
         )
         self._on_claim(claim)
-        self._wake.set()
+        self._wake_if_need_be()

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -193,32 +193,35 @@ class Run:
             raise _late("queue")
         try:
             async with asyncio.timeout(self._deadline - began):
-                image = await self._image_and_secrets()
-                await self._create_container(image)
+                image = _or_refused(await self._image())
+                await self._container_and_secrets(image)
         except TimeoutError:
             raise _late("image") from None
         self._steps = replace(self._steps, image_s=time.monotonic() - began)
         return image
 
-    async def _image_and_secrets(self) -> PreparedImage:
+    async def _container_and_secrets(self, image: PreparedImage) -> None:
         """
-        Fetch the image while the registration is looked up: a queued call of a deregistered function is refused, any
-        other gets the secrets that are due to it. An image that leaves no room for them is refused.
+        Make the container while the registration is looked up: a queued call of a deregistered function is refused, any
+        other gets the secrets that are due to it. An image that leaves no room for them is refused. Where there are
+        secrets already, how the container is made depends on them.
         """
         try:
             async with asyncio.TaskGroup() as group:
-                image = group.create_task(self._image())
                 secrets = group.create_task(self._secrets_if_registered())
+                if not self._work.function.secrets:
+                    await self._create_container(image)
         except ExceptionGroup as problems:
             raise problems.exceptions[0] from None
         self._secrets = _or_refused(secrets.result())
-        prepared = _or_refused(image.result())
         if self._has_secret_files():
             try:
-                check_secrets_place(prepared.rootfs)
+                check_secrets_place(image.rootfs)
             except ImageUnavailable as error:
                 raise Refusal(State.REFUSED, error) from error
-        return prepared
+            await self._remove_container()  # one that was made without room for them: they were set meanwhile
+        if self._container is None:
+            await self._create_container(image)
 
     def _has_secret_files(self) -> bool:
         return any(secret.delivery is Delivery.FILE for secret in self._secrets)
@@ -389,21 +392,26 @@ class Run:
 
     @asynccontextmanager
     async def _claim_kept(self) -> AsyncIterator[None]:
-        """Keep telling NATS that the claim is being worked on."""
-        keeping = asyncio.create_task(self._keep(), name=f"keep-{self._work.ulid}")
+        """Keep telling NATS that the claim is being worked on, once that takes longer than most calls do."""
+        keeping: list[asyncio.Task[None]] = []
+
+        def begin() -> None:
+            keeping.append(asyncio.create_task(self._keep(), name=f"keep-{self._work.ulid}"))
+
+        first = asyncio.get_running_loop().call_later(KEEP_EVERY_S, begin)
         try:
             yield
         finally:
-            keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
+            first.cancel()
+            for task in keeping:
+                task.cancel()
+            await asyncio.gather(*keeping, return_exceptions=True)
 
     async def _keep(self) -> None:
         while True:
-            await asyncio.sleep(KEEP_EVERY_S)
-            try:
+            with suppress(QueueUnavailable):
                 await self._claim.keep()
-            except QueueUnavailable:
-                continue
+            await asyncio.sleep(KEEP_EVERY_S)
 
     async def _persistently(self, action: Callable[[], Awaitable[R]], *, for_s: float = SETTLE_FOR_S) -> R:
         """
@@ -411,6 +419,11 @@ class Run:
         connection is closed for good the worker has to end, and the record is left to the janitor.
         """
         closed = self._tools.bus.closed
+        try:
+            return await action()
+        except QueueUnavailable:
+            if closed.is_set():
+                raise
         async for attempt in AsyncRetrying(
             retry=retry_if_exception(lambda error: isinstance(error, QueueUnavailable) and not closed.is_set()),
             wait=wait_random_exponential(multiplier=0.2, max=5),

@@ -42,7 +42,10 @@ async def put(world: World, keys: SealingKeys, function: Function, **values: Any
 
 
 async def test_a_call_is_given_them(world: World, keys: SealingKeys) -> None:
-    """Variables go after the registration's and before ours, files beside; only a container with files has room."""
+    """
+    Variables go after the registration's and before ours, files beside; only a container with files has room. As these
+    were admitted before they had any, the one that was made without room is not used.
+    """
     function = await world.function(env=(("TOKEN", "of the registration"),))
     other = await world.function()
     await put(world, keys, function, TOKEN="☃ first", KEY=b"a\n")
@@ -51,12 +54,14 @@ async def test_a_call_is_given_them(world: World, keys: SealingKeys) -> None:
         assert await world.invoke(function) == b"x"
         assert await world.invoke(other) == b"x"
 
-    (_, first), (_, second) = world.runtime.calls
+    (of_first, first), (of_second, second) = world.runtime.calls
     assert dict(first.env)["TOKEN"] == "☃ first"
     assert first.files == (("KEY", b"a\n"),)
     assert dict(first.env)["MAYFLY_FUNCTION"] == function.name
     assert (dict(second.env)["TOKEN"], second.files) == ("other's", ())
-    assert [spec.has_secret_files for spec in world.runtime.created] == [True, False]
+    has_room = {spec.id: spec.has_secret_files for spec in world.runtime.created}
+    assert (has_room[of_first], has_room[of_second]) == (True, False)
+    assert world.runtime.removed == list(has_room)
     assert "first" not in repr(first)
 
 
@@ -135,6 +140,7 @@ async def test_an_image_without_room_for_secrets_is_refused(world: World, keys: 
     world.images.rootfs = tmp_path / "image"
     function = await world.function()
     await put(world, keys, function, KEY=b"a")
+    function = await replaced(world, function)
     async with world.worker():
         with pytest.raises(ImageUnavailable, match="no directory at /run but something else") as refused:
             await world.invoke(function)
@@ -148,6 +154,7 @@ async def test_a_secret_that_cannot_be_opened_stops_the_call(world: World, keys:
     """Without the key, no container is made; the caller is told that it did not run, and the slot is free again."""
     function = await world.function()
     await put(world, keys, function, TOKEN="value")
+    function = await replaced(world, function)
     world.opener = Opener({})
     async with world.worker(slots=1):
         with pytest.raises(SecretUnavailable, match="Secret 'TOKEN' cannot be read") as refused:
