@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ import nats.aio.client
 import nats.errors
 import structlog
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 from nats.js.api import Header, PubAck
 from nats.js.errors import APIError, NoStreamResponseError
@@ -32,6 +33,9 @@ log = structlog.get_logger()
 HEADERS_MAX_BYTES = 16 * 1024  # more than anything here sends beside a payload
 WRITTEN_AT_ONCE_BYTES = 64 * 1024  # while no more waits for the socket; asyncio's own high-water mark
 NO_RESPONDERS = "503"
+
+Hear = Callable[[str, bytes], None]
+"""What is told a message's subject and content."""
 
 
 class Client(nats.aio.client.Client):
@@ -48,6 +52,7 @@ class Client(nats.aio.client.Client):
         self._nuid = Unguessable()
         self._asked: dict[str, asyncio.Future[Msg]] = {}  # by the last token of where the answer is to come
         self._answers_sid, self._answers_prefix = 0, ""
+        self._heard: dict[int, Hear] = {}  # by the subscription's id
 
     async def publish(
         self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
@@ -84,17 +89,43 @@ class Client(nats.aio.client.Client):
             raise nats.errors.NoRespondersError
         return answer
 
+    async def hear(self, subject: str, hear: Hear) -> Subscription:
+        """
+        Have *hear* told each message's subject and content, as it is read: nothing waits, and nothing can be dropped.
+        So it must be quick. Headers are not read.
+
+        Raises: as `subscribe`.
+        """
+        sid = self._sid + 1  # what it is told may be here before `subscribe` returns
+        self._heard[sid] = hear
+        try:
+            return await self.subscribe(subject)
+        except BaseException:
+            self._heard.pop(sid, None)
+            raise
+
+    def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
+        self._heard.pop(sid, None)
+        super()._remove_sub(sid, max_msgs)
+
     async def _init_request_sub(self) -> None:
         self._answers_sid = self._sid + 1
         await super()._init_request_sub()
         self._answers_prefix = bytes(self._resp_sub_prefix or b"").decode()
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        if sid != self._answers_sid:
+        hear = self._heard.get(sid)
+        if not hear and sid != self._answers_sid:
             await super()._process_msg(sid, subject, reply, data, headers)
             return
         self.stats["in_msgs"] += 1
         self.stats["in_bytes"] += len(data)
+        if hear:
+            try:
+                hear(subject.decode(), data)
+            except Exception:  # nats-py would end its reading
+                log.exception("nats.not-heard", subject=subject.decode())
+            return
         asked = self._asked.get(subject[len(self._answers_prefix) :].decode())
         if asked and not asked.done():
             asked.set_result(self._build_message(sid, subject, reply, data, await self._process_headers(headers)))

@@ -15,7 +15,6 @@ from functools import partial
 
 import nats.errors
 import structlog
-from nats.aio.msg import Msg
 
 from mayfly.bus import messages, subjects
 from mayfly.bus.codec import Codec, Undecodable
@@ -99,8 +98,8 @@ class Listener:
     async def listening(self, bus: Bus) -> AsyncIterator[None]:
         """Subscribe for the life of the server."""
         with translated("listen"):
-            responses = await bus.client.subscribe(subjects.responses_for(self.instance), cb=self._on_response)
-            records = await bus.client.subscribe(subjects.done_for(self.instance), cb=self._on_record)
+            responses = await bus.client.hear(subjects.responses_for(self.instance), self._on_response)
+            records = await bus.client.hear(subjects.done_for(self.instance), self._on_record)
             await bus.client.flush()
         try:
             yield
@@ -133,7 +132,7 @@ class Listener:
                 yield waiter
                 return
             with translated("listen"):
-                records = await bus.client.subscribe(subjects.done(instance, ulid), cb=self._on_record)
+                records = await bus.client.hear(subjects.done(instance, ulid), self._on_record)
             try:
                 with translated("listen"):
                     await patiently(partial(bus.client.flush, timeout=FLUSH_S), also=UNANSWERED)
@@ -142,27 +141,27 @@ class Listener:
                 with suppress(nats.errors.Error):  # without a connection, or at its end: here it is gone all the same
                     await records.unsubscribe()
 
-    async def _on_response(self, message: Msg) -> None:
-        waiters = self._waiters.get(message.subject.rpartition(".")[2])
+    def _on_response(self, subject: str, data: bytes) -> None:
+        waiters = self._waiters.get(subject.rpartition(".")[2])
         if not waiters:
             return
         try:
-            response = RESPONSE.decode(message.data)
+            response = RESPONSE.decode(data)
         except Undecodable as error:
-            log.error("responses.undecodable", subject=message.subject, error=str(error))
+            log.error("responses.undecodable", subject=subject, error=str(error))
             return
         for waiter in waiters:
             waiter.responses[response.attempt] = response
 
-    async def _on_record(self, message: Msg) -> None:
+    def _on_record(self, subject: str, data: bytes) -> None:
         """Every state comes by here, and the tombstones: only a final one ends a wait."""
-        waiters = self._waiters.get(message.subject.rpartition(".")[2])
-        if not waiters or not message.data:
+        waiters = self._waiters.get(subject.rpartition(".")[2])
+        if not waiters or not data:
             return
         try:
-            record = RECORD.decode(message.data)
+            record = RECORD.decode(data)
         except Undecodable as error:
-            log.error("records.undecodable", subject=message.subject, error=str(error))
+            log.error("records.undecodable", subject=subject, error=str(error))
             return
         for waiter in waiters if record.state.is_final else ():
             if not waiter.final.done():

@@ -98,3 +98,28 @@ async def publish_all(bus: Bus, sizes: list[int]) -> None:
     """Publish numbered messages of these sizes."""
     for number, size in enumerate(sizes):
         await bus.client.publish("ordered", number.to_bytes(4, "big") + bytes(size))
+
+
+async def test_who_hears_a_message_badly_ends_nothing(nats: Installation) -> None:
+    """What is told in the course of reading may fail: the next message is told all the same, until it is enough."""
+    heard: list[tuple[str, bytes]] = []
+
+    def hear(subject: str, data: bytes) -> None:
+        heard.append((subject, data))
+        if data == b"bad":
+            raise ValueError(data)
+
+    async with nats.connect("admin") as bus, nats.connect("admin") as other:
+        subscription = await bus.client.hear("told.*", hear)
+        await bus.client.flush()
+        for data in (b"first", b"bad", b"last"):
+            await other.client.publish("told.x", data)
+        await other.client.flush()
+        await bus.client.flush()
+        await subscription.unsubscribe()
+        await other.client.publish("told.x", b"too late")
+        await other.client.flush()
+        await bus.client.flush()
+
+        assert bus.client._heard == {}
+    assert heard == [("told.x", b"first"), ("told.x", b"bad"), ("told.x", b"last")]

@@ -21,7 +21,8 @@ from typing import Any
 import httpx
 import pytest
 from nats.aio.client import Client
-from nats.errors import FlushTimeoutError, MaxPayloadError, NoRespondersError, SlowConsumerError
+from nats.errors import FlushTimeoutError, MaxPayloadError, NoRespondersError
+from structlog.testing import capture_logs
 
 from mayfly.bus.client import HEADERS_MAX_BYTES
 from mayfly.bus.connection import Bus
@@ -271,38 +272,56 @@ async def test_max_payload(nats: Installation, tmp_path: Path) -> None:
         assert (bus.is_connected, bus.closed.is_set(), bus.reconnects) == (True, False, 0)
 
 
-async def test_slow_consumer(nats: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When an API server's subscriptions overflow and their messages are dropped, callers are answered all the same:
-    record and response are read from the streams."""
-    subscribe = Client.subscribe
-    dropped: list[SlowConsumerError] = []
-
-    async def narrow(self: Client, subject: str, *args: Any, **kwargs: Any) -> Any:
-        if subject.startswith(("done.", "response.")):
-            kwargs["pending_bytes_limit"] = 1
-        return await subscribe(self, subject, *args, **kwargs)
-
+async def test_messages_that_nobody_hears(nats: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When none of the messages that an API server listens for comes through, callers are answered all the same: record
+    and response are read from the streams."""
+    lost: Counter[bytes] = Counter()
     async with nats.connect("api") as bus:
-        monkeypatch.setattr(Client, "subscribe", narrow)
-        on_error = bus.watch.on_error
+        process = bus.client._process_msg
 
-        async def note(error: Exception) -> None:
-            if isinstance(error, SlowConsumerError):
-                dropped.append(error)
-            await on_error(error)
+        async def lose(sid: int, subject: bytes, *message: Any) -> None:
+            if subject.startswith((b"done.", b"response.")):
+                lost[subject.partition(b".")[0]] += 1
+            else:
+                await process(sid, subject, *message)
 
-        bus.client._error_cb = note
+        monkeypatch.setattr(bus.client, "_process_msg", lose)
         world = World(nats, bus)
         async with world.listener.listening(bus), world.worker(slots=SLOTS):
             function = await world.function()
             results = await asyncio.gather(*(world.invoke(function, str(number).encode()) for number in range(SLOTS)))
 
             assert results == [str(number).encode() for number in range(SLOTS)]
-            subjects = Counter(error.subject.partition(".")[0] for error in dropped)
-            assert subjects["response"] == SLOTS
-            assert subjects["done"] >= 3 * SLOTS
+            assert lost[b"response"] == SLOTS
+            assert lost[b"done"] >= 3 * SLOTS
             assert len(world.runtime.calls) == SLOTS
-            assert bus.watch.dropped == len(dropped)
+
+
+async def test_slow_consumer(nats: Installation) -> None:
+    """What comes faster than it is dealt with is dropped, counted and said once; the connection goes on."""
+    async with nats.connect("admin") as bus, nats.connect("admin") as other:
+        may_go_on, heard = asyncio.Event(), 0
+
+        async def hear(_: object) -> None:
+            nonlocal heard
+            heard += 1
+            await may_go_on.wait()
+
+        await bus.client.subscribe("much", cb=hear, pending_msgs_limit=3)
+        await bus.client.flush()
+        with capture_logs() as logs:
+            for _ in range(10):
+                await other.client.publish("much", b"x")
+            await other.client.flush()
+            await bus.client.flush()
+            may_go_on.set()
+            await bus.client.flush()
+
+        assert bus.watch.dropped >= 6, "one is dealt with, three wait"
+        assert heard + bus.watch.dropped == 10
+        assert [line["event"] for line in logs] == ["nats.dropped"]
+        assert (await bus.js.account_info()).storage >= 0
+        assert bus.reconnects == 0
 
 
 @pytest.mark.parametrize("error", [None, NoRespondersError], ids=["answer", "nobody-there"])
