@@ -13,7 +13,7 @@ from mayfly.domain.limits import Limits as Defaults
 
 DEFAULTS = Defaults()
 
-_STEP = re.compile(r"(admit|queue|image|start|run);dur=(\d+(?:\.\d+)?)")
+_STEP = re.compile(r"(admit|queue|image|start|run|answer|total);dur=(\d+(?:\.\d+)?)")
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True):

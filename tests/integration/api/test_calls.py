@@ -46,14 +46,19 @@ async def test_parameter_and_result_pass_byte_for_byte(
 
 @pytest.mark.F12
 async def test_answer_says_which_activation_and_how_long_each_step_took(ann: Someone, worker: AnsweringWorker) -> None:
-    """A result carries the record's address, the id and the steps in milliseconds, and no browser may run it."""
+    """
+    A result carries the record's address, the id, and the steps in milliseconds, which with the rest add up to what the
+    caller waited for; and no browser may run it. Read again, it tells the same steps.
+    """
     await ann.has(result_type="text/html")
     answer = await ann.client.post("/v1/functions/echo/activations", content=b"<script>")
     activation_id = answer.headers["Mayfly-Activation-Id"]
     assert answer.headers["Location"] == f"/v1/activations/{activation_id}"
-    assert answer.headers["Server-Timing"] == (
-        "admit;dur=1.00, queue;dur=0.50, image;dur=2.00, start;dur=1.00, run;dur=3.00"
-    )
+    steps = "admit;dur=1.00, queue;dur=0.50, image;dur=2.00, start;dur=1.00, run;dur=3.00"
+    told = answer.headers["Server-Timing"]
+    assert told.startswith(f"{steps}, ")
+    assert "total;dur=" in told
+    assert (await ann.client.get(f"{answer.headers['Location']}/result")).headers["Server-Timing"] == steps
     assert answer.headers["Content-Type"] == "text/html"
     assert answer.headers["Content-Security-Policy"] == "sandbox"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"

@@ -74,7 +74,9 @@ RESULT: dict[int | str, dict[str, Any]] = {
             "Mayfly-Activation-Id": {"schema": {"type": "string"}},
             "Server-Timing": {
                 "schema": {"type": "string"},
-                "description": "admit, queue, image, start and run, in milliseconds.",
+                "description": "admit, queue, image, start and run, in milliseconds; then `total`, from the request's "
+                "head to the answer, and before it `answer`, which is what the steps leave of it. `start` is a part of "
+                "`run`.",
             },
         },
     }
@@ -149,7 +151,7 @@ async def invoke(
         return accepted(record)
     with state.metrics.call(options.received_at):
         succeeded = await state.invoker.invoke(caller.user_id, function, parameter, options)
-    return result(succeeded)
+    return result(succeeded, received_at=options.received_at)
 
 
 def _prefers_async(lines: list[str]) -> bool:
