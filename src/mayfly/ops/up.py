@@ -159,6 +159,7 @@ class System:
         return ChildSpec(
             name="nats-server",
             command=[str(binary), "-c", str(nats / "nats.conf"), "-l", str(nats / "nats.log")],
+            environment={"GOMAXPROCS": str(nats_threads())},
             uid=self._nats_uid,
             show=(binary.parent, nats),
             orphaned=signal.SIGTERM,  # it waits for nobody, and closes its files
@@ -293,6 +294,17 @@ class System:
                 if any(beat.started_at >= began - READY_WITHIN_S for beat in beats):
                     return
                 await asyncio.sleep(0.1)
+
+
+def nats_threads() -> int:
+    """
+    How many threads run nats-server's code at once: half as many as there are cores, as all the rest runs there too.
+
+    By itself it takes all, and spends a fifth of its processor time on waking threads for work of microseconds. With
+    one of 2 cores a call costs it 1.3 instead of 1.7 ms of processor time, its caller waits a tenth less, and an eighth
+    to a fifth more calls fit in a second (without containers, two runs in turn).
+    """
+    return max(1, len(os.sched_getaffinity(0)) // 2)
 
 
 def bundled_nats_server() -> Path:
