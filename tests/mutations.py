@@ -743,6 +743,13 @@ MUTATIONS = (
         tests=(f"{INVITATIONS}::test_whoever_was_only_slow_makes_no_second_account",),
     ),
     Mutation(
+        safeguard="that an account which has just been made is no name taken by somebody else",
+        file="src/mayfly/services/invitations.py",
+        old="            if await self._has_account(former):  # since",
+        new="            if False:  # since",
+        tests=(f"{INVITATIONS}::test_whoever_comes_as_the_account_is_made_makes_no_second_one",),
+    ),
+    Mutation(
         safeguard="the invitation that is used as soon as its account is there",
         file="src/mayfly/services/invitations.py",
         old="        if entry.value.claim and await self._has_account(entry.value.claim):\n",

@@ -203,6 +203,8 @@ class Invitations:
         Raises: NotAllowed when it may be just being made; Conflict when it was made, or its name taken, meanwhile.
         """
         if former.revision != await self._users.vacancy(former.user_name):
+            if await self._has_account(former):  # since it was looked for, just before
+                raise Conflict(former.user_name)
             return
         if self._store.now() < former.at + BUSY_S:
             raise _not_good()

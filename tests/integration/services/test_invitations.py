@@ -13,7 +13,7 @@ from mayfly.bus.store import Conflict, Entry
 from mayfly.bus.stores import Stores
 from mayfly.domain.errors import AlreadyExists, NotAllowed, QueueUnavailable
 from mayfly.domain.ids import UserName
-from mayfly.domain.invitation import Invitation
+from mayfly.domain.invitation import Claim, Invitation
 from mayfly.domain.user import User
 from mayfly.services.invitations import BUSY_S, Claimed
 from mayfly.services.passwords import Passwords
@@ -144,6 +144,29 @@ async def test_a_crash_after_the_claim_leaves_the_code_to_another_name_after_a_w
     await users.register(BOB, PASSWORD, invitation=code)
 
     assert await accounts(users) == [BOB]
+
+
+async def test_whoever_comes_as_the_account_is_made_makes_no_second_one(
+    users: Users, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One who saw a claim without an account, and then the name taken, does not take it for somebody else's."""
+    await die_at(monkeypatch, users._store, "update", users.register(ANN, PASSWORD, invitation=code))
+    clear, crossed = users._invitations._clear, False
+
+    async def cross(former: Claim) -> None:
+        nonlocal crossed
+        if not crossed:
+            crossed = True
+            await die_at(monkeypatch, users._invitations, "use_up", users.register(ANN, PASSWORD, invitation=code))
+        await clear(former)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(users._invitations, "_clear", cross)
+        with pytest.raises(NotAllowed):
+            await users.register(BOB, PASSWORD, invitation=code)
+
+    assert crossed
+    assert await accounts(users) == [ANN]
 
 
 async def test_whoever_was_only_slow_makes_no_second_account(
