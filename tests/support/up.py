@@ -77,6 +77,13 @@ def running_up(registry: str | None = None, *, umask: int = -1, **settings: obje
     Run `mayfly up` with a data directory of its own; *settings* are its settings, such as `slots=8`. In the end its log
     must have no secret in it.
     """
+    with running_up_by(sys.executable, registry, umask=umask, **settings) as up:
+        yield up
+
+
+@contextmanager
+def running_up_by(python: str, /, registry: str | None, *, umask: int = -1, **settings: object) -> Iterator[Up]:
+    """Run that of the checkout which this interpreter has."""
     with tempfile.TemporaryDirectory(prefix="mayfly-up-", ignore_cleanup_errors=True) as directory:
         data_dir = Path(directory)
         listen = f"127.0.0.1:{free_port()}"
@@ -91,7 +98,7 @@ def running_up(registry: str | None = None, *, umask: int = -1, **settings: obje
             environment |= {"MAYFLY_PRIVATE_REGISTRIES": registry, "MAYFLY_PLAIN_HTTP_REGISTRIES": registry}
         with (data_dir / "up.log").open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "mayfly", "up"],
+                [python, "-m", "mayfly", "up"],
                 env=environment,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -1,0 +1,225 @@
+"""
+Where the time of a call goes: each hop from the client's first byte out to the last byte in, in microseconds.
+
+    sudo .venv/bin/python -m bench.path [--calls N] [--runtime native|crun] [--beside CHECKOUT]
+
+One call at a time over HTTPS, on a whole `mayfly up` of its own. Nothing is traced: the hops lie between the moments
+that each activation's record has (`GET /v1/activations/{id}`), by NATS's clock, which on one machine is everybody's,
+and the client's own. `--beside` measures another checkout, with its `.venv`, in turns of 20 calls: compare its column
+with this one, and neither with that of another run. The container of `cat` is real; CPU is what the kernel counted for
+each process, of which the container's is not a part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import http.client
+import json
+import os
+import platform
+import ssl
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from bench.run import prepare
+from mayfly import __version__
+from tests.support.images import build_and_push
+from tests.support.registry import Registry
+from tests.support.up import Up, running_up_by
+
+TURN, WARM = 20, 30
+SLOTS = 8
+
+HOPS = {
+    "admit": "API server: the request's head, session and function read at once, the record created",
+    "submit": "the message to NATS, and stored",
+    "queue": "NATS: handed to the worker that has asked for it",
+    "prepare": "worker: image looked up, container made; meanwhile the registration read",
+    "fence": "start fence: the record to `running`",
+    "run": "the command and the parameter into the container, until no process of it lives",
+    "respond": "response to NATS, and stored",
+    "answer": "result fence: the record final, the news of it, the answer",
+    "client": "client and API server: TLS and HTTP both ways, as far as the API server does not see it",
+}
+ROLES = ("client", "api", "nats-server", "worker")
+
+
+@dataclass
+class Installation:
+    """One `mayfly up` that is called, and what was found."""
+
+    up: Up
+    token: str = ""
+    path: str = ""
+    connection: http.client.HTTPSConnection | None = None
+    totals_us: list[float] = field(default_factory=list)
+    hops_us: dict[str, list[float]] = field(default_factory=lambda: {hop: [] for hop in HOPS})
+    cpu_us: dict[str, list[float]] = field(default_factory=lambda: {role: [] for role in ROLES})
+
+    def connect(self, token: str, path: str) -> None:
+        """Open the one connection, which is kept, as a busy client keeps it."""
+        self.token, self.path = token, path
+        trusted = ssl.create_default_context(cafile=self.up.ca_file)
+        self.connection = http.client.HTTPSConnection(urlsplit(self.up.url).netloc, context=trusted)
+
+    def call(self) -> tuple[float, str, dict[str, float]]:
+        """Invoke once; return how long it took, in seconds, the activation's id, and what Server-Timing says."""
+        began = time.perf_counter()
+        answer, body = self._ask("POST", self.path, b"hello")
+        took_s = time.perf_counter() - began
+        if answer.status != 200 or body != b"hello":
+            raise RuntimeError(f"{answer.status}: {body[:200]!r}")
+        return took_s, answer.getheader("Mayfly-Activation-Id") or "", timing(answer.getheader("Server-Timing") or "")
+
+    def turn(self, calls: int) -> None:
+        """Invoke so many times, and look at the records afterwards, when they are out of the way."""
+        pids = {"client": os.getpid(), **children(self.up)}
+        before = {role: cpu_us(pid) for role, pid in pids.items()}
+        made = [self.call() for _ in range(calls)]
+        for role, pid in pids.items():
+            self.cpu_us[role].append((cpu_us(pid) - before[role]) / calls)
+        for took_s, activation_id, told in made:
+            self.totals_us.append(took_s * 1e6)
+            for hop, took_us in self._hops(took_s, activation_id, told).items():
+                self.hops_us[hop].append(took_us)
+
+    def _hops(self, took_s: float, activation_id: str, told: dict[str, float]) -> dict[str, float]:
+        """Take the call apart. A checkout that tells no `total` has the client's part within `answer`."""
+        _, body = self._ask("GET", f"/v1/activations/{activation_id}", None)
+        record = json.loads(body)
+        at = {name: moment(value) for name, value in record.items() if name.endswith("_at") and value}
+        published = at["created_at"] + told["admit"] * 1e3
+        answered = at["created_at"] + told.get("total", took_s * 1e3) * 1e3
+        return {
+            "admit": told["admit"] * 1e3,
+            "submit": at["admitted_at"] - published,
+            "queue": at["claimed_at"] - at["admitted_at"],
+            "prepare": at["ready_at"] - at["claimed_at"],
+            "fence": at["started_at"] - at["ready_at"],
+            "run": at["exited_at"] - at["started_at"],
+            "respond": at["ended_at"] - at["exited_at"],
+            "answer": answered - at["ended_at"],
+            "client": took_s * 1e6 - (answered - at["created_at"]),
+        }
+
+    def _ask(self, method: str, path: str, body: bytes | None) -> tuple[http.client.HTTPResponse, bytes]:
+        if self.connection is None:
+            raise RuntimeError("not connected yet")
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "text/plain"}
+        self.connection.request(method, path, body=body, headers=headers)
+        answer = self.connection.getresponse()
+        return answer, answer.read()
+
+
+def timing(header: str) -> dict[str, float]:
+    """Read a Server-Timing header, in milliseconds."""
+    entries = (entry.strip().partition(";dur=") for entry in header.split(","))
+    return {name: float(milliseconds) for name, _, milliseconds in entries if milliseconds}
+
+
+def moment(text: str) -> float:
+    """A record's moment in microseconds."""
+    return datetime.fromisoformat(text).timestamp() * 1e6
+
+
+def children(up: Up) -> dict[str, int]:
+    """The processes of `mayfly up` that matter, by role: the worker is the youngest below the one that was started."""
+    found: dict[str, int] = {}
+    for pid in descendants(up.process.pid if up.process else 0):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        program = Path(words[0].decode()).name
+        if program == "nats-server":
+            found[program] = pid
+        elif words[-2:-1] in ([b"api"], [b"worker"]):
+            found[words[-2].decode()] = pid  # those that were forked from it come later
+    return found
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """All processes below one, parents first."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            yield int(child)
+            yield from descendants(int(child))
+
+
+def cpu_us(pid: int) -> float:
+    """What all threads of a process have used, in microseconds, as the scheduler counts it."""
+    spent = [stat.read_text().split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    return sum(map(int, spent)) / 1e3
+
+
+@contextmanager
+def installations(registry: str, runtime: str, pythons: list[str]) -> Iterator[list[Installation]]:
+    """Start one `mayfly up` with each of these Pythons."""
+    with ExitStack() as stack:
+        options: dict[str, Any] = {"slots": SLOTS, "log_level": "warning", "runtime": runtime}
+        yield [Installation(stack.enter_context(running_up_by(python, registry, **options))) for python in pythons]
+
+
+def measure(runtime: str, pythons: list[str], calls: int) -> list[Installation]:
+    """Call all in turns."""
+    with asyncio.Runner() as runner:
+        registry = runner.run(Registry().__aenter__())
+        try:
+            reference = runner.run(build_and_push(registry.url, "cat", cmd=["/bin/cat"]))
+            with installations(registry.url, runtime, pythons) as found:
+                for each in found:
+                    each.connect(*runner.run(prepare(each.up, reference)))
+                    for _ in range(WARM):
+                        each.call()
+                for number in range(calls // TURN):
+                    for each in found if number % 2 else reversed(found):
+                        each.turn(TURN)
+                return found
+        finally:
+            runner.run(registry.__aexit__(None, None, None))
+
+
+def table(found: list[Installation]) -> str:
+    """The hops, and the processor time of each role, in a column for each checkout."""
+    names = ["this"] if len(found) == 1 else ["the other", "this"]
+    lines = ["| hop | " + " | ".join(f"{name}, us" for name in names) + " |", "|---|" + "---|" * len(names)]
+    for hop, words in HOPS.items():
+        lines.append(row(f"*{hop}*: {words}", [statistics.median(each.hops_us[hop]) for each in found]))
+    sums = [sum(map(statistics.median, each.hops_us.values())) for each in found]
+    lines.append(row("**sum of these medians**", sums))
+    lines.append(row("**the whole call, p50**", [statistics.median(each.totals_us) for each in found]))
+    lines.extend(row(f"processor time: {it}", [statistics.median(each.cpu_us[it]) for each in found]) for it in ROLES)
+    return "\n".join(lines)
+
+
+def row(words: str, figures: list[float]) -> str:
+    """One line of the table."""
+    return f"| {words} | " + " | ".join(f"{figure:.0f}" for figure in figures) + " |"
+
+
+def main() -> None:
+    """Measure, print."""
+    parser = argparse.ArgumentParser(prog="python -m bench.path")
+    parser.add_argument("--calls", type=int, default=300, help=f"of each checkout, in turns of {TURN}")
+    parser.add_argument("--runtime", default="native")
+    parser.add_argument("--beside", type=Path, help="another checkout, with its .venv")
+    options = parser.parse_args()
+    pythons = [sys.executable]
+    if options.beside:
+        pythons.insert(0, str(options.beside.resolve() / ".venv" / "bin" / "python"))
+    found = measure(options.runtime, pythons, options.calls)
+    print(table(found))
+    print(
+        f"\n{options.calls} calls each, medians; Mayfly {__version__}, {options.runtime}, {os.cpu_count()} cores, "
+        f"Linux {platform.release()}, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}."
+    )
+
+
+if __name__ == "__main__":
+    main()
