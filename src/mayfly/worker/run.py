@@ -100,6 +100,8 @@ class Run:
         self._steps = replace(claim.work.record.steps, queue_s=claim.queued_s)
         self._container: Container | None = None
         self._secrets: tuple[OpenedSecret, ...] = ()
+        self._removing: asyncio.Task[None] | None = None
+        self._removed_at: float | None = None
         self._leases = ExitStack()
         self._cancelled_by: CancelledBy | None = None
         self._is_gone = False  # the record, at the last look
@@ -159,7 +161,7 @@ class Run:
                 log.exception("activation.crashed", activation=self._work.record.id)
                 await self._give_back(delay_s=min(RETRY_AT_MOST_S, RETRY_S * self._claim.deliveries))
             finally:
-                await self._remove_container()
+                await self._removed()
 
     async def _prepare_and_run(self) -> None:
         self.is_preparing = True
@@ -170,12 +172,12 @@ class Run:
             return
         ended = await self._run(running, image)
         await self._ack()  # before anything else: the caller has the answer, and may call again at once
-        is_removed = await self._remove_container()
+        await self._removed()
         if ended is None:
             return
         final = ended.value
         self._tools.metrics.ended(final)
-        if is_removed:
+        if self._removed_at and not final.removed_at:
             await self._note_removal(ended)
         log.info(
             "activation.completed",
@@ -261,7 +263,7 @@ class Run:
             has_secret_files=self._has_secret_files(),
         )
         try:
-            self._container = await self._tools.runtime.create(spec)
+            self._container, self._removed_at = await self._tools.runtime.create(spec), None
         except RuntimeFailed as error:
             raise Refusal(State.REFUSED, error) from error
         self._tools.metrics.containers_created.inc()
@@ -316,12 +318,16 @@ class Run:
         except RuntimeFailed as error:
             log.error("container.failed", activation=self._work.record.id, reason=error.detail)
             verdict = verdict_of_failure(error, cancelled_by=self._cancelled_by)
+        self._begin_removal()
         response = _response(running.value, verdict, ending)
         seq = await self._persistently(
             lambda: publish_response(self._tools.bus, self.key, response, keep_s=self._keep_s)
         )
         final = replace(
-            _final(running.value, verdict, ending, response_seq=seq), started_at=started_at, ended_at=self._now()
+            _final(running.value, verdict, ending, response_seq=seq),
+            started_at=started_at,
+            ended_at=self._now(),
+            removed_at=self._removed_at,
         )
         try:
             revision = await self._persistently(
@@ -334,8 +340,11 @@ class Run:
         return Entry(self.key, final, revision)
 
     async def _note_removal(self, ended: Entry[Activation]) -> None:
-        """Add to the record when nothing of the container was left; without it nobody can say, and nothing is lost."""
-        record = replace(ended.value, nonce=new_id(), removed_at=self._now())
+        """
+        Add to the record when nothing of the container was left, if that was not sooner than the response was stored.
+        Without it nobody can say, and nothing is lost.
+        """
+        record = replace(ended.value, nonce=new_id(), removed_at=self._removed_at)
         try:
             await self._records.update(self.key, record, revision=ended.revision, ttl_s=self._keep_s)
         except (Conflict, QueueUnavailable):
@@ -434,21 +443,32 @@ class Run:
                 return await action()
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    async def _remove_container(self) -> bool:
-        """Remove it, if there is one; say whether nothing of it is left."""
+    def _begin_removal(self) -> asyncio.Task[None]:
+        """
+        Remove the container, beside whatever else is to be done. Begun as its response goes out, it mostly is over when
+        the record is to be final, which can then say so: it need not be written once more.
+        """
+        if self._removing is None:
+            self._removing = asyncio.create_task(self._remove_container(), name=f"remove-{self._work.ulid}")
+        return self._removing
+
+    async def _removed(self) -> None:
+        """Return when the removal is over, which nobody interrupts."""
+        await asyncio.shield(self._begin_removal())
+
+    async def _remove_container(self) -> None:
+        """Remove it, if there is one; `_removed_at` says when nothing of it was left."""
         container, self._container = self._container, None
         try:
             if container:
                 await container.remove()
-                self.may_live = False
+                self.may_live, self._removed_at = False, self._now()
                 self._tools.metrics.containers_removed.inc()
         except RuntimeFailed as error:
             self._tools.metrics.containers_left.inc()
             log.error("container.not-removed", container=container.id if container else None, reason=error.detail)
-            return False
         finally:
             self._leases.close()
-        return True
 
     def _left_s(self) -> float:
         return max(0.0, self._deadline - time.monotonic())
