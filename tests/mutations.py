@@ -638,6 +638,14 @@ MUTATIONS = (
         tests=(f"{WORKER}/test_secrets.py::test_an_image_without_room_for_secrets_is_refused",),
     ),
     Mutation(
+        safeguard="that what is left of a container is not said to be removed",
+        file="src/mayfly/worker/run.py",
+        old="                await container.remove()\n                self.may_live, self._removed_at =",
+        new="                self._removed_at = 1.0\n                await container.remove()\n"
+        "                self.may_live, self._removed_at =",
+        tests=(f"{WORKER}/test_removal.py::test_what_is_left_is_not_said_to_be_removed",),
+    ),
+    Mutation(
         safeguard="that a container without room for secrets is given none",
         file="src/mayfly/worker/run.py",
         old="            await self._remove_container()  # one that was made without room",

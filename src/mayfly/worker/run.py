@@ -1,12 +1,12 @@
 """
 One activation, from its claim to the removal of its container. The life of a call at the worker.
 
-    prepare       time left? function still registered? image, secrets, container: nothing of the user's has run
+    prepare       time left? image; container, and function still registered? secrets: nothing of the user's has run
     start fence   queued -> running, the last thing before the command is sent
     run           until no process of the container lives; meanwhile `worker.lease` looks whether it still may
-    response      into RESPONSES
+    response      into RESPONSES; meanwhile mount, cgroup and directory begin to go
     result fence  running -> final, naming that response: the caller's answer leaves here
-    clean up      ack, which gives the slot back; mount, cgroup and directory
+    clean up      ack, which gives the slot back; the end of the removal
 
 Guarantees: the command is sent only after this worker has won the start fence, and a fence is won once, so an
 activation runs at most once; whatever goes wrong before it ends the record with `ran: no`. Rows: F5, F9, F10, F11.
