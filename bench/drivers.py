@@ -20,20 +20,20 @@ from pathlib import Path
 import uvloop
 
 from bench.containers import make_rootfs, one, rate
-from bench.docker import dockerd
-from mayfly.containers.choose import DockerAddress, choose_runtime
+from mayfly.containers.choose import choose_runtime
 from mayfly.containers.host import prepare_host
 from mayfly.containers.runtime import Runtime
+from tests.support.dockerd_bare import Daemon, dockerd
 
 DRIVERS = ("crun", "runc", "docker", "confined")
 ROUNDS, WARM = 5, 5
 AT_ONCE = (1, 2, 4, 8)
 
 
-async def main(calls: int, place: Path, docker_host: str) -> None:
+async def main(calls: int, place: Path, daemon: Daemon) -> None:
     """Open all, measure in turns, print."""
     rootfs = make_rootfs(place / "rootfs")
-    docker = DockerAddress(host=docker_host)
+    docker = daemon.unix
     runtimes = [choose_runtime(name, state_dir=place / name, docker=docker) for name in DRIVERS]
     try:
         versions = ", ".join(f"{runtime.name} {runtime.version}" for runtime in runtimes)
@@ -81,7 +81,7 @@ if __name__ == "__main__":
     folder = Path(tempfile.mkdtemp(prefix="mayfly-bench-"))
     folder.chmod(0o711)
     try:
-        with dockerd() as host:
-            uvloop.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 40, folder, host))
+        with dockerd() as daemon:
+            uvloop.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 40, folder, daemon))
     finally:
         shutil.rmtree(folder)

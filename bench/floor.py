@@ -1,8 +1,13 @@
 """
-The floor with a runtime: bare `crun run` of the same root file system, in a user namespace, without a seccomp filter,
-limits, or anybody who reads results, in a cgroup made outside. Prints one JSON object.
+The floors: what a container costs that nobody queues, limits, records or answers.
 
-Enters namespaces of its own, as a worker does, so it is a program of its own.
+    crun       bare `crun run` of the same root file system, in a user namespace, without a seccomp filter, limits or a
+               cgroup of its own: the floor for whoever uses a container runtime
+    unshare    `unshare` (util-linux) with user, pid, mount, network, ipc and uts namespaces, and busybox's `cat`: no
+               root file system of its own. The floor for whoever uses namespaces
+
+Run as a program it enters namespaces of its own, as a worker does, and then measures what it is asked for on its stdin:
+a JSON object a line in, one a line out. So it can take turns with what is measured elsewhere.
 """
 
 from __future__ import annotations
@@ -10,32 +15,92 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import statistics
 import sys
 import tempfile
-import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 
-import uvloop
-
-from bench.containers import bare, make_bundle, make_rootfs, rate
+from bench import spawn
+from bench.containers import make_bundle, make_rootfs
+from bench.figures import Block
 from mayfly.containers.host import enter_namespaces, prepare_host
+from mayfly.domain.ids import new_ulid
+
+NAMES = ("crun", "unshare")
+NAMESPACES = ("--user", "--map-root-user", "--pid", "--fork", "--mount", "--net", "--ipc", "--uts")
+LINE_MAX_BYTES = 16 << 20  # a block's times, one a call
 
 
-async def measure(place: Path, calls: int) -> dict[str, object]:
-    """Latency of one at a time, and calls a second with 1, 2 and 4 at once."""
-    bundle = make_bundle(place / "bundle", make_rootfs(place / "rootfs"))
-    state = place / "state"
-    times = []
-    for _ in range(calls):
-        began = time.perf_counter()
-        await bare(bundle, state)
-        times.append((time.perf_counter() - began) * 1e3)
-    per_s = {}
-    for at_once in (1, 2, 4):
-        per_s[at_once] = await rate(lambda: bare(bundle, state), calls=calls, at_once=at_once)
-        await asyncio.sleep(0)
-    return {"p50_ms": statistics.median(times), "p95_ms": sorted(times)[int(calls * 0.95)], "per_s": per_s}
+class Floor:
+    """The program, as the bench sees it."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        """*process* is the program."""
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    async def block(self, name: str, at_once: int, seconds: float) -> Block:
+        """
+        Let so many run at once, for so long.
+
+        Raises: RuntimeError when the program has ended; what it says about that went to stderr.
+        """
+        assert self._process.stdin
+        assert self._process.stdout
+        asked = {"name": name, "at_once": at_once, "seconds": seconds}
+        self._process.stdin.write(json.dumps(asked).encode() + b"\n")
+        line = await self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"bench.floor has ended with {await self._process.wait()} when asked for {name}.")
+        return Block(**json.loads(line))
+
+
+@asynccontextmanager
+async def running_floor() -> AsyncIterator[Floor]:
+    """Start the program; it ends with its stdin."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench.floor", stdin=pipe, stdout=pipe, limit=LINE_MAX_BYTES
+    )
+    try:
+        yield Floor(process)
+    finally:
+        assert process.stdin
+        process.stdin.close()
+        await process.wait()
+
+
+def commands(place: Path) -> dict[str, Callable[[], tuple[str, ...]]]:
+    """What each floor runs; all that it needs is made in *place*."""
+    bundle, state = make_bundle(place / "bundle", make_rootfs(place / "rootfs")), place / "state"
+    crun, unshare = _program("crun"), _program("unshare")
+    alone = (crun, f"--root={state}", "--cgroup-manager=disabled", "run", f"--bundle={bundle}")
+    return {
+        "crun": lambda: (*alone, new_ulid()),
+        "unshare": lambda: (unshare, *NAMESPACES, "/bin/busybox", "cat"),
+    }
+
+
+def answer(asked: Iterable[str], place: Path) -> None:
+    """Measure what each line asks for."""
+    known = commands(place)
+    for line in asked:
+        wanted = json.loads(line)
+        found = spawn.block(known[wanted["name"]], wanted["at_once"], wanted["seconds"])
+        print(json.dumps(asdict(found)), flush=True)
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        raise RuntimeError(f"{name} is not installed: scripts/setup")
+    return found
 
 
 if __name__ == "__main__":
@@ -44,6 +109,6 @@ if __name__ == "__main__":
     folder = Path(tempfile.mkdtemp(prefix="mayfly-floor-"))
     folder.chmod(0o711)
     try:
-        print(json.dumps(uvloop.run(measure(folder, int(sys.argv[1])))))
+        answer(sys.stdin, folder)
     finally:
         shutil.rmtree(folder)

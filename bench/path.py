@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from bench.run import prepare
 from mayfly import __version__
 from tests.support.images import build_and_push
 from tests.support.registry import Registry
@@ -183,6 +182,14 @@ def measure(runtime: str, pythons: list[str], calls: int) -> list[Installation]:
                 return found
         finally:
             runner.run(registry.__aexit__(None, None, None))
+
+
+async def prepare(up: Up, reference: str) -> tuple[str, str]:
+    """Register a user and the function; return the token and the path of its calls."""
+    async with await up.user() as client:
+        made = await client.post("/v1/functions", json={"name": "cat", "image": reference})
+        made.raise_for_status()
+        return client.headers["Authorization"].removeprefix("Bearer "), "/v1/functions/cat/activations"
 
 
 def table(found: list[Installation]) -> str:

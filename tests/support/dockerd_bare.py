@@ -91,13 +91,14 @@ class Daemon:
 
     def kill(self) -> None:
         """As a crash: of dockerd and of its containerd."""
-        for pid in self._own_pids():
+        for pid in self.pids():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._ended()
         (self.root / "pid").unlink(missing_ok=True)
 
-    def _own_pids(self) -> list[int]:
+    def pids(self) -> list[int]:
+        """Its process, and its containerd's."""
         assert self.process is not None
         containerd = self.root / "exec" / "containerd" / "containerd.pid"
         return [self.process.pid, *([int(containerd.read_text())] if containerd.exists() else [])]

@@ -86,6 +86,7 @@ def running_up_by(python: str, /, registry: str | None, *, umask: int = -1, **se
     """Run that of the checkout which this interpreter has."""
     with tempfile.TemporaryDirectory(prefix="mayfly-up-", ignore_cleanup_errors=True) as directory:
         data_dir = Path(directory)
+        data_dir.chmod(0o755)  # as `up` makes its own; runc could not reach anything below otherwise
         listen = f"127.0.0.1:{free_port()}"
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MAYFLY_")}
         environment |= {
