@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -100,16 +100,29 @@ class Installation:
 @asynccontextmanager
 async def running_installation(registry: str, runtime: str, *, egress: bool = False) -> AsyncIterator[Installation]:
     """Run one with default settings, but that callers may be more than slots; *runtime* is a setting of `mayfly up`."""
-    settings: dict[str, Any] = {"runtime": runtime, "log_level": "warning", **ROOM}
+    settings: dict[str, Any] = {"runtime": runtime, **ROOM}
     if egress:
         settings |= {"egress": "on", "egress_dns": RESOLVER}
-    with cpu.new_group(f"mayfly-bench-{new_id()}") as group, running_up(registry, **settings) as up:
+    async with seen_by_users(registry, 1, **settings) as [installation]:
+        yield installation
+
+
+@asynccontextmanager
+async def seen_by_users(registry: str, users: int, **settings: Any) -> AsyncIterator[list[Installation]]:
+    """Run one with settings of `mayfly up`, and give it as each of so many users sees it."""
+    async with AsyncExitStack() as stack:
+        group = stack.enter_context(cpu.new_group(f"mayfly-bench-{new_id()}"))
+        up = stack.enter_context(running_up(registry, log_level="warning", **settings))
         assert up.process
         group.take([up.process.pid, *descendants(up.process.pid)])
-        async with await up.user() as client:
+        clients = [await stack.enter_async_context(await up.user()) for _ in range(users)]
+        for client in clients:
             await _use_a_key(client)
-            headers = {"Authorization": client.headers["Authorization"], "Content-Type": "text/plain"}
-            yield Installation(up, client, headers, roles.processes(up), group)
+        yield [Installation(up, client, _headers(client), roles.processes(up), group) for client in clients]
+
+
+def _headers(client: httpx.AsyncClient) -> dict[str, str]:
+    return {"Authorization": client.headers["Authorization"], "Content-Type": "text/plain"}
 
 
 async def _use_a_key(client: httpx.AsyncClient) -> None:
