@@ -1,0 +1,105 @@
+"""How real and model are put side by side."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from bench.capacity import page
+from bench.capacity.compared import NOISY, Compared, Validation, conditions, table
+from bench.capacity.costs import Costs
+from bench.capacity.neighbours import others
+from bench.capacity.outcome import Outcome, Spread
+from bench.capacity.plan import Plan
+from bench.capacity.validate import SLEEPING, short_calls
+
+REAL = Outcome(
+    arrived=100,
+    refused={"platform": 15, "user": 5},
+    finished=80,
+    in_flight=0,
+    waited=0,
+    queue_ms=Spread(0.4, 0.3, 0.5, 1.0),
+    latency_ms=Spread(11.0, 10.0, 20.0, 40.0),
+    used={"slots": 0.5, "cores": 0.25},
+)
+MODEL = replace(
+    REAL, refused={"platform": 22, "user": 0}, queue_ms=Spread(0, 0, 0, 0), latency_ms=Spread(11.0, 9.0, 20.0, 50.0)
+)
+WAITING = replace(REAL, waited=80, queue_ms=Spread(100.0, 200.0, 300.0, 400.0))
+
+
+def validation(real: Outcome, model: Outcome) -> Validation:
+    """One load, compared."""
+    return Validation(Costs(api_s=0.01), 12.0, 100.0, (Compared("a load", Plan(others=0.25), real, model),))
+
+
+def test_the_error_is_the_models() -> None:
+    """In percent of what was real, with its sign."""
+    lines = table(validation(REAL, MODEL)).splitlines()
+
+    assert lines == [
+        "| load | figure | real | model | error |",
+        "|---|---|---|---|---|",
+        "| a load | refused | 20 % | 22 % | +10 % |",
+        "| a load | slots in use | 50 % | 50 % | +0 % |",
+        "| a load | cores in use | 25 % | 25 % | +0 % |",
+        "| a load | latency, p50 | 10.0 ms | 9.0 ms | -10 % |",
+        "| a load | latency, p95 | 20.0 ms | 20.0 ms | +0 % |",
+        "| a load | latency, p99 | 40.0 ms | 50.0 ms | +25 % |",
+    ]
+
+
+def test_the_wait_for_a_slot_is_compared_where_there_is_one() -> None:
+    """Its rows come with a load in which most wait."""
+    lines = table(validation(WAITING, WAITING)).splitlines()
+
+    assert "| a load | wait for a slot, p50 | 200.0 ms | 200.0 ms | +0 % |" in lines
+    assert "| a load | wait for a slot, p95 | 300.0 ms | 300.0 ms | +0 % |" in lines
+
+
+@pytest.mark.parametrize(("beside", "warns"), [(0.1, False), (0.5, True)])
+def test_a_noisy_machine_is_no_proof(beside: float, warns: bool) -> None:
+    """What was measured beside others says so itself, on the page too."""
+    [compared] = validation(REAL, MODEL).compared
+    measured = replace(validation(REAL, MODEL), compared=(replace(compared, plan=Plan(others=beside)),))
+
+    assert conditions(measured).startswith(f"100 calls on 2 cores, on which {beside} processes of others computed")
+    assert (NOISY in conditions(measured)) is warns
+
+
+def test_the_page_takes_what_was_measured_between_its_marks() -> None:
+    """And nothing else of it changes; a page without the marks is refused."""
+    there = page.PAGE.read_text(encoding="utf-8")
+    measured = f"{table(validation(REAL, MODEL))}\n\n{conditions(validation(REAL, MODEL))}"
+
+    once = page.with_measured(there, measured)
+
+    assert measured in once
+    assert page.with_measured(once, measured) == once
+    assert once.partition(page.BEGIN)[0] == there.partition(page.BEGIN)[0]
+    assert once.partition(page.END)[2] == there.partition(page.END)[2]
+    with pytest.raises(ValueError, match="no place for what is measured"):
+        page.with_measured("nothing", measured)
+
+
+@pytest.mark.parametrize(
+    ("runnable", "used_cores", "expected"),
+    [(0.5, 0.5, 0.0), (0.7, 0.5, 0.2), (2.0, 0.5, 1.5), (4.0, 1.0, 2.0), (4.0, 2.0, 0.0), (1.0, 1.2, 0.0)],
+)
+def test_others_are_those_who_are_not_ours(runnable: float, used_cores: float, expected: float) -> None:
+    """On two cores: four who want them, and one core ours, are two of ours and two of others."""
+    assert others(runnable, used_cores=used_cores, cores=2) == pytest.approx(expected)
+
+
+def test_the_loads_are_such_that_something_is_refused() -> None:
+    """Short calls meet both limits below saturation; who sleeps asks for more than there is, with room to wait."""
+    short = short_calls(100.0)
+
+    assert short.rate_per_s == 60
+    assert short.max_per_user is not None
+    assert short.max_activations is not None
+    assert short.max_per_user < short.max_activations == short.slots
+    assert SLEEPING.rate_per_s * SLEEPING.duration_ms / 1000 == pytest.approx(1.2 * SLEEPING.slots)
+    assert SLEEPING.max_activations == 2 * SLEEPING.slots
