@@ -65,7 +65,8 @@ def test_the_filter_is_what_is_shown() -> None:
 
 def test_the_inits_numbers_are_those_shown() -> None:
     """It is a C program, and has constants of its own."""
-    source = (Path(mayfly.containers.__file__).parent / "native" / "init.c").read_text()
+    native = Path(mayfly.containers.__file__).parent / "native"
+    source = "".join((native / name).read_text() for name in ("init.c", "hold.h"))
     numbers = dict(re.findall(r"(NOFILE_SOFT|NOFILE_HARD|SIGNALS_PENDING) = (\d+)", source))
 
     assert numbers == {
