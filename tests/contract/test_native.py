@@ -232,7 +232,7 @@ def sample(rootfs: Path, place: Path) -> Plan:
         worker=0,
         stage=place,
         cgroups=(place / "a", place / "b"),
-        settings=((place / "a" / "memory.max", "1"),),
+        settings=((f"{place}/a/memory.max", "1"),),
         nofile_max=1024,
         hosts="127.0.0.1 localhost\n",
     )

@@ -36,6 +36,7 @@ USER = "user-"
 """What the name of a user's group begins with. A container's id has no hyphen."""
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+PAGE_BYTES = 4096
 
 PERIOD_US = 100_000
 CORES_KEPT = 0.25
@@ -43,7 +44,7 @@ CORES_KEPT = 0.25
 WEIGHT_V2, SHARES_V1 = 25, 256  # a quarter of what everybody else has by default
 
 
-Settings = tuple[tuple[Path, str], ...]
+Settings = tuple[tuple[str, str], ...]
 """Files of a cgroup and what is to be written to them, in this order."""
 
 SWAP_FILES = ("memory.swap.max", "memory.memsw.limit_in_bytes")
@@ -86,23 +87,23 @@ class CgroupV2:
 
     def settings(self, limits: Limits, *, pids: int, cores: float, swap: bool) -> Settings:
         return (
-            (self.directory / "memory.max", str(limits.memory_bytes)),
-            *([(self.directory / "memory.swap.max", str(SWAP_BYTES))] if swap else []),
-            (self.directory / "pids.max", str(pids)),
-            (self.directory / "cpu.max", f"{int(min(limits.cpus, cores) * PERIOD_US)} {PERIOD_US}"),
+            (f"{self.directory}/memory.max", str(limits.memory_bytes)),
+            *([(f"{self.directory}/memory.swap.max", str(SWAP_BYTES))] if swap else []),
+            (f"{self.directory}/pids.max", str(pids)),
+            (f"{self.directory}/cpu.max", f"{int(min(limits.cpus, cores) * PERIOD_US)} {PERIOD_US}"),
         )
 
     def cpu_us(self) -> int:
-        return read_key(self.directory / "cpu.stat", "usage_usec")
+        return read_key(f"{self.directory}/cpu.stat", "usage_usec")
 
     def memory_peak_bytes(self) -> int:
         try:
-            return read_int(self.directory / "memory.peak")
+            return read_int(f"{self.directory}/memory.peak")
         except FileNotFoundError:  # kernels before 5.19
-            return read_int(self.directory / "memory.current")
+            return read_int(f"{self.directory}/memory.current")
 
     def oom_kills(self) -> int:
-        return read_key(self.directory / "memory.events", "oom_kill")
+        return read_key(f"{self.directory}/memory.events", "oom_kill")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,23 +120,23 @@ class CgroupV1:
         return tuple(dict.fromkeys((self.memory, self.pids, self.cpu, self.cpuacct)))
 
     def settings(self, limits: Limits, *, pids: int, cores: float, swap: bool) -> Settings:
-        memsw = self.memory / "memory.memsw.limit_in_bytes"
+        memsw = f"{self.memory}/memory.memsw.limit_in_bytes"
         return (
-            (self.memory / "memory.limit_in_bytes", str(limits.memory_bytes)),
+            (f"{self.memory}/memory.limit_in_bytes", str(limits.memory_bytes)),
             *([(memsw, str(limits.memory_bytes + SWAP_BYTES))] if swap else []),
-            (self.pids / "pids.max", str(pids)),
-            (self.cpu / "cpu.cfs_period_us", str(PERIOD_US)),
-            (self.cpu / "cpu.cfs_quota_us", str(int(min(limits.cpus, cores) * PERIOD_US))),
+            (f"{self.pids}/pids.max", str(pids)),
+            (f"{self.cpu}/cpu.cfs_period_us", str(PERIOD_US)),
+            (f"{self.cpu}/cpu.cfs_quota_us", str(int(min(limits.cpus, cores) * PERIOD_US))),
         )
 
     def cpu_us(self) -> int:
-        return read_int(self.cpuacct / "cpuacct.usage") // 1000
+        return read_int(f"{self.cpuacct}/cpuacct.usage") // 1000
 
     def memory_peak_bytes(self) -> int:
-        return read_int(self.memory / "memory.max_usage_in_bytes")
+        return read_int(f"{self.memory}/memory.max_usage_in_bytes")
 
     def oom_kills(self) -> int:
-        return read_key(self.memory / "memory.oom_control", "oom_kill")
+        return read_key(f"{self.memory}/memory.oom_control", "oom_kill")
 
 
 class Cgroups:
@@ -247,8 +248,11 @@ def pids_in(directories: tuple[Path, ...]) -> set[int]:
     """The living processes inside, by the ids they have for us; 0 stands for those outside our pid namespace."""
     found: set[int] = set()
     for directory in directories:
-        with contextlib.suppress(FileNotFoundError, OSError):  # ENODEV: it is just being removed
-            found.update(int(pid) for pid in (directory / "cgroup.procs").read_bytes().split())
+        with (
+            contextlib.suppress(OSError),  # it is not there, or is just being removed
+            open(f"{directory}/cgroup.procs", "rb", buffering=0) as file,  # noqa: PTH123 - a third of the time
+        ):
+            found.update(map(int, file.readall().split()))
     return found
 
 
@@ -383,7 +387,7 @@ def _open_v1(name: str, cap: float) -> Cgroups:
     return Cgroups(parents, version=1, cores=cap)
 
 
-def write(path: Path, value: int | str) -> None:
+def write(path: Path | str, value: int | str) -> None:
     """
     Write one value, in one system call, to a file that must exist.
 
@@ -396,14 +400,27 @@ def write(path: Path, value: int | str) -> None:
         os.close(descriptor)
 
 
-def read_int(path: Path) -> int:
+def read(path: Path | str) -> bytes:
+    """
+    Read a file of the kernel's, in one system call: none of these is longer than a page.
+
+    Raises: OSError.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, PAGE_BYTES)
+    finally:
+        os.close(descriptor)
+
+
+def read_int(path: Path | str) -> int:
     """Read a file that holds one number."""
-    return int(path.read_bytes())
+    return int(read(path))
 
 
-def read_key(path: Path, key: str) -> int:
+def read_key(path: Path | str, key: str) -> int:
     """Read one number out of a file of lines `key number`; 0 if there is no such line."""
-    for line in path.read_text(encoding="ascii").splitlines():
+    for line in read(path).decode("ascii").splitlines():
         name, _, value = line.partition(" ")
         if name == key:
             return int(value)

@@ -13,13 +13,15 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 from mayfly.domain.limits import RESULT_MAX_BYTES, STDERR_MAX_BYTES
 
 CHUNK_BYTES = 65_536
 TRUNCATION_MARK = b"[mayfly: the beginning of this log was cut]\n"
+SIGNALS = [int(number) for number in signal.valid_signals()]
+"""All are set to their defaults for who is started: Python ignores some, and so may who started us."""
+
 _CONTINUATION = range(0x80, 0xC0)
 
 
@@ -157,12 +159,18 @@ class Stdio:
         """
         self._loop = asyncio.get_running_loop()
         self.result, self.tail = Result(on_too_large), Tail()
-        with ExitStack() as undo:
-            (stdin, stdin_ours), (stdout_ours, stdout), (stderr_ours, stderr) = (_pipe(undo) for _ in range(3))
+        opened: list[int] = []
+        try:
+            for _ in range(3):
+                opened.extend(os.pipe2(os.O_CLOEXEC))
+            stdin, stdin_ours, stdout_ours, stdout, stderr_ours, stderr = opened
             for descriptor in (stdin_ours, stdout_ours, stderr_ours):
                 os.set_blocking(descriptor, False)
             self.control, theirs = socket.socketpair()
-            undo.pop_all()
+        except OSError:
+            for descriptor in opened:
+                os.close(descriptor)
+            raise
         self.control.setblocking(False)
         self._stdin = Writer(stdin_ours)
         self._stdout, self._stderr = Reader(stdout_ours, self.result), Reader(stderr_ours, self.tail)
@@ -183,7 +191,7 @@ class Stdio:
                 command,
                 env,
                 file_actions=[(os.POSIX_SPAWN_DUP2, each, number) for number, each in enumerate(self._theirs)],
-                setsigdef=signal.valid_signals(),  # Python ignores some, and so may who started us
+                setsigdef=SIGNALS,
                 setsigmask=[],
                 setpgroup=0,
             )
@@ -233,10 +241,3 @@ class Stdio:
         for each in self._theirs:
             os.close(each)
         self._theirs = ()
-
-
-def _pipe(undo: ExitStack) -> tuple[int, int]:
-    ends = os.pipe2(os.O_CLOEXEC)
-    for each in ends:
-        undo.callback(os.close, each)
-    return ends

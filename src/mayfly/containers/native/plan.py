@@ -16,6 +16,7 @@ PROTOCOL = 0x4D460001
 HAS_SHIFT, HAS_NETWORK = 1, 2
 MAX_STRINGS_BYTES = 1 << 20
 HEADER = struct.Struct("=16I6Q")
+PROFILE = b"".join(path.encode() + b"\0" for path in (*sandbox.MASKED, *sandbox.READ_ONLY))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ class Plan:
         """
         spec, room = self.spec, sandbox.Room.of(self.spec.limits)
         process = spec.config
-        strings = b"".join(word + b"\0" for word in self._words())
+        strings = self._strings()
         if len(strings) > MAX_STRINGS_BYTES:
             raise RuntimeFailed(f"The container's paths are too long: {len(strings)} bytes.")
         return (
@@ -92,9 +93,8 @@ class Plan:
             + strings
         )
 
-    def _words(self) -> list[bytes]:
+    def _strings(self) -> bytes:
         words: list[Path | str] = [self.stage, self.spec.rootfs, self.spec.id, self.spec.config.cwd, self.hosts]
         words += [self.resolv_conf or "", self.sys or "", self.secrets or "", *self.cgroups]
         words += [word for setting in self.settings for word in setting]
-        words += [*sandbox.MASKED, *sandbox.READ_ONLY]
-        return [str(word).encode("utf-8", "surrogateescape") for word in words]
+        return "\0".join(map(str, words)).encode("utf-8", "surrogateescape") + b"\0" + PROFILE
