@@ -30,6 +30,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from bench.cpu import of_processes
+from bench.roles import COMMANDS, processes
 from mayfly import __version__
 from tests.support.images import build_and_push
 from tests.support.registry import Registry
@@ -49,7 +51,7 @@ HOPS = {
     "answer": "result fence: the record final, the news of it, the answer",
     "client": "client and API server: TLS and HTTP both ways, as far as the API server does not see it",
 }
-ROLES = ("client", "api", "nats-server", "worker")
+ROLES = ("client", *COMMANDS)
 
 
 @dataclass
@@ -81,11 +83,11 @@ class Installation:
 
     def turn(self, calls: int) -> None:
         """Invoke so many times, and look at the records afterwards, when they are out of the way."""
-        pids = {"client": os.getpid(), **children(self.up)}
-        before = {role: cpu_us(pid) for role, pid in pids.items()}
+        pids = {"client": [os.getpid()], **processes(self.up)}
+        before = {role: of_processes(each) for role, each in pids.items()}
         made = [self.call() for _ in range(calls)]
-        for role, pid in pids.items():
-            self.cpu_us[role].append((cpu_us(pid) - before[role]) / calls)
+        for role, each in pids.items():
+            self.cpu_us[role].append((of_processes(each) - before[role]) / calls * 1e6)
         for took_s, activation_id, told in made:
             self.totals_us.append(took_s * 1e6)
             for hop, took_us in self._hops(took_s, activation_id, told).items():
@@ -128,33 +130,6 @@ def timing(header: str) -> dict[str, float]:
 def moment(text: str) -> float:
     """A record's moment in microseconds."""
     return datetime.fromisoformat(text).timestamp() * 1e6
-
-
-def children(up: Up) -> dict[str, int]:
-    """The processes of `mayfly up` that matter, by role: the worker is the youngest below the one that was started."""
-    found: dict[str, int] = {}
-    for pid in descendants(up.process.pid if up.process else 0):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        program = Path(words[0].decode()).name
-        if program == "nats-server":
-            found[program] = pid
-        elif words[-2:-1] in ([b"api"], [b"worker"]):
-            found[words[-2].decode()] = pid  # those that were forked from it come later
-    return found
-
-
-def descendants(pid: int) -> Iterator[int]:
-    """All processes below one, parents first."""
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            yield int(child)
-            yield from descendants(int(child))
-
-
-def cpu_us(pid: int) -> float:
-    """What all threads of a process have used, in microseconds, as the scheduler counts it."""
-    spent = [stat.read_text().split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/schedstat")]
-    return sum(map(int, spent)) / 1e3
 
 
 @contextmanager
