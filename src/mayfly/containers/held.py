@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import struct
+import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -177,14 +178,14 @@ class HeldContainer(ABC):
 
     async def _run(self, message: bytes, stdin: bytes, timeout_s: float) -> Ending:
         cpu_before_us = self._group.cpu_us()
-        started_at = self._loop.time()
+        started_at = time.monotonic()
         deadline = self._loop.call_later(timeout_s, self._stop, EndReason.TIMED_OUT)
         try:
             await self._hand_over(message, stdin)
             await self._wait_for_death()
         finally:
             deadline.cancel()
-        ended_at = self._loop.time()
+        ended_at = time.monotonic()
         await self._verify_death()
         ending = await self._ending(cpu_before_us=cpu_before_us, started_at=started_at, ended_at=ended_at)
         self._close_stdio()

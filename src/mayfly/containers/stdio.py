@@ -12,6 +12,7 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,7 +110,7 @@ class Reader:
         except BlockingIOError:
             return None
         if chunk and self._loop is not None and self.first_byte_at is None:
-            self.first_byte_at = self._loop.time()
+            self.first_byte_at = time.monotonic()
         self.take(chunk)
         return len(chunk)
 
@@ -226,7 +227,7 @@ class Stdio:
 
     @property
     def first_byte_at(self) -> float | None:
-        """When the function wrote for the first time, by the loop's clock; None if it has not."""
+        """When the function wrote for the first time, by the monotonic clock; None if it has not."""
         return min(
             (at for at in (self._stdout.first_byte_at, self._stderr.first_byte_at) if at is not None), default=None
         )

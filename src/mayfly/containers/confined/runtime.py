@@ -22,6 +22,7 @@ import signal
 import socket
 import struct
 import subprocess
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -290,14 +291,14 @@ class ConfinedContainer:
         return tuple(env.items())
 
     async def _run(self, message: bytes, stdin: bytes, timeout_s: float) -> Ending:
-        started_at = self._loop.time()
+        started_at = time.monotonic()
         deadline = self._loop.call_later(timeout_s, self._stop, EndReason.TIMED_OUT)
         try:
             await self._hand_over(message, stdin)
             await self._until_dead()
         finally:
             deadline.cancel()
-        ended_at = self._loop.time()
+        ended_at = time.monotonic()
         ending = self._ending(started_at=started_at, ended_at=ended_at)
         self._close_stdio()
         return ending

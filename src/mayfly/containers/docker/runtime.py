@@ -249,7 +249,7 @@ class DockerContainer:
                 self._tail(chunk)  # the reason why it does not start
             return
         if self._first_byte_at is None and not chunk.startswith(self._secret):
-            self._first_byte_at = self._loop.time()
+            self._first_byte_at = time.monotonic()
         (self._result if kind == stream.STDOUT else self._withheld)(chunk)
 
     # --- running --------------------------------------------------------------------------------------------------
@@ -267,14 +267,14 @@ class DockerContainer:
             self._is_idle.set()
 
     async def _run(self, attached: Attached, message: bytes, timeout_s: float) -> Ending:
-        started_at, times_away = self._loop.time(), self._engine.times_away
+        started_at, times_away = time.monotonic(), self._engine.times_away
         deadline = self._loop.call_later(timeout_s, self._stop, EndReason.TIMED_OUT)
         try:
             attached.writer.write(message)
             await self._until_dead()
         finally:
             deadline.cancel()
-        ended_at, words = self._loop.time(), self._words
+        ended_at, words = time.monotonic(), self._words
         if words is None and (self._is_lost or times_away != self._engine.times_away):
             raise RuntimeFailed("The Docker daemon was away during the call, which was ended.", ran="unknown")
         return await self._ending(words, started_at=started_at, ended_at=ended_at)
