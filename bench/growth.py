@@ -1,131 +1,183 @@
 """
-What stored records cost: bytes on disk and in memory, and whether writing gets slower as they pile up.
+Whether a call costs more where much is stored: an installation full of functions and records beside an empty one.
 
-    .venv/bin/python -m bench.growth [--records N] [--cluster]
+    sudo scripts/bench growth [--functions N] [--records N] [--calls N] [--json FILE]
 
-One nats-server of its own with one copy, or with --cluster three with three copies and TLS, all on this machine and on
-its disk; records as an ordinary call leaves them, of a hundred users. Bytes are those of one server.
+Both run on this machine and are called in turns, one call each, so that what else the machine does falls on both. The
+full one has been filled by writing to its database as API server and worker would have: half of the functions are the
+caller's own and a fifth of the records, the others those of a thousand users.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
+import json
 import statistics
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import uvloop
+from msgspec.structs import replace
 
-from mayfly.bus.codec import Codec
-from mayfly.bus.connection import Bus
-from mayfly.bus.store import Store
+from bench import roles
+from bench.callers import Connection, User, cat_pushed, register
+from bench.records import KEEP_S, record
+from mayfly.bus.connection import connect
 from mayfly.bus.stores import Stores
-from mayfly.domain.activation import Activation, State, Steps
-from mayfly.domain.ids import Digest, FunctionName, UserId, WorkerId, new_id, new_ulid
-from tests.support.bus import installation
-from tests.support.cluster import cluster
+from mayfly.domain.function import Function
+from mayfly.domain.ids import FunctionName, UserId, new_id
+from mayfly.ops.layout import Layout, admin_settings
+from mayfly.ops.nats_config import ADMIN
+from tests.support.up import ROOM, Up, running_up
 
-AT_ONCE, ALONE = 50, 300
-KEEP_S = 86_400.0
+FUNCTIONS, RECORDS, CALLS = 10_000, 100_000, 1000
+OTHERS, WRITES_AT_ONCE = 1000, 100
+GOAL = 1.20
+NAMES = ("empty", "full")
 
 
-def record(user: str, instance: str) -> Activation:
-    """Make the final record of a call that succeeded."""
-    now = time.time()
-    return Activation(
-        state=State.SUCCEEDED,
-        nonce=new_id(),
-        user_id=UserId(user),
-        instance=instance,
-        ulid=new_ulid(),
-        function=FunctionName("upper"),
-        function_id=new_id(),
-        image="docker.io/library/busybox:latest",
-        digest=Digest("sha256:" + "a" * 64),
-        parameter_bytes=13,
-        parameter_sha256=hashlib.sha256(b"hello, mayfly").hexdigest(),
-        created_at=now,
-        deadline_at=now + 30,
-        ran="yes",
-        worker=WorkerId(new_id()),
-        started_at=now,
-        ended_at=now,
-        attempt=new_id(),
-        response_seq=123_456,
-        exit_code=0,
-        result_bytes=13,
-        stderr_bytes=0,
-        cpu_us=4_000,
-        memory_peak_bytes=1 << 20,
-        steps=Steps(admit_s=0.0012, queue_s=0.0003, image_s=0.002, start_s=0.007, run_s=0.008),
+def measure(functions: int = FUNCTIONS, records: int = RECORDS, calls: int = CALLS) -> dict[str, Any]:
+    """Run both installations and call them; return times in milliseconds, and processor time in them."""
+    with cat_pushed() as (registry, image), ExitStack() as both:
+        ups = [both.enter_context(running_up(registry, log_level="warning", **ROOM)) for _ in NAMES]
+        users = [asyncio.run(register(up, image)) for up in ups]
+        uvloop.run(fill(ups[1], functions=functions, records=records))
+        connections = [both.enter_context(user.connection()) for user in users]
+        call_in_turns(connections, 50)  # a janitor, the counts of the user's records, what is cached
+        before = [cpu(up) for up in ups]
+        times = call_in_turns(connections, calls)
+        after = [cpu(up) for up in ups]
+        memory = [{role: roles.memory(pids).rss for role, pids in roles.processes(up).items()} for up in ups]
+        lists = [list_ms(user) for user in users]
+    found: dict[str, Any] = {
+        name: {
+            "p50_ms": statistics.median(times[number]),
+            "p95_ms": sorted(times[number])[int(calls * 0.95)],
+            "cpu_ms": {role: (now - before[number][role]) / calls * 1e3 for role, now in after[number].items()},
+            "rss": memory[number],
+            "list_p50_ms": lists[number],
+        }
+        for number, name in enumerate(NAMES)
+    }
+    return {"functions": functions, "records": records, "calls": calls, **found, "ratio": ratio(found)}
+
+
+def ratio(found: dict[str, Any]) -> float:
+    """The full one's median by the empty one's."""
+    return float(found["full"]["p50_ms"] / found["empty"]["p50_ms"])
+
+
+async def fill(up: Up, *, functions: int, records: int) -> None:
+    """Store all that in an installation in which one function is registered, its caller's."""
+    async with connect(admin_settings(Layout(up.data_dir)), role=ADMIN) as bus:
+        stores = Stores.on(bus)
+        [key] = await stores.functions.keys()
+        entry = await stores.functions.get(key)
+        if entry is None:
+            raise RuntimeError(f"{key} was there and is gone")
+        own, instance = entry.value, new_id()
+        others = [new_id() for _ in range(OTHERS)]
+
+        async def function(number: int) -> None:
+            owner = own.user_id if number % 2 else others[number % OTHERS]
+            one = _another(own, owner, number)
+            await stores.functions.create(one.key, one)
+
+        async def finished(number: int) -> None:
+            owner = others[number % OTHERS] if number % 5 else own.user_id
+            one = record(owner, instance)
+            await stores.activations.create(one.key, one, ttl_s=KEEP_S)
+
+        await _all(function, functions)
+        await _all(finished, records)
+
+
+def _another(own: Function, owner: str, number: int) -> Function:
+    return replace(own, id=new_id(), user_id=UserId(owner), name=FunctionName(f"f{number}"))
+
+
+async def _all(write: Callable[[int], Awaitable[None]], most: int) -> None:
+    numbers = count()
+
+    async def writer() -> None:
+        while (number := next(numbers)) < most:
+            await write(number)
+
+    await asyncio.gather(*(writer() for _ in range(WRITES_AT_ONCE)))
+
+
+def call_in_turns(connections: list[Connection], calls: int) -> list[list[float]]:
+    """Call by each connection in turn; return the milliseconds of each one's calls."""
+    times: list[list[float]] = [[] for _ in connections]
+    for number in range(calls):
+        for turn in range(len(connections)):
+            which = (number + turn) % len(connections)
+            began = time.perf_counter()
+            connections[which].call()
+            times[which].append((time.perf_counter() - began) * 1e3)
+    return times
+
+
+def cpu(up: Up) -> dict[str, float]:
+    """Processor seconds of each role so far."""
+    return {role: roles.cpu_s(pids) for role, pids in roles.processes(up).items()}
+
+
+def list_ms(user: User, calls: int = 11) -> float:
+    """Median of so many first pages of the user's activations."""
+    times = []
+    with user.connection() as connection:
+        for _ in range(calls):
+            began = time.perf_counter()
+            connection.get("/v1/activations?limit=20")
+            times.append((time.perf_counter() - began) * 1e3)
+    return statistics.median(times)
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The table that people read."""
+    empty, full = found["empty"], found["full"]
+    rows = [
+        f"{found['functions']:,} functions and {found['records']:,} records, {found['calls']:,} calls of each in turns",
+        "",
+        "| | empty | full | full / empty |",
+        "|---|---|---|---|",
+        _row(f"hot call, p50 (goal {GOAL:.2f})", empty["p50_ms"], full["p50_ms"], "ms"),
+        _row("hot call, p95", empty["p95_ms"], full["p95_ms"], "ms"),
+        _row("first page of activations, p50", empty["list_p50_ms"], full["list_p50_ms"], "ms"),
+    ]
+    processors = (
+        _row(f"processor time a call, {role}", empty["cpu_ms"][role], used, "ms")
+        for role, used in full["cpu_ms"].items()
     )
+    memories = (
+        _row(f"memory, {role}", empty["rss"][role] / roles.MIB, rss / roles.MIB, "MiB")
+        for role, rss in full["rss"].items()
+    )
+    return "\n".join([*rows, *processors, *memories])
 
 
-async def create(store: Store[Activation], one: Activation) -> float:
-    """Write one record; return how long it took."""
-    began = time.perf_counter()
-    await store.create(one.key, one, ttl_s=KEEP_S)
-    return time.perf_counter() - began
-
-
-def size_of(directory: Path) -> int:
-    """Bytes of all files below a directory."""
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-
-
-def memory_of(pid: int) -> int:
-    """Resident bytes of a process."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
-
-
-@asynccontextmanager
-async def servers(*, three: bool) -> AsyncIterator[tuple[Bus, int, Path]]:
-    """Start one server or three; give a connection, and the process and the files of one of them."""
-    if not three:
-        async with installation() as one, one.connect("admin") as bus:
-            yield bus, one.server.pid, one.server.directory / "store"
-        return
-    async with cluster() as made, made.connect("admin") as bus:
-        node = made.nodes[0]
-        if node.process is None:
-            raise RuntimeError(f"{node.name} does not run")
-        yield bus, node.process.pid, node.directory / "store"
-
-
-async def measure(most: int, *, three: bool) -> None:
-    """Write more and more records, and print a line now and then."""
-    users, instance = [new_id() for _ in range(100)], new_id()
-    print(f"a record is {len(Codec(Activation).encode(record(users[0], instance)))} bytes")
-    print(f"{'records':>9} {'bytes on disk':>14} {'in memory':>10} {'one write, p50':>15} {'50 at once':>10}")
-    async with servers(three=three) as (bus, pid, files):
-        store = Stores.on(bus).activations
-        empty_bytes, empty_memory = size_of(files), memory_of(pid)
-        done = 0
-        for target in (most // 100, most // 10, most):
-            began, before = time.perf_counter(), done
-            while done < target:
-                some = [record(users[number % 100], instance) for number in range(AT_ONCE)]
-                await asyncio.gather(*(create(store, one) for one in some))
-                done += AT_ONCE
-            rate = (done - before) / (time.perf_counter() - began)
-            alone = [await create(store, record(users[0], instance)) for _ in range(ALONE)]
-            done += ALONE
-            disk, memory = (size_of(files) - empty_bytes) / done, (memory_of(pid) - empty_memory) / done
-            p50_ms = statistics.median(alone) * 1e3
-            print(f"{done:>9,} {disk:>14,.0f} {memory:>10,.0f} {p50_ms:>12.2f} ms {rate:>8,.0f}/s")
+def _row(what: str, empty: float, full: float, unit: str) -> str:
+    return f"| {what} | {empty:.2f} {unit} | {full:.2f} {unit} | {full / empty:.2f} |"
 
 
 def main() -> None:
-    """Measure what the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=int, default=100_000, metavar="N")
-    parser.add_argument("--cluster", action="store_true", help="three servers with three copies")
-    given = parser.parse_args()
-    uvloop.run(measure(given.records, three=given.cluster))
+    """Measure, print."""
+    parser = argparse.ArgumentParser(prog="scripts/bench growth")
+    parser.add_argument("--functions", type=int, default=FUNCTIONS, metavar="N")
+    parser.add_argument("--records", type=int, default=RECORDS, metavar="N")
+    parser.add_argument("--calls", type=int, default=CALLS, metavar="N", help="of each")
+    parser.add_argument("--json", type=Path, help="write all figures here")
+    options = parser.parse_args()
+    found = measure(options.functions, options.records, options.calls)
+    print(markdown(found))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":
