@@ -29,6 +29,7 @@ from mayfly.bus.schema import bootstrap
 from mayfly.bus.stores import Stores
 from mayfly.ops.layout import Layout, admin_settings
 from mayfly.ops.nats_config import ADMIN, API, WORKER
+from mayfly.ops.nats_config import ENVIRONMENT as NATS_ENVIRONMENT
 from mayfly.ops.supervisor import Child, ChildSpec
 from mayfly.settings import BootstrapSettings, SettingsError, UpSettings
 
@@ -159,7 +160,7 @@ class System:
         return ChildSpec(
             name="nats-server",
             command=[str(binary), "-c", str(nats / "nats.conf"), "-l", str(nats / "nats.log")],
-            environment={"GOMAXPROCS": str(nats_threads())},
+            environment={**NATS_ENVIRONMENT, "GOMAXPROCS": str(nats_threads())},
             uid=self._nats_uid,
             show=(binary.parent, nats),
             orphaned=signal.SIGTERM,  # it waits for nobody, and closes its files

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mayfly.domain.limits import MIB
-from mayfly.ops.nats_config import ROLES, Node, node_config, route_password, server_config, with_passwords
+from mayfly.ops.nats_config import ENVIRONMENT, ROLES, Node, node_config, route_password, server_config, with_passwords
 from mayfly.settings import BootstrapSettings
 
 pytestmark = [pytest.mark.A3, pytest.mark.D4, pytest.mark.D7]
@@ -32,6 +32,13 @@ def test_the_example_is_what_is_written() -> None:
     peers = HOSTS[1:]
     written = node_config(Node(HOSTS[0], peers), passwords=PASSWORDS, route_password="<of the routes>")
     assert EXAMPLE.read_text() == written, f"write it anew: {EXAMPLE}"
+
+
+def test_the_image_has_the_same_environment() -> None:
+    """What nats-server is started with by `up` is in the image of the role as well."""
+    stage = (ROOT / "deploy/images/Dockerfile").read_text().partition("AS nats\n")[2].partition("\nFROM")[0]
+    for name, value in ENVIRONMENT.items():
+        assert f"\nENV {name}={value}\n" in stage
 
 
 def test_monitoring_is_on_loopback_unless_told_otherwise() -> None:
