@@ -46,7 +46,7 @@ class Connection:
 
         Raises: RuntimeError when the answer is anything but the parameter.
         """
-        body = self._ask("POST", PATH, parameter)
+        body = self._read("POST", PATH, parameter)
         if body != parameter:
             raise RuntimeError(f"the result is not the parameter: {body[:300]!r}")
 
@@ -56,14 +56,18 @@ class Connection:
 
         Raises: RuntimeError when it cannot be read.
         """
-        return self._ask("GET", path, None)
+        return self._read("GET", path, None)
 
-    def _ask(self, method: str, path: str, content: bytes | None) -> bytes:
+    def ask(self, method: str, path: str, content: bytes | None) -> tuple[int, bytes]:
+        """Ask anything; return the answer's status and body."""
         self._connection.request(method, path, body=content, headers=self._headers)
         answer = self._connection.getresponse()
-        body = answer.read()
-        if answer.status != http.client.OK:
-            raise RuntimeError(f"{answer.status}: {body[:300]!r}")
+        return answer.status, answer.read()
+
+    def _read(self, method: str, path: str, content: bytes | None) -> bytes:
+        status, body = self.ask(method, path, content)
+        if status != http.client.OK:
+            raise RuntimeError(f"{status}: {body[:300]!r}")
         return body
 
     def close(self) -> None:

@@ -1,9 +1,10 @@
 """
-What is in memory while nothing is called: an API server and a worker at rest, and a container that is held.
+What is in memory while nothing runs: an API server and a worker at rest, a call that waits, a container that is held.
 
     sudo scripts/bench footprint [--json FILE]
 
-A held container is one that has been created and whose command has not been started. It is measured in a process of its
+A call that waits is in the queue, its caller connected: what a role has grown by, from when all callers were connected,
+by the number of calls. A held container is one that has been created and whose command has not been started. It is measured in a process of its
 own, as a worker would have it: several are made, and each costs its processes' proportional set size, the kernel's
 memory that its cgroup is charged for, and what the one who made it has grown by.
 """
@@ -18,28 +19,34 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
 from bench import roles
-from bench.callers import cat_pushed, register
+from bench.callers import User, cat_pushed, register
 from bench.containers import CALL, make_rootfs, spec
 from mayfly.containers import cgroups
 from mayfly.containers.choose import choose_runtime, group_name
 from mayfly.containers.host import enter_namespaces, prepare_host
-from tests.support.up import ROOM, running_up
+from tests.support.up import Up, running_up
 
 HELD, REST_S = 20, 5.0
+WAITING, TIMEOUT_S, ADMITTED_S = 100, 15, 8
+LARGE = b"x" * (1 << 20)
 GOAL_REST, GOAL_HELD = 120 << 20, 5 << 20
 
 
 def measure() -> dict[str, Any]:
     """Return bytes: of each role at rest, and of one held container by its parts."""
-    with cat_pushed() as (registry, image), running_up(registry, log_level="warning", **ROOM) as up:
+    room = {"max_activations": 2 * WAITING, "max_activations_per_user": 2 * WAITING}
+    with cat_pushed() as (registry, image), running_up(registry, slots=1, log_level="warning", **room) as up:
         user = asyncio.run(register(up, image))
+        asyncio.run(register_sleep(user, image))
         time.sleep(REST_S)
         fresh = {role: roles.memory(pids) for role, pids in roles.processes(up).items()}
         with user.connection() as connection:
@@ -47,14 +54,47 @@ def measure() -> dict[str, Any]:
                 connection.call()
         time.sleep(REST_S)
         used = {role: roles.memory(pids) for role, pids in roles.processes(up).items()}
+        waiting = {len(parameter): bytes_a_waiting_call(up, user, parameter) for parameter in (b"x", LARGE)}
     command = [sys.executable, "-m", "bench.footprint", "--held"]
     held = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return {
         "fresh": {role: {"rss": memory.rss, "pss": memory.pss} for role, memory in fresh.items()},
         "rest": {role: {"rss": memory.rss, "pss": memory.pss} for role, memory in used.items()},
+        "waiting": waiting,
         "held": held,
         "held_bytes": held["processes"] + held["kernel"],
     }
+
+
+async def register_sleep(user: User, image: str) -> None:
+    """Register a function that outlasts its time."""
+    limits = {"timeout_s": TIMEOUT_S}
+    function = {"name": "sleep", "image": image, "command": ["/bin/sleep", "60"], "limits": limits}
+    async with user.up.client(user.token) as client:
+        (await client.post("/v1/functions", json=function)).raise_for_status()
+
+
+def bytes_a_waiting_call(up: Up, user: User, parameter: bytes) -> dict[str, float]:
+    """What each role has in memory for one call that waits; all time out in the end."""
+    connected, began = threading.Barrier(WAITING + 1), threading.Barrier(WAITING + 1)
+
+    def work(_: int) -> int:
+        with user.connection() as connection:
+            connection.get("/v1/users/me")
+            connected.wait()
+            began.wait()
+            return connection.ask("POST", "/v1/functions/sleep/activations", parameter)[0]
+
+    with ThreadPoolExecutor(WAITING) as pool:
+        calls = pool.map(work, range(WAITING))
+        connected.wait()
+        before = {role: roles.memory(pids).pss for role, pids in roles.processes(up).items()}
+        began.wait()
+        time.sleep(ADMITTED_S)
+        after = {role: roles.memory(pids).pss for role, pids in roles.processes(up).items()}
+        if (statuses := set(calls)) != {504}:
+            raise RuntimeError(f"calls were to wait until they time out, and were answered {statuses}")
+    return {role: (after[role] - before[role]) / WAITING for role in after}
 
 
 async def measure_held(place: Path) -> dict[str, Any]:
@@ -106,6 +146,9 @@ def markdown(found: dict[str, Any]) -> str:
             f"| {role} | {found['fresh'][role]['rss'] / roles.MIB:.1f} MiB | {rest['rss'] / roles.MIB:.1f} MiB "
             f"| {goal} | {rest['pss'] / roles.MIB:.1f} MiB |"
         )
+    rows += ["", "| a waiting call adds to | with 1 byte | with 1 MiB |", "|---|---|---|"]
+    small, large = found["waiting"].values()
+    rows += [f"| {role} | {small[role] / 1024:.0f} KiB | {large[role] / 1024:.0f} KiB |" for role in small]
     held, each = found["held"], found["held_bytes"]
     return "\n".join(
         [
