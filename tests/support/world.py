@@ -25,7 +25,7 @@ from mayfly.domain.function import Function
 from mayfly.domain.ids import Digest, FunctionName, UserId, WorkerId, new_id, new_ulid
 from mayfly.domain.image import ProcessConfig
 from mayfly.images.store import PreparedImage
-from mayfly.services.call import PLAIN, CallOptions
+from mayfly.services.call import PLAIN, Call, CallOptions
 from mayfly.services.cancel import Canceller
 from mayfly.services.invoke import Invoker
 from mayfly.services.janitor import Janitor
@@ -120,7 +120,7 @@ class World:
 
     async def invoke(self, function: Function, parameter: bytes = b"x", options: CallOptions = PLAIN) -> bytes:
         """Call it."""
-        return (await self.invoker.invoke(function.user_id, function, parameter, options)).result
+        return (await self.invoker.invoke(Call(function.user_id, function, parameter, options))).result
 
     async def record(self, function: Function) -> Activation:
         """The one record of the function's owner."""

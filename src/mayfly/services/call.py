@@ -25,21 +25,31 @@ class CallOptions:
     user_limit: int | None = None  # of this user's activations in flight, below the limit for every user
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+PLAIN = CallOptions()
+
+
 class Call:
     """One call, as it arrived."""
 
-    owner: UserId
-    function: Function
-    parameter: bytes
-    options: CallOptions
-    began: float  # time.monotonic()
-
-    @classmethod
-    def of(cls, owner: UserId, function: Function, parameter: bytes, options: CallOptions) -> Call:
+    def __init__(self, owner: UserId, function: Function, parameter: bytes, options: CallOptions = PLAIN) -> None:
         """Put it together; it begins now unless the options say when."""
-        began = options.received_at if options.received_at is not None else time.monotonic()
-        return cls(owner=owner, function=function, parameter=parameter, options=options, began=began)
+        self.owner = owner
+        self.function = function
+        self.options = options
+        self.began = options.received_at if options.received_at is not None else time.monotonic()
+        """By time.monotonic()."""
+        self._parameter: bytes | None = parameter
+
+    @property
+    def parameter(self) -> bytes:
+        """What the function is given. Not to be had any more once it was let go of."""
+        if self._parameter is None:
+            raise RuntimeError("the parameter lies in the queue, and nowhere else")
+        return self._parameter
+
+    def let_go_of_parameter(self) -> None:
+        """Forget it, as it lies in the queue: it may have 1 MiB, and there may be many who wait for long."""
+        self._parameter = None
 
     @property
     def budget_s(self) -> float:
@@ -57,6 +67,3 @@ class Call:
             yield "user", places_of(self.owner, OF_THE_USER), self.options.user_limit
         if self.function.limits.max_concurrency is not None:
             yield "function", places_of(self.owner, self.function.id), self.function.limits.max_concurrency
-
-
-PLAIN = CallOptions()

@@ -19,11 +19,9 @@ from mayfly.bus.responses import Listener, Waiter
 from mayfly.bus.stores import Stores
 from mayfly.domain.activation import Activation
 from mayfly.domain.errors import MayflyError, QueueUnavailable
-from mayfly.domain.function import Function
-from mayfly.domain.ids import UserId
 from mayfly.domain.lifetime import RECORDS_MAX_PER_USER
 from mayfly.services.admission import Admission, Holding
-from mayfly.services.call import PLAIN, Call, CallOptions
+from mayfly.services.call import Call
 from mayfly.services.following import UNTOLD, Follower
 from mayfly.services.idempotency import Claim, Keys, in_doubt
 from mayfly.services.lifetimes import Lifetimes
@@ -67,31 +65,26 @@ class Invoker:
         self._keys = Keys(stores, keep_s=keep_s)
         self._on_their_own: set[asyncio.Task[Succeeded | None]] = set()
 
-    async def invoke(
-        self, owner: UserId, function: Function, parameter: bytes, options: CallOptions = PLAIN
-    ) -> Succeeded:
+    async def invoke(self, call: Call) -> Succeeded:
         """
-        Run one activation of *function* and return its result.
+        Run one activation and return its result. The call lets go of its parameter as soon as that is in the queue.
 
         Raises: LimitReached; QueueUnavailable; IdempotencyConflict; and any FunctionError or PlatformError that ends an
         activation, with its id in the member `activation_id`.
         """
-        succeeded = await self._carry(Call.of(owner, function, parameter, options))
+        succeeded = await self._carry(call)
         if succeeded is None:
             raise RuntimeError("a call with a caller is followed to its end")
         return succeeded
 
-    async def submit(
-        self, owner: UserId, function: Function, parameter: bytes, options: CallOptions = PLAIN
-    ) -> Activation:
+    async def submit(self, call: Call) -> Activation:
         """
-        Queue one activation of *function*, and return its record as it was admitted; of a call with a key that was used
-        before, as it stands now.
+        Queue one activation, and return its record as it was admitted; of a call with a key that was used before, as it
+        stands now.
 
         Raises: LimitReached; QueueUnavailable; IdempotencyConflict.
         """
         admitted: Admitted = asyncio.get_running_loop().create_future()
-        call = Call.of(owner, function, parameter, options)
         carrying = asyncio.create_task(self._carry(call, admitted), name="asynchronous-call")
         self._on_their_own.add(carrying)
         carrying.add_done_callback(self._ended)
@@ -129,6 +122,7 @@ class Invoker:
         """Admit an activation and follow it to its end."""
         async with self._listener.waiting(record.ulid) as waiter:
             holding = await self._admission.admit(call, record)
+            call.let_go_of_parameter()
             _tell(admitted, holding.record)
             final = await self._follower.end(waiter, record.key, deadline=call.deadline, looked_for=False)
             await self._admission.give_back(holding, final)
@@ -144,6 +138,7 @@ class Invoker:
         async with self._listener.waiting_for(self._bus, record.instance, record.ulid) as waiter:
             found = await self._keys.under_way(claim)
             holding = Holding(found) if found else await self._admission.carry_on(call, record)
+            call.let_go_of_parameter()
             if admitted is not None and holding.is_admitted:
                 _tell(admitted, holding.record)
                 if found:

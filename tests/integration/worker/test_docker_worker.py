@@ -26,6 +26,7 @@ from mayfly.domain.function import Function
 from mayfly.domain.ids import FunctionName, UserId, new_id
 from mayfly.domain.limits import Limits
 from mayfly.domain.worker import LEASE_S
+from mayfly.services.call import Call
 from mayfly.services.invoke import Invoker
 from tests.support import dockerd_bare
 from tests.support.bus import Installation, installation
@@ -103,7 +104,7 @@ class World:
 
     async def invoke(self, function: Function, parameter: bytes = b"") -> bytes:
         """Call it."""
-        return (await self.invoker.invoke(function.user_id, function, parameter)).result
+        return (await self.invoker.invoke(Call(function.user_id, function, parameter))).result
 
 
 @asynccontextmanager

@@ -44,9 +44,9 @@ async def test_asking_again_gets_the_first_outcome(world: World, other: World) -
     """The same key gives the same result from either API server, and the function has run once."""
     function = await world.function()
     async with world.worker():
-        first = await world.invoker.invoke(function.user_id, function, b"x", KEY)
-        again = await world.invoker.invoke(function.user_id, function, b"x", KEY)
-        elsewhere = await other.invoker.invoke(function.user_id, function, b"x", KEY)
+        first = await world.invoker.invoke(Call(function.user_id, function, b"x", KEY))
+        again = await world.invoker.invoke(Call(function.user_id, function, b"x", KEY))
+        elsewhere = await other.invoker.invoke(Call(function.user_id, function, b"x", KEY))
 
     assert first.result == again.result == elsewhere.result == b"x"
     assert first.activation.id == again.activation.id == elsewhere.activation.id
@@ -201,7 +201,7 @@ async def test_a_first_call_that_died_before_its_record_is_carried_on(world: Wor
     function = await world.function()
     entry = await _claim(world, function, ulid=new_ulid(), instance=new_id())
     async with world.worker():
-        succeeded = await world.invoker.invoke(function.user_id, function, b"x", KEY)
+        succeeded = await world.invoker.invoke(Call(function.user_id, function, b"x", KEY))
 
     assert succeeded.result == b"x"
     assert succeeded.activation.key == entry.activation_key
@@ -233,7 +233,7 @@ async def test_a_first_call_that_cannot_be_carried_on_yet_is_left_open(world: Wo
     for ask in (world.invoker.invoke, world.invoker.submit):
         async with asyncio.timeout(ADOPT_AFTER_S + 2):
             with pytest.raises(QueueUnavailable) as caught:
-                await ask(function.user_id, function, b"x", KEY)
+                await ask(Call(function.user_id, function, b"x", KEY))
         assert (caught.value.ran, caught.value.members["activation_id"]) == ("unknown", record.id)
         assert caught.value.retry_after_s
         assert [taken async for taken in Places(world.bus).all_taken()] == []
@@ -266,7 +266,7 @@ async def test_a_slow_first_call_that_was_carried_on_is_in_doubt(world: World, m
     monkeypatch.setattr("mayfly.services.admission.find_queued", silent)
     function = await world.function()
     record = await _queued_without_message(world, function)
-    call = Call.of(function.user_id, function, b"x", KEY)
+    call = Call(function.user_id, function, b"x", KEY)
     with pytest.raises(QueueUnavailable) as caught:
         await world.invoker._admission.admit(call, structs.replace(record, nonce=new_id()))
 
@@ -292,7 +292,7 @@ async def test_a_first_call_that_was_not_queued_in_its_time_frees_its_key(world:
     function = await world.function()
     record = await _queued_without_message(world, function, seconds=-1)
     with pytest.raises(TimedOut) as caught:
-        await world.invoker.submit(function.user_id, function, b"x", KEY)
+        await world.invoker.submit(Call(function.user_id, function, b"x", KEY))
     assert (caught.value.ran, caught.value.members["activation_id"]) == ("no", record.id)
 
     async with world.worker():
@@ -385,7 +385,7 @@ async def test_what_cannot_begin_claims_no_key(world: World) -> None:
     function = await world.function()
     late = replace(KEY, received_at=time.monotonic() - 3600)
     with pytest.raises(TimedOut):
-        await world.invoker.invoke(function.user_id, function, b"x", late)
+        await world.invoker.invoke(Call(function.user_id, function, b"x", late))
     _close(world)
     with pytest.raises(QueueUnavailable, match="full") as caught:
         await world.invoke(function, b"x", KEY)
@@ -401,7 +401,7 @@ async def test_who_asks_again_too_late_gets_the_outcome(world: World) -> None:
         assert await world.invoke(function, b"x", KEY) == b"x"
     late = replace(KEY, received_at=time.monotonic() - 3600)
 
-    assert (await world.invoker.invoke(function.user_id, function, b"x", late)).result == b"x"
+    assert (await world.invoker.invoke(Call(function.user_id, function, b"x", late))).result == b"x"
 
 
 async def test_a_first_call_for_which_there_is_no_room_is_left_open(world: World) -> None:
@@ -450,10 +450,10 @@ async def test_an_asynchronous_call_with_a_used_key_is_answered_with_the_first_o
     world.runtime.gate.clear()
     function = await world.function()
     async with world.worker():
-        first = await world.invoker.submit(function.user_id, function, b"x", KEY)
+        first = await world.invoker.submit(Call(function.user_id, function, b"x", KEY))
         await world.until_started(1)
         for asked in (world, other):
-            again = await asked.invoker.submit(function.user_id, function, b"x", KEY)
+            again = await asked.invoker.submit(Call(function.user_id, function, b"x", KEY))
             assert (again.id, again.state) == (first.id, State.RUNNING)
             assert again.created_at == first.created_at
         async with asyncio.timeout(10):
@@ -461,7 +461,7 @@ async def test_an_asynchronous_call_with_a_used_key_is_answered_with_the_first_o
                 await asyncio.sleep(0.01)
         world.runtime.gate.set()
         await world.until(0)
-        assert (await other.invoker.submit(function.user_id, function, b"x", KEY)).state is State.SUCCEEDED
+        assert (await other.invoker.submit(Call(function.user_id, function, b"x", KEY))).state is State.SUCCEEDED
 
     assert len(world.runtime.calls) == 1
 

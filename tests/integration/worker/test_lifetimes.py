@@ -15,7 +15,7 @@ from mayfly.domain.activation import State
 from mayfly.domain.errors import LimitReached
 from mayfly.domain.idempotency import entry_key
 from mayfly.domain.ids import UserId, new_id
-from mayfly.services.call import CallOptions
+from mayfly.services.call import Call, CallOptions
 from mayfly.services.counts import COUNTS_IN
 from mayfly.services.idempotency import ADOPT_UNTIL_S
 from mayfly.services.invoke import Invoker
@@ -160,14 +160,14 @@ async def test_what_a_call_leaves_is_kept_as_long_as_its_record(world: World) ->
     async with bounded(world) as lifetimes, world.worker():
         lifetimes.of_next(function.user_id)
         await until(lambda: not lifetimes._due)
-        succeeded = await world.invoker.invoke(function.user_id, function, b"x", options)
+        succeeded = await world.invoker.invoke(Call(function.user_id, function, b"x", options))
         key = succeeded.activation.key
         found = [
             await lives_s(world, kv_stream(ACTIVATIONS), kv_subject(ACTIVATIONS, key)),
             await lives_s(world, subjects.RESPONSES, subjects.response(key)),
             await lives_s(world, kv_stream(IDEMPOTENCY), kv_subject(IDEMPOTENCY, entry_key(function.user_id, "a key"))),
         ]
-        again = await world.invoker.invoke(function.user_id, function, b"x", options)
+        again = await world.invoker.invoke(Call(function.user_id, function, b"x", options))
 
     assert found == [SHORTEST_S] * 3
     assert again.activation.id == succeeded.activation.id

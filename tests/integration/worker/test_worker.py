@@ -6,6 +6,7 @@ activation can go, and who gets its slot back.
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from contextlib import AsyncExitStack
 
@@ -34,6 +35,7 @@ from mayfly.domain.ids import WorkerId, new_id
 from mayfly.domain.limits import Limits
 from mayfly.domain.worker import WorkerBeat
 from mayfly.services.activations import Activations
+from mayfly.services.call import Call
 from mayfly.services.invoke import Invoker
 from mayfly.services.janitor import YOUNG_S, Janitor
 from mayfly.services.settle import settle_lost
@@ -79,6 +81,24 @@ async def test_a_hundred_calls_at_once_each_get_their_own_answer(world: World) -
 
     assert results == [str(number).encode() for number in range(100)]
     assert len({container for container, _ in world.runtime.calls}) == 100
+
+
+async def test_a_call_that_waits_does_not_hold_its_parameter(world: World) -> None:
+    """It lies in the queue: of an API server's memory a waiting call takes the same, however large its parameter is."""
+    function = await world.function()
+    parameter = bytes(1 << 20)
+    before = sys.getrefcount(parameter)
+    call = Call(function.user_id, function, parameter)
+    calling = asyncio.create_task(world.invoker.invoke(call))
+    await world.until(1)
+    async with asyncio.timeout(10):
+        while sys.getrefcount(parameter) > before:
+            await asyncio.sleep(0.01)
+
+    with pytest.raises(RuntimeError, match="in the queue"):
+        _ = call.parameter
+    async with world.worker():
+        assert (await calling).result == parameter
 
 
 @pytest.mark.F11

@@ -33,6 +33,7 @@ from mayfly.domain.function import Function
 from mayfly.domain.ids import FunctionName, UserId, new_id
 from mayfly.domain.limits import Limits
 from mayfly.domain.worker import LEASE_S
+from mayfly.services import call as calls
 from mayfly.services.invoke import Invoker
 from mayfly.services.janitor import FENCE_S, Janitor
 from tests.support.bus import Installation, installation
@@ -159,7 +160,7 @@ class Scene:
 
     async def _outcome(self, function: Function) -> MayflyError:
         with pytest.raises(MayflyError) as caught:
-            await self.invoker.invoke(function.user_id, function, b"")
+            await self.invoker.invoke(calls.Call(function.user_id, function, b""))
         return caught.value
 
 

@@ -27,7 +27,7 @@ from mayfly.api.write import accepted, result
 from mayfly.domain.errors import IdempotencyConflict, InvalidRequest, ParameterNotText, ParameterTooLarge
 from mayfly.domain.idempotency import KEY_MAX_CHARACTERS
 from mayfly.domain.limits import TIMEOUT_MAX_S, TIMEOUT_MIN_S
-from mayfly.services.call import CallOptions
+from mayfly.services.call import Call, CallOptions
 
 
 async def _called(request: Request) -> Response:
@@ -144,13 +144,13 @@ async def invoke(
         idempotency_key=_key(idempotency_key, times=len(request.headers.getlist("idempotency-key"))),
         user_limit=caller.max_activations,
     )
-    parameter = await read_parameter(request, function.parameter)
+    call = Call(caller.user_id, function, await read_parameter(request, function.parameter), options)
     if _prefers_async(prefer or []):
         with state.metrics.submission():
-            record = await state.invoker.submit(caller.user_id, function, parameter, options)
+            record = await state.invoker.submit(call)
         return accepted(record)
     with state.metrics.call(options.received_at):
-        succeeded = await state.invoker.invoke(caller.user_id, function, parameter, options)
+        succeeded = await state.invoker.invoke(call)
     return result(succeeded, received_at=options.received_at)
 
 
