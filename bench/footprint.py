@@ -3,10 +3,11 @@ What is in memory while nothing runs: an API server and a worker at rest, a call
 
     sudo scripts/bench footprint [--json FILE]
 
-A call that waits is in the queue: what a role has grown by, from when each caller was connected and had been answered one
-such call, by the number of calls. A held container is one that has been created and whose command has not been started. It is
-measured in a process of its own, as a worker would have it: several are made, and each costs its processes'
-proportional set size, the kernel's memory that its cgroup is charged for, and what the one who made it has grown by.
+A call that waits is in the queue: what a role has grown by, from when each caller was connected and had been answered
+one such call, by the number of calls. A held container is one that has been created and whose command has not been
+started. It is measured in a process of its own, as a worker would have it: several are made, and each costs its
+processes' proportional set size, the kernel's memory that its cgroup is charged for, and what the one who made it has
+grown by.
 """
 
 from __future__ import annotations

@@ -248,18 +248,18 @@ async def _set(stores: Stores, name: str, changes: dict[str, object]) -> None:
 
 async def _delete_all(store: Store[T], owner: UserId) -> None:
     """Delete all of a user's entries but records of activations that have not ended; those have their time to live."""
-    room = asyncio.Semaphore(DELETED_AT_ONCE)
+    left = iter(await store.keys(owner))
 
-    async def delete(key: str) -> None:
-        async with room:
+    async def delete_some() -> None:
+        for key in left:  # there may be very many, so there is no task for each
             try:
                 while (entry := await store.get(key)) and not _in_flight(entry.value):
                     if await _is_deleted(store, entry):
-                        return
+                        break
             except Undecodable as error:  # it is nobody's any more, and no reason to keep the account
                 log.error("user.entry-undecodable", key=key, error=str(error))
 
-    await asyncio.gather(*(delete(key) for key in await store.keys(owner)))
+    await asyncio.gather(*(delete_some() for _ in range(DELETED_AT_ONCE)))
 
 
 async def _is_deleted(store: Store[T], entry: Entry[T]) -> bool:

@@ -214,6 +214,46 @@ async def test_without_a_server_nothing_hangs(nats: Installation, store: Store[F
     assert entry.value == function
 
 
+async def test_a_long_list_of_keys_lets_others_have_their_turn(
+    store: Store[Function], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more than so many keys are dealt with at a time, and between two portions whoever else is ready has a turn."""
+    monkeypatch.setattr("mayfly.bus.store.PORTION", 5)
+    user = new_id()
+    for number in range(23):
+        function = a_function(user, f"f{number}")
+        await store.create(function.key, function)
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    busy = asyncio.create_task(other())
+    portions, seen = [], []
+    async for portion in store.portions(user):
+        portions.append(portion)
+        seen.append(turns)
+    busy.cancel()
+
+    assert [len(portion) for portion in portions] == [5, 5, 5, 5, 3]
+    assert sorted(key for portion in portions for key in portion) == await store.keys(user)
+    assert len(set(seen)) == len(seen)
+
+
+async def test_keys_that_are_written_with_escapes_are_listed(bus: Bus, nats: Installation) -> None:
+    """JSON escapes some characters; nothing of ours has any in a key, and a list shows what is there all the same."""
+    odd = 'a"b\\:1,"c'
+    async with nats.connect("admin") as admin:
+        await admin.js.publish(kv_subject(FUNCTIONS, f"x.{odd}"), b"")
+        await admin.js.publish(kv_subject(FUNCTIONS, "x.<é>"), b"")
+        keys = await Store(bus, FUNCTIONS, Function).keys("x")
+
+    assert keys == ["x.<é>", f"x.{odd}"]
+
+
 async def test_more_keys_than_fit_into_one_answer_are_all_listed(bus: Bus, store: Store[Function]) -> None:
     """nats-server names 100,000 at a time; who has more is shown the last ones, too."""
     user = new_id()

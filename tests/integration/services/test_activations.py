@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 
+from mayfly.bus import store
 from mayfly.bus.connection import Bus
 from mayfly.bus.responses import Listener
 from mayfly.bus.schema import LEAK_BACKSTOP_S
@@ -32,14 +34,15 @@ class Counting(Store[Activation]):
         self.listed = self.at_once = self.most_at_once = 0
         self.may = asyncio.Event()
 
-    async def keys(self, prefix: str | None = None) -> list[str]:
+    async def portions(self, prefix: str | None = None) -> AsyncIterator[list[str]]:
         """List them."""
         self.listed += 1
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         await self.may.wait()
         self.at_once -= 1
-        return await super().keys(prefix)
+        async for keys in super().portions(prefix):
+            yield keys
 
 
 async def test_pages_that_are_asked_for_at_once_cost_one_look_at_a_time(nats: Installation) -> None:
@@ -85,6 +88,31 @@ async def test_a_page_looks_at_so_many_records_only(nats: Installation, monkeypa
 
     assert pages == [[], [], [works[0].ulid]]
     assert ([record.ulid for record in everything], more) == ([work.ulid for work in reversed(works)], None)
+
+
+async def test_pages_are_the_same_in_small_portions(nats: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Records of three API servers, whose keys come in portions of four: the pages have all of them, once each, the newest
+    first, and go on after the last one whatever has come since.
+    """
+    monkeypatch.setattr(store, "PORTION", 4)
+    async with nats.connect("admin") as bus:
+        world = World(nats, bus)
+        function = await world.function()
+        works = []
+        for _ in range(3):
+            world.listener = Listener(new_id())
+            works += [await world.queued(function) for _ in range(5)]
+        listed = Activations(bus, Stores.on(bus), Listener(new_id()), keep_s=3600)
+
+        first, after = await listed.list(function.user_id, limit=6)
+        await world.queued(function)
+        rest, end = await listed.list(function.user_id, limit=20, after=after)
+
+    newest = sorted((work.ulid for work in works), reverse=True)
+    assert [record.ulid for record in first] == newest[:6]
+    assert [record.ulid for record in rest] == newest[6:]
+    assert end is None
 
 
 async def test_a_call_that_an_outage_outlived_does_not_run_for_ever(nats: Installation) -> None:
