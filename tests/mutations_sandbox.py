@@ -449,9 +449,23 @@ SANDBOX: Final = (
     ),
     Mutation(
         safeguard="the proof of access to an image",
-        file="src/mayfly/images/store.py",
+        file="src/mayfly/images/trees.py",
         old="if tree is None or not tree.owners & {owner, EVERYBODY}:",
         new="if tree is None:",
         tests=("tests/integration/images/test_store.py::test_each_owner_proves_access",),
+    ),
+    Mutation(
+        safeguard="images that workers share: that nobody removes what another uses",
+        file="src/mayfly/images/trees.py",
+        old="descriptor = lock_directory(directory, how=fcntl.LOCK_EX)",
+        new="descriptor = lock_directory(directory, how=fcntl.LOCK_SH)",
+        tests=("tests/integration/images/test_shared_store.py::test_nobody_removes_what_another_uses",),
+    ),
+    Mutation(
+        safeguard="images that workers share: that who comes later looks for what was pulled",
+        file="src/mayfly/images/store.py",
+        old="            if image := self._trees.usable(digest, owner):  # another process was faster\n",
+        new="            if image := None:  # another process was faster\n",
+        tests=("tests/integration/images/test_shared_store.py::test_workers_that_want_the_same_pull_once",),
     ),
 )

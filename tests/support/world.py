@@ -24,7 +24,7 @@ from mayfly.domain.activation import Activation, State, Steps, Work
 from mayfly.domain.function import Function
 from mayfly.domain.ids import Digest, FunctionName, UserId, WorkerId, new_id, new_ulid
 from mayfly.domain.image import ProcessConfig
-from mayfly.images.store import PreparedImage
+from mayfly.images.trees import PreparedImage
 from mayfly.services.call import PLAIN, Call, CallOptions
 from mayfly.services.cancel import Canceller
 from mayfly.services.invoke import Invoker
@@ -43,6 +43,7 @@ class OneImage:
 
     error: Exception | None = None
     delay_s = 0.0
+    count = 1
     rootfs = Path("/")
 
     def __init__(self) -> None:
@@ -63,10 +64,6 @@ class OneImage:
     def lease(self, _: Digest) -> nullcontext[None]:
         """Nothing is ever removed."""
         return nullcontext()
-
-    def list(self) -> list[PreparedImage]:
-        """Nobody asks."""
-        return []
 
 
 class World:

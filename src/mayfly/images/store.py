@@ -1,18 +1,18 @@
 """
 The store of unpacked images: one tree per digest, run by whoever has proved access to it.
 
-Layout of the directory, which is root's alone:
-    trees/<hex>/rootfs        the unpacked image, ownership shifted
-    trees/<hex>/image.json    its configuration and size
-    trees/<hex>/owners/<id>   this user has pulled it from the registry named in a registration of their own
-    pulls/                    what is under way; emptied at a start
+Layout of the directory, which is root's alone, and which the workers of a machine may share:
+    trees/    the unpacked images: see `images.trees`
+    names/    what was imported under which name
+    pulls/    what is under way; what is left of that by dead processes is removed at a start
+    locks/    what processes do one after the other
 
 Guarantees:
 - a user's function runs from a tree only after that user's own pull of every blob of it: a digest is no secret, so
   knowing it, or a registry that serves somebody else's manifest, gives nobody another's private image;
 - a user's own credentials for a registry are shown to that registry, in that user's own pulls;
-- a tree appears whole, by a rename, or not at all;
-- one pull per user and digest at a time, whoever asks; a tree in use is never removed. Rows: F4, F6.
+- one pull per user and digest at a time, whoever asks, in whichever process; who comes later finds what was pulled;
+- a tree appears whole or not at all, and one in use is never removed. Rows: F4, F6.
 """
 
 from __future__ import annotations
@@ -21,64 +21,32 @@ import asyncio
 import fcntl
 import os
 import tarfile
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
-
-import msgspec
-import structlog
 
 from mayfly.domain.errors import ImageUnavailable, InvalidRequest
 from mayfly.domain.ids import Digest, UserId, new_id
-from mayfly.domain.image import ProcessConfig
 from mayfly.domain.registry import OpenedCredentials
+from mayfly.images.locks import alone, held, lock_directory
 from mayfly.images.login import login_file
 from mayfly.images.policy import RegistryPolicy
 from mayfly.images.proxy import Enclosure, RegistryProxy, best_enclosure
 from mayfly.images.pull import Pulled, Source, fetch, inspect, pull
 from mayfly.images.reference import LOCAL, ImageReference, parse_reference
 from mayfly.images.tree import remove, too_large
-
-log = structlog.get_logger()
+from mayfly.images.trees import EVERYBODY, PreparedImage, Trees
 
 FindCredentials = Callable[[UserId, str], Awaitable[OpenedCredentials | None]]
 
-EVERYBODY = "everybody"  # as an owner: the operator's own images
+ROOMS = ("trees", "names", "pulls", "locks")
 PULL_OUTCOMES = ("pulled", "failed")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreparedImage:
-    """An image that can be run now."""
-
-    digest: Digest
-    rootfs: Path
-    config: ProcessConfig
-    size_bytes: int
-
-
-class _Saved(msgspec.Struct, frozen=True, kw_only=True):
-    """What image.json holds."""
-
-    digest: Digest
-    config: ProcessConfig
-    size_bytes: int
-
-
-@dataclass
-class _Tree:
-    """A tree as this process knows it."""
-
-    image: PreparedImage
-    owners: set[str] = field(default_factory=set)
-    used_at: float = 0.0
-
-
 class ImageStore:
-    """The store; an async context manager. One process at a time may pull into a directory, several may read it."""
+    """The store; an async context manager. Several processes of one machine may have one in the same directory."""
 
     def __init__(
         self,
@@ -94,8 +62,7 @@ class ImageStore:
     ) -> None:
         """
         Nothing is touched before the context is entered. *credentials* finds a user's own for a registry, which go
-        before those of *auth_file*. *may_evict* is for the worker alone, which knows what is in use; anybody else
-        refuses what does not fit.
+        before those of *auth_file*. Who *may_evict* nothing refuses what does not fit.
         """
         self._may_evict = may_evict
         self._directory = directory
@@ -106,24 +73,18 @@ class ImageStore:
         self._max_unpacked_bytes = max_unpacked_bytes
         self._cache_bytes = cache_bytes
         self.enclosure = Enclosure.NAMESPACE
-        self._trees: dict[Digest, _Tree] = {}
-        self._leases: Counter[Digest] = Counter()
+        self._trees = Trees(directory / "trees", leaving=self._pulls_dir)
         self._flights: dict[tuple[str, str], asyncio.Task[PreparedImage]] = {}
         self.pulls: Counter[str] = Counter()  # by outcome
 
     async def __aenter__(self) -> ImageStore:
         """Find what is there; remove what an earlier process left half-done."""
-        for directory in (self._directory, self._trees_dir, self._pulls_dir, self._names_dir):
+        for directory in (self._directory, *(self._directory / each for each in ROOMS)):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left in self._pulls_dir.iterdir():
-            if not _is_held(left):
-                await asyncio.to_thread(remove, left)
-        for tree in self._trees_dir.iterdir():
-            try:
-                self._load(tree)
-            except (OSError, msgspec.MsgspecError) as error:  # as a power cut leaves it
-                log.warning("image.unreadable", tree=tree.name, error=str(error))
-                await self._discard(tree)
+        with held(self._pulls_dir, how=fcntl.LOCK_EX):  # nobody is between making a directory and locking it
+            left = [each for each in self._pulls_dir.iterdir() if not _is_held(each)]
+        for each in (*left, *self._trees.read_all()):
+            await asyncio.to_thread(remove, each)
         self.enclosure = await best_enclosure()
         return self
 
@@ -135,12 +96,17 @@ class ImageStore:
 
     @property
     def usage_bytes(self) -> int:
-        """What all trees take."""
-        return sum(tree.image.size_bytes for tree in self._trees.values())
+        """What all trees take that this process knows."""
+        return self._trees.usage_bytes
+
+    @property
+    def count(self) -> int:
+        """How many images this process knows."""
+        return len(self._trees)
 
     def list(self) -> list[PreparedImage]:
-        """List the images that are here."""
-        return [tree.image for tree in self._trees.values()]
+        """List the images that this process knows."""
+        return list(self._trees)
 
     async def resolve(self, reference: ImageReference, *, owner: UserId) -> PreparedImage:
         """
@@ -163,21 +129,20 @@ class ImageStore:
 
         Raises: ImageUnavailable, with the registry's own words.
         """
-        if image := self._usable(digest, owner):
+        if image := self._trees.usable(digest, owner):
             return image
         if reference.is_local:
             return self._local(reference.pinned(digest))
         await self._policy.check(reference)
         return await self._single_flight(reference, digest, owner)
 
-    @contextmanager
-    def lease(self, digest: Digest) -> Iterator[None]:
-        """Keep a tree from being removed."""
-        self._leases[digest] += 1
-        try:
-            yield
-        finally:
-            self._leases[digest] -= 1
+    def lease(self, digest: Digest) -> AbstractContextManager[None]:
+        """
+        Keep a tree from being removed, by this process or another.
+
+        Raises: ImageUnavailable when it is gone.
+        """
+        return self._trees.lease(digest)
 
     async def import_image(self, source: str, name: str) -> Digest:
         """
@@ -194,89 +159,56 @@ class ImageStore:
         self._name_file(reference).write_text(image.digest)
         return image.digest
 
-    def _usable(self, digest: Digest, owner: UserId) -> PreparedImage | None:
-        tree = self._trees.get(digest)
-        if tree is None or not tree.owners & {owner, EVERYBODY}:
-            return None
-        tree.used_at = time.time()
-        return tree.image
-
     def _local(self, reference: ImageReference) -> PreparedImage:
         digest = reference.digest
         if digest is None and self._name_file(reference).exists():
             digest = Digest(self._name_file(reference).read_text())
-        tree_dir = self._tree_dir(digest) if digest else None
-        tree = self._trees.get(digest) if digest else None
-        if tree_dir and tree_dir.exists() and (tree is None or EVERYBODY not in tree.owners):
-            tree = self._load(tree_dir)  # imported while this process runs
-        if tree is None or EVERYBODY not in tree.owners:
+        image = self._trees.usable(digest, EVERYBODY) if digest else None
+        if image is None:
             raise ImageUnavailable(
                 f"There is no imported image {reference.repository!r} on this worker: the operator's "
                 "`mayfly images import FILE NAME` makes local/NAME."
             )
-        tree.used_at = time.time()
-        return tree.image
+        return image
 
     async def _fetch(self, reference: ImageReference, digest: Digest, owner: UserId) -> PreparedImage:
         """Pull for one owner. A tree that is here already is not unpacked again, but every blob is fetched."""
         pinned = reference.pinned(digest)
-        async with self._pull_directory() as work, self._in_time(), self._source(pinned, owner) as source:
-            if digest in self._trees:
+        only_one = self._directory / "locks" / f"{digest.removeprefix('sha256:')}-{owner}"
+        async with self._pull_directory() as work, self._in_time(), alone(only_one):
+            if image := self._trees.usable(digest, owner):  # another process was faster
+                return image
+            async with self._source(pinned, owner) as source:
+                image = await self._fetch_from(source, digest, owner, work)
+        self.pulls["pulled"] += 1
+        return image
+
+    async def _fetch_from(self, source: Source, digest: Digest, owner: UserId, work: Path) -> PreparedImage:
+        if self._trees.find(digest):
+            with self._trees.lease(digest):
                 await fetch(source, digest, work, max_bytes=self._max_unpacked_bytes)
-                return self._grant(digest, owner)
-            pulled = await pull(source, digest, work, max_bytes=self._max_unpacked_bytes)
-            return await self._keep(pulled, owner)
+                return self._trees.give(digest, owner)
+        pulled = await pull(source, digest, work, max_bytes=self._max_unpacked_bytes)
+        return await self._keep(pulled, owner)
 
     async def _keep(self, pulled: Pulled, owner: str) -> PreparedImage:
-        """Move a fresh tree into the store, whole."""
-        target = self._tree_dir(pulled.digest)
-        if not target.exists():
-            await self._make_room(pulled.size_bytes)
-        if not target.exists():  # nobody was quicker meanwhile
-            saved = _Saved(digest=pulled.digest, config=pulled.config, size_bytes=pulled.size_bytes)
-            bundle = pulled.rootfs.parent
-            (bundle / "image.json").write_bytes(msgspec.json.encode(saved))
-            (bundle / "owners").mkdir()
-            bundle.chmod(0o700)
-            bundle.rename(target)
-        self._load(target)
-        return self._grant(pulled.digest, owner)
-
-    def _grant(self, digest: Digest, owner: str) -> PreparedImage:
-        tree = self._trees.get(digest)
-        if tree is None:
-            raise ImageUnavailable("The image was removed to make room just now; try again.")
-        (self._tree_dir(digest) / "owners" / owner).touch()
-        tree.owners.add(owner)
-        tree.used_at = time.time()
-        return tree.image
+        """Move a fresh tree into the store, whole; one process after the other, as they share the room."""
+        async with alone(self._directory / "locks" / "room"):
+            if not self._trees.find(pulled.digest):  # nobody was quicker meanwhile
+                await self._make_room(pulled.size_bytes)
+                self._trees.add(
+                    pulled.rootfs.parent, digest=pulled.digest, config=pulled.config, size_bytes=pulled.size_bytes
+                )
+            return self._trees.give(pulled.digest, owner)
 
     async def _make_room(self, needed: int) -> None:
         """Remove the longest unused trees until *needed* bytes fit; none in use, and none that was imported."""
-        for digest, tree in sorted(self._trees.items(), key=lambda item: item[1].used_at):
-            if self.usage_bytes + needed <= self._cache_bytes:
-                return
-            if self._may_evict and self._leases[digest] <= 0 and EVERYBODY not in tree.owners:
-                log.info("image.evicted", digest=digest, size_bytes=tree.image.size_bytes)
-                del self._trees[digest]
-                await self._discard(self._tree_dir(digest))
+        for unreadable in self._trees.read_all():
+            await asyncio.to_thread(remove, unreadable)
+        for out in self._trees.take_out_unused(needed, most=self._cache_bytes) if self._may_evict else ():
+            await asyncio.to_thread(remove, out)
         if self.usage_bytes + needed > self._cache_bytes:
             raise ImageUnavailable("This worker's image cache is full of images in use; try again later.")
-
-    async def _discard(self, tree: Path) -> None:
-        """Take a tree out at once, and remove its files without holding anybody up."""
-        leaving = self._pulls_dir / f"leaving-{new_id()}"
-        os.rename(tree, leaving)  # noqa: PTH104 - a rename does not block
-        await asyncio.to_thread(remove, leaving)
-
-    def _load(self, tree: Path) -> _Tree:
-        saved = msgspec.json.decode((tree / "image.json").read_bytes(), type=_Saved)
-        image = PreparedImage(
-            digest=saved.digest, rootfs=tree / "rootfs", config=saved.config, size_bytes=saved.size_bytes
-        )
-        owners = {entry.name: entry.stat().st_mtime for entry in (tree / "owners").iterdir()}
-        loaded = self._trees[saved.digest] = _Tree(image, set(owners), max(owners.values(), default=0.0))
-        return loaded
 
     @asynccontextmanager
     async def _source(self, reference: ImageReference, owner: UserId) -> AsyncIterator[Source]:
@@ -310,8 +242,7 @@ class ImageStore:
     def _landed(self, key: tuple[str, str], flight: asyncio.Task[PreparedImage]) -> None:
         self._flights.pop(key, None)
         if not flight.cancelled():
-            failed = flight.exception()  # whoever still waits has it; nobody else needs to know
-            self.pulls["pulled"] += failed is None
+            flight.exception()  # whoever still waits has it; nobody else needs to know
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
@@ -329,44 +260,32 @@ class ImageStore:
 
     @asynccontextmanager
     async def _pull_directory(self) -> AsyncIterator[Path]:
+        """Have one, locked, so that another process which opens the store leaves it alone."""
         work = self._pulls_dir / new_id()
-        work.mkdir(mode=0o700)
-        held = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
+        with held(self._pulls_dir, how=fcntl.LOCK_SH):
+            work.mkdir(mode=0o700)
+            descriptor = lock_directory(work, how=fcntl.LOCK_EX)
         try:
-            fcntl.flock(held, fcntl.LOCK_EX)  # so that another process that opens the store leaves it alone
             yield work
         finally:
-            os.close(held)
+            if descriptor is not None:
+                os.close(descriptor)
             await asyncio.to_thread(remove, work)
-
-    @property
-    def _trees_dir(self) -> Path:
-        return self._directory / "trees"
 
     @property
     def _pulls_dir(self) -> Path:
         return self._directory / "pulls"
 
-    @property
-    def _names_dir(self) -> Path:
-        return self._directory / "names"
-
-    def _tree_dir(self, digest: Digest) -> Path:
-        return self._trees_dir / digest.removeprefix("sha256:")
-
     def _name_file(self, reference: ImageReference) -> Path:
-        return self._names_dir / f"{reference.repository}:{reference.tag}".replace("/", "%")
+        return self._directory / "names" / f"{reference.repository}:{reference.tag}".replace("/", "%")
 
 
 def _is_held(directory: Path) -> bool:
     """Whether a living process works in a pull's directory."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    descriptor = lock_directory(directory, how=fcntl.LOCK_EX)
+    if descriptor is None:
         return True
-    finally:
-        os.close(descriptor)
+    os.close(descriptor)
     return False
 
 

@@ -14,7 +14,8 @@ from mayfly.domain.errors import InternalError, MayflyError
 from mayfly.domain.function import Function
 from mayfly.domain.image import ImageAnswer, PrepareImage
 from mayfly.images.reference import parse_reference
-from mayfly.images.store import ImageStore, PreparedImage
+from mayfly.images.store import ImageStore
+from mayfly.images.trees import PreparedImage
 
 log = structlog.get_logger()
 

@@ -160,7 +160,7 @@ class Worker:
             runtime=self._tools.runtime.name,
             slots=self._slots,
             running=len(self._tasks),
-            images=len(self._tools.images.list()),
+            images=self._tools.images.count,
             started_at=self._started_at,
             beat_at=time.time(),
             egress=self._tools.runtime.offers_egress,

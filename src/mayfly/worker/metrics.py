@@ -73,7 +73,7 @@ class WorkerMetrics(Metrics):
         used = self._gauge("mayfly_image_cache_bytes", "What the unpacked images on this worker take.")
         used.set_function(lambda: self._images.usage_bytes if self._images else 0)
         count = self._gauge("mayfly_image_cache_images", "Unpacked images on this worker.")
-        count.set_function(lambda: len(self._images.list()) if self._images else 0)
+        count.set_function(lambda: self._images.count if self._images else 0)
         self._counted_elsewhere(
             "mayfly_image_pulls_total",
             "Images fetched from a registry, or not: `failed` is the registry's refusal or silence as well as an image "

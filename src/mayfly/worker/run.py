@@ -45,7 +45,8 @@ from mayfly.domain.errors import (
 from mayfly.domain.ids import WorkerId, new_id
 from mayfly.domain.secret import Delivery, OpenedSecret
 from mayfly.images.mount_points import check_secrets_place
-from mayfly.images.store import ImageStore, PreparedImage
+from mayfly.images.store import ImageStore
+from mayfly.images.trees import PreparedImage
 from mayfly.services.sealing import Opener
 from mayfly.worker.call import call_of
 from mayfly.worker.endings import CancelledBy, Verdict, verdict_of, verdict_of_failure
@@ -242,6 +243,7 @@ class Run:
         function = self._work.function
         try:
             image = await prepare_image(self._tools.images, self._tools.stores, function)
+            self._leases.enter_context(self._tools.images.lease(image.digest))
         except QueueUnavailable:
             raise
         except MayflyError as error:
@@ -251,7 +253,6 @@ class Run:
         return image
 
     async def _create_container(self, image: PreparedImage) -> None:
-        self._leases.enter_context(self._tools.images.lease(image.digest))
         function = self._work.function
         spec = ContainerSpec(
             id=new_id(),
