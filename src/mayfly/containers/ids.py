@@ -13,7 +13,6 @@ range of the images.
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import tempfile
 from collections import deque
@@ -25,6 +24,7 @@ from pathlib import Path
 import structlog
 
 from mayfly.containers import mounts
+from mayfly.containers.id_blocks import Blocks
 from mayfly.domain.sandbox import FIRST_HOST_ID, ID_COUNT, OWN_HOST_IDS
 
 log = structlog.get_logger()
@@ -112,8 +112,8 @@ class OwnIds:
         """Have none yet. *program* makes user namespaces, also those of containers if they are to be joined."""
         self._program = program
         self._is_joined = is_joined
-        self._begin = secrets.randbelow(len(OWN_HOST_IDS))  # no other worker on this machine is likely to begin near
-        self._made = 0
+        self._blocks: Blocks | None = None
+        self._unmade: deque[int] = deque()  # where ranges of our blocks begin
         self._free: deque[IdRange] = deque()
         self._descriptors = ExitStack()
 
@@ -125,6 +125,7 @@ class OwnIds:
         """
         try:
             images.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._blocks = Blocks(images / "users", OWN_HOST_IDS)
             self._free.extend(self._make() for _ in range(min(count, READY_MAX)))
             _try(self._free[0], images=images, directory=directory)
         except OSError:
@@ -148,11 +149,13 @@ class OwnIds:
         """Give back all of it. No container may have any."""
         self._free.clear()
         self._descriptors.close()
+        if self._blocks:
+            self._blocks.close()
 
     def _make(self) -> IdRange:
-        if self._made == len(OWN_HOST_IDS):
-            raise OSError("There are no user ids left: all ranges are taken by containers that could not be removed.")
-        first = OWN_HOST_IDS[(self._begin + self._made) % len(OWN_HOST_IDS)]
+        if not self._unmade and self._blocks:
+            self._unmade.extend(self._blocks.take())
+        first = self._unmade[0]
         with ExitStack() as made:
             shift = self._namespace(made, maker=0, inside=FIRST_HOST_ID, first=first)
             # All containers of a range have this one after the other: its maps are written, and for all else that could
@@ -160,7 +163,7 @@ class OwnIds:
             # in it; that must not be root.
             joined = self._namespace(made, maker=first, inside=0, first=first) if self._is_joined else None
             self._descriptors.push(made.pop_all())
-        self._made += 1
+        self._unmade.popleft()
         return IdRange(first=first, user_namespace=joined, shift=shift)
 
     def _namespace(self, made: ExitStack, *, maker: int, inside: int, first: int) -> int:
