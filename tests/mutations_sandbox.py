@@ -455,6 +455,13 @@ SANDBOX: Final = (
         tests=("tests/integration/images/test_store.py::test_each_owner_proves_access",),
     ),
     Mutation(
+        safeguard="users of workers that share images: that no two have the same",
+        file="src/mayfly/containers/id_blocks.py",
+        old="fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        new="fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)",
+        tests=("tests/contract/test_ids.py::test_workers_that_share_images_have_no_range_in_common[crun]",),
+    ),
+    Mutation(
         safeguard="images that workers share: that nobody removes what another uses",
         file="src/mayfly/images/trees.py",
         old="descriptor = lock_directory(directory, how=fcntl.LOCK_EX)",

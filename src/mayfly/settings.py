@@ -323,11 +323,29 @@ class EgressSettings(Settings):
         )
 
 
-class WorkerSettings(LogSettings, NatsSettings, ImageSettings, EgressSettings, MetricsSettings, SealingSettings):
-    """A worker."""
+class SlotSettings(Settings):
+    """How much runs at once on one machine."""
 
     slots: Annotated[int, Field(ge=1, le=4096)] = 4 * CORES
     """Activations run at once."""
+
+    worker_processes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that see to those slots, each with a share of them. One is busy with one core at the most, beside the
+    functions themselves. They share the images, and have a directory each in the one for state, a port each from that
+    for metrics on, and for egress a part each of the addresses. Each takes some 60 MiB."""
+
+    @field_validator("worker_processes")
+    @classmethod
+    def _a_slot_for_each(cls, value: int, info: ValidationInfo) -> int:
+        if value > info.data.get("slots", value):
+            raise ValueError("may not be more than there are slots")
+        return value
+
+
+class WorkerSettings(
+    LogSettings, NatsSettings, SlotSettings, ImageSettings, EgressSettings, MetricsSettings, SealingSettings
+):
+    """A worker."""
 
     runtime: Literal["auto", "native", "crun", "runc", "docker", "confined"] = "auto"
     """What starts containers. `auto` takes native, Mayfly's own launcher, where it works (Linux 5.12), else crun, else
@@ -343,7 +361,7 @@ class WorkerSettings(LogSettings, NatsSettings, ImageSettings, EgressSettings, M
     """For what lives no longer than the worker: bundles, mounts, the runtime's own state."""
 
     image_dir: Path = Path("/var/lib/mayfly/images")
-    """For unpacked images. Lasting, private to the worker."""
+    """For unpacked images. Lasting; several workers of a machine may have the same one, and nobody else."""
 
     launcher_dir: Path | None = None
     """Where the C programs are, if not in the package."""
@@ -367,7 +385,7 @@ class BootstrapSettings(LogSettings, NatsSettings, AdmissionSettings):
     """Room for results and logs in all, in bytes; the oldest go first."""
 
 
-class UpSettings(LogSettings, AdmissionSettings, ImageSettings, EgressSettings, MetricsSettings):
+class UpSettings(LogSettings, AdmissionSettings, SlotSettings, ImageSettings, EgressSettings, MetricsSettings):
     """`mayfly up`: the whole system on one machine, for development."""
 
     data_dir: Path = Path("/var/lib/mayfly")
@@ -375,9 +393,6 @@ class UpSettings(LogSettings, AdmissionSettings, ImageSettings, EgressSettings, 
 
     listen: str = "127.0.0.1:8443"
     """Address and port of the HTTPS listener. Anything but loopback needs `--listen-anywhere` as well."""
-
-    slots: Annotated[int, Field(ge=1, le=4096)] = 4 * CORES
-    """Activations run at once."""
 
     runtime: Literal["auto", "native", "crun", "runc"] = "auto"
     """What starts containers. `auto` takes native, Mayfly's own launcher, where it works, else crun, else runc."""
@@ -521,6 +536,11 @@ def load(role: type[S], **given: Any) -> S:
         return role(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         raise SettingsError("\n".join(_sentence(dict(problem)) for problem in error.errors())) from None
+
+
+def whole_environment() -> dict[str, str]:
+    """Everything in the environment, for a child that has the same role."""
+    return dict(os.environ)
 
 
 def known_names() -> set[str]:

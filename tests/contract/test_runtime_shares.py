@@ -6,10 +6,11 @@ import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 
-from mayfly.containers.cgroups import USER
+from mayfly.containers.cgroups import USER, open_cgroups, read_int
 from mayfly.containers.held import HeldContainer
 from mayfly.containers.local import LocalRuntime
 from mayfly.containers.runtime import Call
@@ -59,6 +60,29 @@ async def test_a_users_group_goes_with_his_last_call(world: World) -> None:
                 assert _users(world) == {first, second}
             assert _users(world) == {second}
     assert _users(world) == set()
+
+
+def test_several_workers_of_a_machine_are_capped_together() -> None:
+    """Their functions leave something to the system, all in all; and the last one takes their common group along."""
+    name = f"mayfly-{new_id()}"
+    one, other = (open_cgroups(f"{name}-{number}", within=f"{name}-all", cores=2.0) for number in (1, 2))
+    common = one.parent.parent
+    try:
+        assert other.parent.parent == common
+        assert (_cap(common), _cap(one.parent), _cap(other.parent)) == (175_000, None, None)
+    finally:
+        one.close()
+        assert other.parent.exists()
+        other.close()
+    assert not common.exists()
+
+
+def _cap(group: Path) -> int | None:
+    """Microseconds of a tenth of a second that a group may have; None without a bound."""
+    if (quota := group / "cpu.cfs_quota_us").exists():
+        return read_int(quota) if read_int(quota) > 0 else None
+    most = (group / "cpu.max").read_text().split()[0]
+    return None if most == "max" else int(most)
 
 
 async def _running(stack: AsyncExitStack, world: World, script: str, owner: UserId) -> HeldContainer:

@@ -25,15 +25,16 @@ async def seconds_until_nothing_is_left(up: Up) -> float:
 
 def leftovers(up: Up) -> dict[str, list[str]]:
     """List what a container could leave on this machine: processes, mounts, cgroups and directories."""
-    group = group_name(up.data_dir / "run")  # other installations may be busy on this machine
+    groups = {group_name(state) for state in state_directories(up)}  # others may be busy on this machine
     found = {
         "processes": function_processes(up),
         "mounts": function_mounts(up),
-        "cgroups": [str(path) for path in directories_below(Path("/sys/fs/cgroup")) if group in path.parent.parts],
+        "cgroups": [str(path) for path in directories_below(Path("/sys/fs/cgroup")) if groups & set(path.parent.parts)],
         "directories": [
             str(path)
             for pid in worker_pids(up)
-            for path in directories_below(Path(f"/proc/{pid}/root/{up.data_dir}/run/containers"))
+            for state in state_directories(up)
+            for path in directories_below(Path(f"/proc/{pid}/root/{state}/containers"))
             if _is_a_container(path)
         ],
     }
@@ -43,6 +44,11 @@ def leftovers(up: Up) -> dict[str, list[str]]:
 def _is_a_container(path: Path) -> bool:
     """Containers have ids of their own form."""
     return bool(re.fullmatch(r"[a-z0-9]{24}", path.name))
+
+
+def state_directories(up: Up) -> list[Path]:
+    """Where a worker has its state, and each of several."""
+    return [up.data_dir / "run", *(up.data_dir / "run").glob("[0-9]*")]
 
 
 def worker_pids(up: Up) -> list[int]:

@@ -1,7 +1,8 @@
 """
 The worker's own cgroups: one for each container, made, limited, read and removed here.
 
-    mayfly-3f2a...          all containers: leaves something to the system, and weighs less than it
+    mayfly-3f2a...          all containers: leaves something to the system, and weighs less than it. (Of several
+                            workers, which are capped together: each has such a group in mayfly-5c1b...-all)
       user-x9k2...          those of one user: each user with something to compute has the same share of the processor
         b7q4...             one container, with its own limits
 
@@ -142,14 +143,23 @@ class CgroupV1:
 class Cgroups:
     """All cgroups of one worker."""
 
-    def __init__(self, parents: dict[str, Path], *, version: int, cores: float) -> None:
-        """*parents* is the group for all containers in each hierarchy, by controller; *cores* caps them together."""
+    def __init__(self, parents: dict[str, Path], *, version: int, cores: float, is_within: bool = False) -> None:
+        """
+        *parents* is the group for all containers in each hierarchy, by controller; *cores* caps them together, or
+        those of the workers whose groups are in the same one, if it *is_within* one.
+        """
         self.version = version
+        self._is_within = is_within
         self.cores = cores
         self._parents = parents
         self._has_swap = any((parents["memory"] / name).exists() for name in SWAP_FILES)
         self._containers: defaultdict[str, set[str]] = defaultdict(set)
         """Those of each owner: the first makes his group, the last takes it along."""
+
+    @property
+    def parent(self) -> Path:
+        """The group for all containers, where processor time is shared out."""
+        return self._parents["cpu"]
 
     @property
     def home(self) -> str:
@@ -242,6 +252,9 @@ class Cgroups:
         for parent in dict.fromkeys(self._parents.values()):
             with contextlib.suppress(FileNotFoundError):
                 parent.rmdir()
+            if self._is_within:
+                with contextlib.suppress(OSError):  # others are in it
+                    parent.parent.rmdir()
 
 
 def pids_in(directories: tuple[Path, ...]) -> set[int]:
@@ -289,9 +302,10 @@ def remove(directories: tuple[Path, ...]) -> list[Path]:
     return left
 
 
-def open_cgroups(name: str, *, cores: float | None = None) -> Cgroups:
+def open_cgroups(name: str, *, within: str | None = None, cores: float | None = None) -> Cgroups:
     """
-    Make (or take over) the group *name* for all containers, capped so that functions leave something to the system.
+    Make (or take over) the group *name* for all containers, capped so that functions leave something to the system; or
+    have it *within* a group of several workers, which are capped together.
 
     Raises: RuntimeFailed when a controller is missing or may not be written, with the remedy.
     """
@@ -299,8 +313,8 @@ def open_cgroups(name: str, *, cores: float | None = None) -> Cgroups:
     try:
         unified = unified_mount(mounts())
         if unified is not None:
-            return _open_v2(base_v2(unified) / name, cap)
-        return _open_v1(name, cap)
+            return _open_v2(base_v2(unified), name, within, cap)
+        return _open_v1(name, within, cap)
     except OSError as error:
         raise RuntimeFailed(
             f"The cgroup for functions cannot be made ({error}). The worker needs root, and in Docker CAP_SYS_ADMIN; "
@@ -356,13 +370,16 @@ def own_v2(unified: Path) -> Path:
     return unified
 
 
-def _open_v2(parent: Path, cap: float) -> Cgroups:
-    enable_v2(parent.parent)
-    parent.mkdir(exist_ok=True)
-    enable_v2(parent)
-    write(parent / "cpu.max", f"{int(cap * PERIOD_US)} {PERIOD_US}")
-    write(parent / "cpu.weight", WEIGHT_V2)
-    return Cgroups(dict.fromkeys(CONTROLLERS_V2, parent), version=2, cores=cap)
+def _open_v2(base: Path, name: str, within: str | None, cap: float) -> Cgroups:
+    enable_v2(base)
+    top = base / (within or name)
+    parent = top / name if within else top
+    for directory in dict.fromkeys((top, parent)):
+        directory.mkdir(exist_ok=True)
+        enable_v2(directory)
+    write(top / "cpu.max", f"{int(cap * PERIOD_US)} {PERIOD_US}")
+    write(top / "cpu.weight", WEIGHT_V2)
+    return Cgroups(dict.fromkeys(CONTROLLERS_V2, parent), version=2, cores=cap, is_within=within is not None)
 
 
 def enable_v2(directory: Path) -> None:
@@ -375,16 +392,20 @@ def enable_v2(directory: Path) -> None:
         write(directory / "cgroup.subtree_control", " ".join(f"+{controller}" for controller in CONTROLLERS_V2))
 
 
-def _open_v1(name: str, cap: float) -> Cgroups:
-    parents = {controller: (point / name).resolve() for controller, point in hierarchies_v1(mounts()).items()}
+def _open_v1(name: str, within: str | None, cap: float) -> Cgroups:
+    points = hierarchies_v1(mounts())
+    tops = {controller: (point / (within or name)).resolve() for controller, point in points.items()}
+    for top in tops.values():
+        top.mkdir(exist_ok=True)
+    with contextlib.suppress(OSError):  # newer kernels always count hierarchically and have no such switch
+        write(tops["memory"] / "memory.use_hierarchy", 1)
+    write(tops["cpu"] / "cpu.cfs_period_us", PERIOD_US)
+    write(tops["cpu"] / "cpu.cfs_quota_us", int(cap * PERIOD_US))
+    write(tops["cpu"] / "cpu.shares", SHARES_V1)
+    parents = {controller: top / name for controller, top in tops.items()} if within else tops
     for parent in parents.values():
         parent.mkdir(exist_ok=True)
-    with contextlib.suppress(OSError):  # newer kernels always count hierarchically and have no such switch
-        write(parents["memory"] / "memory.use_hierarchy", 1)
-    write(parents["cpu"] / "cpu.cfs_period_us", PERIOD_US)
-    write(parents["cpu"] / "cpu.cfs_quota_us", int(cap * PERIOD_US))
-    write(parents["cpu"] / "cpu.shares", SHARES_V1)
-    return Cgroups(parents, version=1, cores=cap)
+    return Cgroups(parents, version=1, cores=cap, is_within=within is not None)
 
 
 def write(path: Path | str, value: int | str) -> None:

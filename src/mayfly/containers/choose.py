@@ -91,6 +91,7 @@ def choose_runtime(
     images: Path | None = None,
     slots: int = 1,
     skip: Sequence[str] = (),
+    siblings: Path | None = None,
 ) -> Runtime:
     """
     Make the runtime *name* (for auto, none of *skip*) ready to start containers, its files on a tmpfs of our own below
@@ -99,7 +100,8 @@ def choose_runtime(
     Call it after `host.prepare_host` (which those that are never taken unasked can do without), and `reap` it before
     the first container. *launcher_dir* is where the C programs are, if not in the package. With *egress*, functions may
     have a network. With *images*, where unpacked ones are, each container has user ids of its own, if this host can do
-    that. *slots* is how many run at once.
+    that. *slots* is how many run at once. *siblings* is below which directory all workers of this machine have their
+    state that are to be capped together.
 
     Raises: RuntimeFailed with the remedy when this host, or another worker in the same place, stands in the way.
     """
@@ -129,7 +131,9 @@ def choose_runtime(
         means = Means(
             place=place,
             programs=programs,
-            groups=cgroups.open_cgroups(group_name(state_dir)),
+            groups=cgroups.open_cgroups(
+                group_name(state_dir), within=f"{group_name(siblings)}-all" if siblings else None
+            ),
             seccomp_program=seccomp_program,
             ids=ids,
             nofile_max=_nofile_max(),

@@ -48,15 +48,16 @@ def up(
     data_dir: Annotated[Path | None, typer.Option(help="Where everything lasting is kept.")] = None,
     listen: Annotated[str | None, typer.Option(help="Address and port, such as 127.0.0.1:8443.")] = None,
     slots: Annotated[int | None, typer.Option(help="Activations run at once.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes that share the slots.")] = None,
+    *,
     private_registries: Annotated[
         str | None, typer.Option(help="Registries at private or loopback addresses that may be named.")
     ] = None,
     plain_http_registries: Annotated[str | None, typer.Option(help="Registries spoken to without TLS.")] = None,
-    *,
     listen_anywhere: Annotated[bool, typer.Option(help="Mean it, when --listen is not loopback.")] = False,
 ) -> None:
     """
-    Run the whole system on this machine, for development: NATS, one API server, one worker.
+    Run the whole system on this machine, for development: NATS, one API server, one worker or several.
 
     Needs root, for containers. Everything it keeps is in the data directory; Ctrl-C ends all of it.
 
@@ -70,6 +71,7 @@ def up(
         data_dir=data_dir,
         listen=listen,
         slots=slots,
+        worker_processes=workers,
         private_registries=private_registries,
         plain_http_registries=plain_http_registries,
     )
@@ -102,9 +104,16 @@ def api() -> None:
         _fail(str(error), EXIT_PLATFORM)
 
 
-def worker() -> None:
+def worker(
+    process: Annotated[
+        int | None,
+        typer.Option(help="Be this one of MAYFLY_WORKER_PROCESSES, from 1 on. Without it all are started, and kept."),
+    ] = None,
+) -> None:
     """
     Run one worker, in the foreground. Needs root; enters namespaces of its own first, where a watchdog keeps it.
+
+    With MAYFLY_WORKER_PROCESSES it is as many, which share slots and images.
 
     Example: MAYFLY_NATS_URL=nats://nats-1:4222 mayfly worker
     """
@@ -112,15 +121,22 @@ def worker() -> None:
 
     from mayfly.containers.host import enter_namespaces
     from mayfly.containers.watchdog import watched
+    from mayfly.ops.processes import keep, share_of
     from mayfly.worker.serve import serve
 
     given = _settings(WorkerSettings)
     _need_root("worker")
+    if process is None and given.worker_processes > 1:
+        _configure_logs(given, "worker")
+        _run(keep(given))
+        return
+    siblings = None if process is None else given.state_dir
     try:
+        given = given if process is None else share_of(given, process)
         # With docker a daemon has the containers, and their namespaces; confined, there are none: nothing to enter.
         feed = watched() if given.runtime in ("docker", "confined") else enter_namespaces()
         _configure_logs(given, "worker")
-        uvloop.run(serve(given, feed))
+        uvloop.run(serve(given, feed, siblings=siblings))
     except SettingsError as error:
         _fail(str(error), EXIT_USAGE)
     except MayflyError as error:

@@ -28,6 +28,7 @@ from mayfly.bus.connection import connect
 from mayfly.bus.schema import bootstrap
 from mayfly.bus.stores import Stores
 from mayfly.ops.layout import Layout, admin_settings
+from mayfly.ops.listen import host_and_port, ports_after
 from mayfly.ops.nats_config import ADMIN, API, WORKER
 from mayfly.ops.nats_config import ENVIRONMENT as NATS_ENVIRONMENT
 from mayfly.ops.supervisor import Child, ChildSpec
@@ -37,30 +38,6 @@ log = structlog.get_logger()
 
 READY_WITHIN_S = 60.0
 WORKER_GRACE_S = 5.0
-
-
-def host_and_port(listen: str, *, setting: str = "MAYFLY_LISTEN") -> tuple[str, int]:
-    """
-    Take the `host:port` of a setting apart.
-
-    Raises: SettingsError.
-    """
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise SettingsError(f"{setting}: {listen!r} is not `address:port`, such as 127.0.0.1:8443.")
-    return host.strip("[]"), int(port)
-
-
-def next_port(listen: str) -> str:
-    """
-    Return the same address with the port after; nothing stays nothing.
-
-    Raises: SettingsError.
-    """
-    if not listen:
-        return ""
-    _, port = host_and_port(listen, setting="MAYFLY_METRICS_LISTEN")
-    return f"{listen.rpartition(':')[0]}:{port + 1}"
 
 
 def check_listen(listen: str, *, anywhere: bool) -> None:
@@ -199,6 +176,7 @@ class System:
             "MAYFLY_NATS_PASSWORD_FILE": str(self._layout.password(WORKER)),
             "MAYFLY_SEALING_KEYS_DIR": str(self._layout.sealing_keys),
             "MAYFLY_SLOTS": str(settings.slots),
+            "MAYFLY_WORKER_PROCESSES": str(settings.worker_processes),
             "MAYFLY_RUNTIME": settings.runtime,
             "MAYFLY_STATE_DIR": str(self._layout.root / "run"),
             "MAYFLY_IMAGE_DIR": str(self._layout.images),
@@ -214,7 +192,7 @@ class System:
             "MAYFLY_EGRESS_ALLOW": ",".join(settings.egress_allow),
             "MAYFLY_EGRESS_DENY": ",".join(settings.egress_deny),
             "MAYFLY_STOP_GRACE_S": str(WORKER_GRACE_S),
-            "MAYFLY_METRICS_LISTEN": next_port(self._settings.metrics_listen),
+            "MAYFLY_METRICS_LISTEN": ports_after(self._settings.metrics_listen),
             **self._log_environment(),
         }
         if settings.registry_auth_file:
@@ -223,7 +201,7 @@ class System:
             name="worker",
             command=[sys.executable, "-m", "mayfly", "worker"],
             environment=environment,
-            stop_s=WORKER_GRACE_S + 10,
+            stop_s=WORKER_GRACE_S + 20,  # several of them have 10 s each, at once
         )
 
     def _log_environment(self) -> dict[str, str]:
@@ -292,7 +270,7 @@ class System:
             while True:
                 entries = [await workers.get(key) for key in await workers.keys()]
                 beats = [entry.value for entry in entries if entry and not entry.value.gone]
-                if any(beat.started_at >= began - READY_WITHIN_S for beat in beats):
+                if sum(beat.started_at >= began - READY_WITHIN_S for beat in beats) >= self._settings.worker_processes:
                     return
                 await asyncio.sleep(0.1)
 

@@ -33,13 +33,14 @@ from mayfly.worker.secrets import credentials_finder
 log = structlog.get_logger()
 
 
-async def serve(settings: WorkerSettings, feed: Feed | None = None) -> None:
+async def serve(settings: WorkerSettings, feed: Feed | None = None, *, siblings: Path | None = None) -> None:
     """
     Be a worker until SIGTERM or SIGINT, or until the connection to NATS is closed for good.
 
     Must run as pid 1 of namespaces of its own (`containers.host.enter_namespaces`): when it dies, all its containers
     and mounts go with it. (Not so with a Docker daemon, which has the containers and ends them, or with confined calls,
     which their launchers end.) *feed* is that of the process outside, which sees to that death.
+    *siblings* is the directory below which this and other workers of this machine have their state, if there are such.
 
     Raises: SealingKeyUnusable; RuntimeFailed when this machine cannot run containers; QueueUnavailable, also when the
     connection was closed for good: whoever restarts only what has failed has to see that it has.
@@ -59,6 +60,7 @@ async def serve(settings: WorkerSettings, feed: Feed | None = None) -> None:
         egress=settings.egress_policy(),
         images=settings.image_dir,
         slots=settings.slots,
+        siblings=siblings,
     )
     runtime, left = await first_that_works(settings.runtime, make)
     if settings.runtime == "confined":
