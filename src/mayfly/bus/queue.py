@@ -423,5 +423,6 @@ class PullLoop:
             queued_s=max(0.0, self._bus.clock.now() - admitted_at),
             _message=message,
         )
+        message.data = b""  # it was decoded, and may have 1 MiB; the claim needs the rest of it to the end
         self._on_claim(claim)
         self._wake_if_need_be()

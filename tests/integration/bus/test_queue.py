@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace as replace_queued
@@ -211,6 +212,19 @@ async def test_a_worker_is_given_no_more_than_its_slots(nats: Installation, bus:
         assert len({claim.work.ulid for claim in first + others}) == 8
         await small.stop()
         await large.stop()
+
+
+async def test_a_claim_has_its_parameter_once(bus: Bus) -> None:
+    """It may have 1 MiB, and many run at once: a claim needs of the message where to ack it, and not its content."""
+    work = replace(_work_of(new_id()), parameter=bytes(100_000))
+    puller = Puller(bus, slots=1)
+    await submit(bus, work, wait_s=0)
+    claim = await puller.next()
+
+    assert claim.work.parameter == work.parameter
+    assert sum(sys.getsizeof(each) for each in vars(claim._message).values() if isinstance(each, bytes)) < 1000
+    await puller.finish(claim)
+    await puller.stop()
 
 
 async def test_pulling_goes_on_past_the_first_batch(bus: Bus) -> None:
