@@ -1,13 +1,13 @@
 """
-What is in memory while nothing runs: an API server and a worker at rest, a call that waits, a container that is held.
+What is in memory: an API server and a worker at rest, a call that waits or runs, a container that is held.
 
     sudo scripts/bench footprint [--json FILE]
 
-A call that waits is in the queue: what a role has grown by, from when each caller was connected and had been answered
-one such call, by the number of calls. A held container is one that has been created and whose command has not been
-started. It is measured in a process of its own, as a worker would have it: several are made, and each costs its
-processes' proportional set size, the kernel's memory that its cgroup is charged for, and what the one who made it has
-grown by.
+A call that waits is in the queue; one that runs sleeps, and does not read its parameter: what a role has grown by,
+from when each caller was connected and had been answered one such call, by the number of calls. A held container is one
+that has been created and whose command has not been started. It is measured in a process of its own, as a worker would
+have it: several are made, and each costs its processes' proportional set size, the kernel's memory that its cgroup is
+charged for, and what the one who made it has grown by.
 """
 
 from __future__ import annotations
@@ -37,34 +37,55 @@ from mayfly.containers.host import enter_namespaces, prepare_host
 from tests.support.up import Up, running_up
 
 HELD, REST_S = 20, 5.0
-WAITING, TIMEOUT_S, ADMITTED_S = 100, 15, 8
-LARGE = b"x" * (1 << 20)
+WAITING, RUNNING, TIMEOUT_S, ADMITTED_S = 100, 32, 15, 8
+ROOM = {"max_activations": 2 * WAITING, "max_activations_per_user": 2 * WAITING}
+PARAMETERS = (b"x", b"x" * (1 << 20))
+RUNTIMES = ("crun", "native")
 GOAL_REST, GOAL_HELD = 120 << 20, 5 << 20
 
 
 def measure() -> dict[str, Any]:
-    """Return bytes: of each role at rest, and of one held container by its parts."""
-    room = {"max_activations": 2 * WAITING, "max_activations_per_user": 2 * WAITING}
-    with cat_pushed() as (registry, image), running_up(registry, slots=1, log_level="warning", **room) as up:
-        user = asyncio.run(register(up, image))
-        asyncio.run(register_sleep(user, image))
-        time.sleep(REST_S)
-        fresh = {role: roles.memory(pids) for role, pids in roles.processes(up).items()}
-        with user.connection() as connection:
-            for _ in range(200):
-                connection.call()
-        time.sleep(REST_S)
-        used = {role: roles.memory(pids) for role, pids in roles.processes(up).items()}
-        waiting = {len(parameter): bytes_a_waiting_call(up, user, parameter) for parameter in (b"x", LARGE)}
-    command = [sys.executable, "-m", "bench.footprint", "--held"]
-    held = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    """Return bytes: of each role at rest, of one call by its parameter's size, and of one held container."""
+    with cat_pushed() as (registry, image):
+        with running_up(registry, slots=1, log_level="warning", **ROOM) as up:
+            user = users_with_functions(up, image)
+            fresh = at_rest(up)
+            with user.connection() as connection:
+                for _ in range(200):
+                    connection.call()
+            used = at_rest(up)
+            waiting = {str(len(each)): bytes_a_call(up, user, each, at_once=WAITING) for each in PARAMETERS}
+        with running_up(registry, slots=RUNNING, log_level="warning", **ROOM) as up:
+            user = users_with_functions(up, image)
+            running = {str(len(each)): bytes_a_call(up, user, each, at_once=RUNNING) for each in PARAMETERS}
     return {
-        "fresh": {role: {"rss": memory.rss, "pss": memory.pss} for role, memory in fresh.items()},
-        "rest": {role: {"rss": memory.rss, "pss": memory.pss} for role, memory in used.items()},
+        "fresh": fresh,
+        "rest": used,
         "waiting": waiting,
-        "held": held,
-        "held_bytes": held["processes"] + held["kernel"],
+        "running": running,
+        "held": {runtime: measure_apart(runtime) for runtime in RUNTIMES},
     }
+
+
+def users_with_functions(up: Up, image: str) -> User:
+    """Register a user, with a function that outlasts its time beside the usual one."""
+    user = asyncio.run(register(up, image))
+    asyncio.run(register_sleep(user, image))
+    return user
+
+
+def at_rest(up: Up) -> dict[str, dict[str, int]]:
+    """Wait a little; then look what each role has in memory."""
+    time.sleep(REST_S)
+    found = {role: roles.memory(pids) for role, pids in roles.processes(up).items()}
+    return {role: {"rss": memory.rss, "pss": memory.pss} for role, memory in found.items()}
+
+
+def measure_apart(runtime: str) -> dict[str, Any]:
+    """Measure containers that a runtime holds, in a process of its own."""
+    command = [sys.executable, "-m", "bench.footprint", "--held", runtime]
+    found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return found
 
 
 async def register_sleep(user: User, image: str) -> None:
@@ -75,9 +96,9 @@ async def register_sleep(user: User, image: str) -> None:
         (await client.post("/v1/functions", json=function)).raise_for_status()
 
 
-def bytes_a_waiting_call(up: Up, user: User, parameter: bytes) -> dict[str, float]:
-    """What each role has in memory for one call that waits; all time out in the end."""
-    connected, began = threading.Barrier(WAITING + 1), threading.Barrier(WAITING + 1)
+def bytes_a_call(up: Up, user: User, parameter: bytes, *, at_once: int) -> dict[str, float]:
+    """What each role has in memory for one of so many calls that wait, or run; all time out in the end."""
+    connected, began = threading.Barrier(at_once + 1), threading.Barrier(at_once + 1)
 
     def work(_: int) -> int:
         with user.connection() as connection:
@@ -86,21 +107,21 @@ def bytes_a_waiting_call(up: Up, user: User, parameter: bytes) -> dict[str, floa
             began.wait()
             return connection.ask("POST", "/v1/functions/sleep/activations", parameter)[0]
 
-    with ThreadPoolExecutor(WAITING) as pool:
-        calls = pool.map(work, range(WAITING))
+    with ThreadPoolExecutor(at_once) as pool:
+        calls = pool.map(work, range(at_once))
         connected.wait()
         before = {role: roles.memory(pids).pss for role, pids in roles.processes(up).items()}
         began.wait()
         time.sleep(ADMITTED_S)
         after = {role: roles.memory(pids).pss for role, pids in roles.processes(up).items()}
         if (statuses := set(calls)) != {504}:
-            raise RuntimeError(f"calls were to wait until they time out, and were answered {statuses}")
-    return {role: (after[role] - before[role]) / WAITING for role in after}
+            raise RuntimeError(f"calls were to last until they time out, and were answered {statuses}")
+    return {role: (after[role] - before[role]) / at_once for role in after}
 
 
-async def measure_held(place: Path) -> dict[str, Any]:
+async def measure_held(name: str, place: Path) -> dict[str, Any]:
     """Hold some containers, look, and run them, so that it is certain that they were such."""
-    runtime = choose_runtime("auto", state_dir=place)
+    runtime = choose_runtime(name, state_dir=place)
     rootfs = make_rootfs(place / "rootfs")
     try:
         await (await runtime.create(spec(rootfs))).remove()  # what the first one brings into memory stays there
@@ -147,30 +168,38 @@ def markdown(found: dict[str, Any]) -> str:
             f"| {role} | {found['fresh'][role]['rss'] / roles.MIB:.1f} MiB | {rest['rss'] / roles.MIB:.1f} MiB "
             f"| {goal} | {rest['pss'] / roles.MIB:.1f} MiB |"
         )
-    rows += ["", "| a waiting call adds to | with 1 byte | with 1 MiB |", "|---|---|---|"]
-    small, large = found["waiting"].values()
-    rows += [f"| {role} | {small[role] / 1024:.0f} KiB | {large[role] / 1024:.0f} KiB |" for role in small]
-    held, each = found["held"], found["held_bytes"]
+    calls = [each for kind in ("waiting", "running") for each in found[kind].values()]
     return "\n".join(
         [
             *rows,
             "",
-            f"A held container ({held['runtime']}, mean of {held['containers']}): {each / roles.MIB:.2f} MiB "
-            f"(goal {GOAL_HELD / roles.MIB:.0f}): its {held['pids']:.0f} processes "
-            f"{held['processes'] / roles.MIB:.2f} MiB (PSS), the kernel for it {held['kernel'] / roles.MIB:.2f} MiB; "
-            f"beside it the worker has grown by {held['worker'] / roles.MIB:.3f} MiB.",
+            "| one more adds | waiting, 1 byte | waiting, 1 MiB | running, 1 byte | running, 1 MiB |",
+            "|---|---|---|---|---|",
+            *(_row(role, [each[role] for each in calls]) for role in found["rest"]),
+            "",
+            f"| held (goal {GOAL_HELD >> 10} KiB) | in all | its processes (PSS) | the kernel | beside: the worker |",
+            "|---|---|---|---|---|",
+            *(_row(name, _parts(held)) for name, held in found["held"].items()),
         ]
     )
 
 
-def hold() -> None:
+def _parts(held: dict[str, Any]) -> list[float]:
+    return [held["processes"] + held["kernel"], held["processes"], held["kernel"], held["worker"]]
+
+
+def _row(name: str, parts: list[float]) -> str:
+    return f"| {name} | " + " | ".join(f"{part / 1024:.0f} KiB" for part in parts) + " |"
+
+
+def hold(name: str) -> None:
     """Measure held containers in namespaces of our own, and print that as JSON."""
     enter_namespaces()
     prepare_host()
     folder = Path(tempfile.mkdtemp(prefix="mayfly-footprint-"))
     folder.chmod(0o711)
     try:
-        print(json.dumps(uvloop.run(measure_held(folder))))
+        print(json.dumps(uvloop.run(measure_held(name, folder))))
     finally:
         shutil.rmtree(folder)
 
@@ -179,10 +208,10 @@ def main() -> None:
     """Measure, print."""
     parser = argparse.ArgumentParser(prog="scripts/bench footprint")
     parser.add_argument("--json", type=Path, help="write all figures here")
-    parser.add_argument("--held", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--held", metavar="RUNTIME", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.held:
-        hold()
+        hold(options.held)
         return
     found = measure()
     print(markdown(found))

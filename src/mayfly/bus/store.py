@@ -52,7 +52,7 @@ class Conflict(Exception):
 
 
 class _Subjects(msgspec.Struct):
-    subjects: msgspec.Raw = msgspec.Raw(b"")  # an object, with a number for each name
+    subjects: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET  # an object, with a number for each name
 
 
 class _InfoAnswer(msgspec.Struct):
@@ -241,6 +241,9 @@ class Store(Generic[T]):
         answer = _INFO.decode((await self._bus.client.request(subject, query, timeout=REQUEST_TIMEOUT_S)).data)
         if answer.error:
             raise answer.error.to_error()
+        subjects = answer.state.subjects
+        if subjects is not msgspec.UNSET and not bytes(memoryview(subjects)[:1]).startswith(b"{"):
+            raise APIError(description="an answer that cannot be read: its subjects are no object")
         return answer
 
     async def _read(self, key: str) -> Stored | None:
@@ -286,9 +289,9 @@ class Store(Generic[T]):
         return ack.seq
 
 
-def _portions(subjects: msgspec.Raw, head: str) -> Iterator[list[str]]:
+def _portions(subjects: msgspec.Raw | msgspec.UnsetType, head: str) -> Iterator[list[str]]:
     """Take names out of JSON bit by bit: all at once would be one long step. They come sorted, as Go writes maps."""
-    names = (_text(match[1]) for match in _NAME.finditer(subjects))
+    names = (_text(match[1]) for match in _NAME.finditer(b"" if subjects is msgspec.UNSET else subjects))
     while portion := sorted(name[len(head) :] for name in islice(names, PORTION)):
         yield portion
 
