@@ -36,8 +36,8 @@ STORE_BYTES = 5 << 30
 
 ENVIRONMENT = {"GOGC": "50"}
 """nats-server keeps what is published, and what waits to be sent, in memory for a while. By Go's default garbage may be
-as much again: with 32 calls of 1 MiB at once it peaks at 340 to 370 MiB. With half of that at 250, and the processor
-time of a small call is the same."""
+as much again: with 32 calls of 1 MiB at once it peaks at 340 to 370 MiB. With half of that at 250 to 280, and the
+processor time of a small call is the same."""
 
 
 @dataclass(frozen=True, slots=True)
