@@ -84,6 +84,22 @@ SANDBOX: Final = (
         tests=("tests/contract/test_runtime_world.py::test_no_capabilities_no_new_privileges_and_a_filter[native]",),
     ),
     Mutation(
+        safeguard="native: what the worker inherited is closed",
+        file="src/mayfly/containers/native/launch.c",
+        old="    close_what_is_inherited();\n    receive_plan();",
+        new="    receive_plan();",
+        tests=(
+            "tests/contract/test_runtime_world.py::test_no_directory_that_the_worker_inherited_is_a_way_out[native]",
+        ),
+    ),
+    Mutation(
+        safeguard="what the worker inherited is closed before the runtime",
+        file="src/mayfly/containers/native/spawn.c",
+        old="syscall(SYS_close_range, CONTROL + 1, ~0U, 0)",
+        new="0",
+        tests=("tests/contract/test_runtime_world.py::test_no_directory_that_the_worker_inherited_is_a_way_out[crun]",),
+    ),
+    Mutation(
         safeguard="native: a network namespace of its own",
         file="src/mayfly/containers/native/launch.c",
         old="(plan.has & HAS_NETWORK ? 0 : CLONE_NEWNET)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 
 from mayfly.containers.local import LocalRuntime
 from mayfly.containers.runtime import Call, EndReason
+from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import MIB
 from mayfly.domain.sandbox import ID_COUNT, OWN_HOST_IDS, SIGNALS_PENDING
-from tests.contract.exceptions import not_with
+from tests.contract.exceptions import local_only, not_with
 from tests.support.containers import IS_AMD64, SCALE, OurContainer, World, spoken
 from tests.support.need import need
 
@@ -94,6 +96,24 @@ async def test_the_host_name_is_the_containers_id(world: World) -> None:
 async def test_only_the_three_standard_files_are_open(world: World) -> None:
     """No descriptor of ours reaches a function: the fourth is that of the listing itself."""
     assert (await world.run("ls", "/proc/self/fd")).stdout.split() == [b"0", b"1", b"2", b"3"]
+
+
+@local_only
+async def test_no_directory_that_the_worker_inherited_is_a_way_out(world: World) -> None:
+    """Nor one that whoever started it left open: an image may name it as the directory that its command begins in."""
+    machine, number = os.open("/", os.O_RDONLY | os.O_DIRECTORY), 200
+    os.dup2(machine, number, inheritable=True)
+    try:
+        ending = await world.shell("stat -c %d:%i .", spec=world.spec(ProcessConfig(cwd=f"/proc/self/fd/{number}")))
+        where = ending.stdout.decode().strip()
+    except RuntimeFailed:
+        where = "refused"
+    finally:
+        status = os.fstat(machine)
+        os.close(number)
+        os.close(machine)
+    assert where
+    assert where != f"{status.st_dev}:{status.st_ino}"
 
 
 async def test_no_path_of_the_host_shows(world: World, state_dir: Path) -> None:

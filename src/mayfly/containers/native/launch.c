@@ -132,6 +132,16 @@ static void receive_plan(void)
 
 /* --- as root of the machine ---------------------------------------------------------------------------------------- */
 
+/*
+ * What the worker inherited and did not close is ours too. A directory of the machine among it would be a way out: an
+ * image's working directory may be /proc/self/fd/7, or a link to it.
+ */
+static void close_what_is_inherited(void)
+{
+    if (syscall(SYS_close_range, CONTROL + 1, ~0U, 0))
+        fail("close", "what is inherited");
+}
+
 static void die_with_the_worker(void)
 {
     if (prctl(PR_SET_PDEATHSIG, SIGKILL))
@@ -478,6 +488,7 @@ static void be_process_1(void)
 
 int main(void)
 {
+    close_what_is_inherited();
     receive_plan();
     die_with_the_worker();
     enter_cgroups();

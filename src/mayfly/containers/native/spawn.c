@@ -10,8 +10,9 @@
  *  -r       a mount namespace of our own in which /sys/fs/cgroup is read-only: runc cannot be told to leave cgroups
  *           alone, but does so where it may not write. Entering has happened before.
  *
- * Standard input, output, error and the control socket (fd 3) are in place already. Exit status 124: one of the above
- * failed, and stderr says which.
+ * Standard input, output, error and the control socket (fd 3) are in place already. What else is inherited is closed: a
+ * directory of the machine among it would be a way out, as an image's working directory may be /proc/self/fd/7. Exit
+ * status 124: one of the above failed, and stderr says which.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -27,11 +28,20 @@
 #include <unistd.h>
 
 #define FAILED 124
+#define CONTROL 3
 
 static void fail(const char *what, const char *which)
 {
     dprintf(2, "mayfly-spawn: %s %s: %s\n", what, which, strerror(errno));
     _exit(FAILED);
+}
+
+static void close_what_is_inherited(void)
+{
+    if (!syscall(SYS_close_range, CONTROL + 1, ~0U, 0))
+        return;
+    for (int each = sysconf(_SC_OPEN_MAX); --each > CONTROL;) /* before Linux 5.9 */
+        close(each);
 }
 
 static void die_with(const char *parent)
@@ -71,6 +81,7 @@ int main(int argc, char **argv)
     next += read_only;
     if (argc - next < 3)
         _exit(FAILED);
+    close_what_is_inherited();
     die_with(argv[next++]);
     for (; next < argc && strcmp(argv[next], "--"); next++)
         enter(argv[next]);
