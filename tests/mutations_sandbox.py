@@ -100,6 +100,13 @@ SANDBOX: Final = (
         tests=("tests/contract/test_runtime_world.py::test_no_directory_that_the_worker_inherited_is_a_way_out[crun]",),
     ),
     Mutation(
+        safeguard="native: a user namespace for each of those that share their users",
+        file="src/mayfly/containers/ids.py",
+        old="return self._free.popleft() if self._free else self._make(self._program)",
+        new="return self._free[0] if self._free else self._make(self._program)",
+        tests=("tests/contract/test_ids.py::test_functions_with_shared_users_have_their_own_queued_signals[native]",),
+    ),
+    Mutation(
         safeguard="native: a network namespace of its own",
         file="src/mayfly/containers/native/launch.c",
         old="(plan.has & HAS_NETWORK ? 0 : CLONE_NEWNET)",

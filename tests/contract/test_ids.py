@@ -21,7 +21,7 @@ from mayfly.containers.programs import BUILT, USERNS
 from mayfly.containers.runtime import Call
 from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.image import ProcessConfig
-from mayfly.domain.sandbox import FIRST_HOST_ID, ID_COUNT
+from mayfly.domain.sandbox import FIRST_HOST_ID, ID_COUNT, SIGNALS_PENDING
 from tests.contract.exceptions import local_only
 from tests.support.containers import (
     SCALE,
@@ -32,6 +32,7 @@ from tests.support.containers import (
     open_runtime,
     processes_of,
     spoken,
+    written,
 )
 
 pytestmark = [pytest.mark.root, pytest.mark.F9, local_only]
@@ -165,8 +166,8 @@ async def test_a_runtime_leaves_neither_mounts_nor_namespaces(driver: str, rootf
 
 
 @asynccontextmanager
-async def a_world(driver: str, rootfs: Path, state_dir: Path, images: Path) -> AsyncIterator[World]:
-    """A runtime that was told of this directory for images."""
+async def a_world(driver: str, rootfs: Path, state_dir: Path, images: Path | None) -> AsyncIterator[World]:
+    """A runtime that was told of this directory for images, or of none, so that its containers share their users."""
     runtime = open_runtime(driver, state_dir=state_dir, images=images)
     try:
         yield World(runtime, rootfs)
@@ -209,6 +210,33 @@ async def test_images_that_cannot_be_shifted_are_run_by_shared_users_and_the_wor
     (warning,) = [entry for entry in logs if entry["event"] == "worker.shared-ids"]
     assert "Invalid argument" in warning["reason"]
     assert "5.19" in warning["remedy"]
+
+
+async def test_functions_with_shared_users_have_their_own_queued_signals(
+    driver: str, rootfs: Path, state_dir: Path
+) -> None:
+    """Beside one that has as many as it may, another has just as many: each has a user namespace of its own."""
+    async with a_world(driver, rootfs, state_dir, None) as world, world.held() as one, world.held() as two:
+        assert isinstance(one, HeldContainer)
+        full = asyncio.create_task(one.run(Call(argv=("queue_signals",)), timeout_s=60 * SCALE))
+        await spoken(one)
+        ending = await two.run(Call(argv=("queue_signals", "once")), timeout_s=20 * SCALE)
+        assert (int(written(one)), int(ending.stdout)) == (SIGNALS_PENDING, SIGNALS_PENDING)
+        one.kill()
+        await full
+
+
+async def test_shared_users_leave_no_namespaces(driver: str, rootfs: Path, state_dir: Path) -> None:
+    """As many as containers were there at once, however many were there in all; none when the runtime is closed."""
+    before = open_descriptors()
+    async with a_world(driver, rootfs, state_dir, None) as world:
+        counts = set()
+        for _ in range(3):
+            async with world.held(), world.held():
+                pass
+            counts.add(open_descriptors())
+        assert len(counts) == 1
+    assert open_descriptors() == before
 
 
 @pytest.mark.parametrize("fails", ["program", "overlay", "shift"])

@@ -124,7 +124,7 @@ def choose_runtime(
         programs = install_programs(place.directory, launcher_dir)
         own = OwnIds(programs.userns, is_joined=driver.joins_user_namespaces)
         if images is None or not _is_possible(own, slots, images=images, directory=place.directory / "try"):
-            ids = SharedIds.joined(programs.userns) if driver.name == NATIVE else SharedIds()
+            ids = SharedIds(programs.userns if driver.name == NATIVE else None)
         else:
             ids = own
         networks = _networks(egress, state_dir=state_dir, directory=place.directory / "networks", slots=slots)

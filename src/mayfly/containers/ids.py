@@ -76,33 +76,46 @@ class IdRange:
 
 
 class SharedIds:
-    """One range for all."""
+    """
+    One range for all. Where containers join their user namespaces, each has one of its own all the same: a limit of
+    queued signals, for one, is compared with what is queued in the namespace.
+    """
 
-    def __init__(self, user_namespace: int | None = None) -> None:
-        """All containers join *user_namespace*, a descriptor that is ours now; or the runtime makes one each."""
-        self._range = IdRange(user_namespace=user_namespace)
-
-    @classmethod
-    def joined(cls, program: Path) -> SharedIds:
+    def __init__(self, program: Path | None = None) -> None:
         """
-        Make the namespace that all containers join, with *program*.
+        *program* makes the namespaces that containers join, the first of them now; without it the runtime makes them.
 
         Raises: OSError.
         """
-        return cls(user_namespace(program, maker=FIRST_HOST_ID, inside=0, outside=FIRST_HOST_ID))
+        self._program = program
+        self._free: deque[IdRange] = deque()
+        self._descriptors = ExitStack()
+        self.give_back(self.take())
 
     def take(self) -> IdRange:
-        """Take it."""
-        return self._range
+        """
+        Take it, with a namespace that nobody else has.
+
+        Raises: OSError.
+        """
+        if self._program is None:
+            return IdRange()
+        return self._free.popleft() if self._free else self._make(self._program)
 
     def give_back(self, ids: IdRange) -> None:
-        """Nothing to do."""
+        """Let another container have the namespace, as no process is in it any more."""
+        if ids.user_namespace is not None:
+            self._free.append(ids)
 
     def close(self) -> None:
-        """Close the namespace, if there is one. No container may be in it."""
-        if self._range.user_namespace is not None:
-            os.close(self._range.user_namespace)
-            self._range = IdRange()
+        """Close the namespaces. No container may be in one."""
+        self._free.clear()
+        self._descriptors.close()
+
+    def _make(self, program: Path) -> IdRange:
+        joined = user_namespace(program, maker=FIRST_HOST_ID, inside=0, outside=FIRST_HOST_ID)
+        self._descriptors.callback(os.close, joined)
+        return IdRange(user_namespace=joined)
 
 
 class OwnIds:
