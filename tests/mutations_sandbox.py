@@ -135,6 +135,16 @@ SANDBOX: Final = (
         tests=("tests/contract/test_native.py::test_a_launcher_that_hangs_is_killed_with_what_it_started",),
     ),
     Mutation(
+        safeguard="native: the launcher is no process of the container's",
+        file="src/mayfly/containers/native/runtime.py",
+        old="        await self._see_the_launcher_off()\n",
+        new="        self._reap()\n",
+        tests=(
+            "tests/contract/test_native.py::test_a_launcher_that_takes_its_time_to_end_is_none_of_the_containers_"
+            "processes",
+        ),
+    ),
+    Mutation(
         safeguard="native: a container's id is nobody else's",
         file="src/mayfly/containers/native/runtime.py",
         old="if spec.id in self.taken:",

@@ -94,6 +94,12 @@ def program(world: World, script: str) -> object:
     return replace(world.runtime.programs, launch=stand_in)
 
 
+async def test_a_plan_that_is_refused_is_said_so(world: World) -> None:
+    """One string too many: nothing has been made."""
+    with pytest.raises(RuntimeFailed, match="its plan is refused: Bad message"):
+        await world.create(world.spec(ProcessConfig(cwd="/a\0/b")))
+
+
 # --- where it cannot --------------------------------------------------------------------------------------------------
 
 
@@ -141,13 +147,42 @@ async def test_the_launcher_is_gone_when_the_container_is_there(world: World) ->
     """Process 1 is this process's own child, the only one, and is reaped with the call."""
     before = children()
     async with world.held() as container:
-        async with asyncio.timeout(5 * SCALE):
-            while len(children() - before) > 1:  # a zombie, until somebody looks
-                container._reap()  # type: ignore[union-attr]
-                await asyncio.sleep(0.001)
         assert children() - before == world.living(container)
         await container.run(Call(argv=("true",)), timeout_s=20 * SCALE)
         assert children() == before
+
+
+async def test_a_launcher_that_takes_its_time_to_end_is_none_of_the_containers_processes(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A zombie counts. It is waited for, so that a function with a single process can have it."""
+    monkeypatch.setattr(world.runtime, "programs", compiled(world, tmp_path, SLOW_TO_END))
+    before = children()
+    async with world.held(world.spec(pids=1)) as container:
+        assert len(children() - before) == 1
+        ending = await container.run(Call(argv=("sh", "-c", "echo one")), timeout_s=20 * SCALE)
+        assert (ending.stdout, ending.exit_code) == (b"one\n", 0)
+    assert children() == before
+
+
+SLOW_TO_END = """
+#define main launch
+#include LAUNCH
+#undef main
+int main(void) { launch(); usleep(300000); return 0; }
+"""
+
+
+def compiled(world: World, directory: Path, source: str, *options: str) -> object:
+    """The programs, in the launcher's place another, made of its source."""
+    assert isinstance(world.runtime, NativeRuntime)
+    program = directory / LAUNCH
+    (directory / "other.c").write_text(source)
+    include = [f'-DLAUNCH="{HERE / "launch.c"}"', f"-I{HERE}"]
+    subprocess.run(
+        ["cc", "-static", "-std=gnu11", *include, *options, "-o", program, directory / "other.c"], check=True
+    )
+    return replace(world.runtime.programs, launch=program)
 
 
 async def test_nothing_is_mounted_where_the_worker_sees_it(world: World) -> None:

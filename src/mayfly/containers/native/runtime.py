@@ -100,6 +100,7 @@ class NativeContainer(HeldContainer):
         super().__init__(runtime, spec)
         self._group_id = 0
         """The launcher's process id, and its process group: process 1 is in it, and nobody of the function's."""
+        self._is_launcher_reaped = False
         self._is_reaped = False
         """There is nobody left in the group, and its number may be another's."""
         self._init = 0
@@ -140,25 +141,40 @@ class NativeContainer(HeldContainer):
         if socket.send_fds(stdio.control, [message], self._plan.descriptors) < len(message):
             raise RuntimeFailed(f"The container's plan is too long: {len(message)} bytes.")
         self._group_id = stdio.spawn(self._runtime.programs.launch, [INIT], {})
-        await self._something_is_said()
+        await self._readable(stdio.control)
         words, pid = first_words(stdio.control, FAILURE_MAX_BYTES)
         if words != frame.READY or pid is None:
             raise RuntimeFailed(f"native could not start the container: {self._why_not(words)}.")
         self._init = pid
         self._watch(pid)
+        await self._see_the_launcher_off()
+
+    async def _see_the_launcher_off(self) -> None:
+        """It has no more to do, but takes a while to end, and until it is reaped counts as one of the container's."""
+        self._reap()
+        if self._is_launcher_reaped:
+            return
+        descriptor = os.pidfd_open(self._group_id)
+        try:
+            await self._readable(descriptor)
+        finally:
+            os.close(descriptor)
         self._reap()
 
-    async def _something_is_said(self) -> None:
-        said: asyncio.Future[None] = self._loop.create_future()
-        self._loop.add_reader(self._stdio.control, settle, said)
+    async def _readable(self, file: socket.socket | int) -> None:
+        seen: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_reader(file, settle, seen)
         try:
-            await said
+            await seen
         finally:
-            self._loop.remove_reader(self._stdio.control)
+            self._loop.remove_reader(file)
 
     def _why_not(self, words: bytes) -> str:
         if words[:1] == FAILURE:
             return words[1:].decode(errors="replace")
+        refusal = frame.decode(words)
+        if refusal is not None:
+            return f"its plan is refused: {os.strerror(refusal.value)}"
         return self._stdio.words() or "the launcher ended without a word"
 
     # --- running --------------------------------------------------------------------------------------------------
@@ -186,7 +202,9 @@ class NativeContainer(HeldContainer):
                 pid, status = os.waitpid(-self._group_id, os.WNOHANG)
                 if not pid:
                     return
-                if pid == self._init:
+                if pid == self._group_id:
+                    self._is_launcher_reaped = True
+                elif pid == self._init:
                     code = os.waitstatus_to_exitcode(status)
                     self._init_code = code if code >= 0 else 128 - code
         except ChildProcessError:
