@@ -30,7 +30,7 @@ from mayfly.containers.programs import LAUNCH
 from mayfly.containers.runtime import Call, EndReason
 from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.image import ProcessConfig
-from tests.support.containers import SCALE, World, images_of, open_descriptors, open_runtime, spoken
+from tests.support.containers import SCALE, SHIFT, World, copy_rootfs, images_of, open_descriptors, open_runtime, spoken
 from tests.support.need import need
 
 pytestmark = [
@@ -94,10 +94,28 @@ def program(world: World, script: str) -> object:
     return replace(world.runtime.programs, launch=stand_in)
 
 
+@pytest.mark.parametrize("target", ["/nowhere/at/all", "hosts", "../../run/systemd/resolve/stub"])
+async def test_a_link_to_nothing_gives_way_to_a_file(world: World, rootfs: Path, tmp_path: Path, target: str) -> None:
+    """Many images have one in the place of what is mounted, to a file that only a running system has; or a circle."""
+    image = copy_rootfs(rootfs, tmp_path / "image")
+    link = image / "etc" / "hosts"
+    link.symlink_to(target)
+    os.chown(link, SHIFT, SHIFT, follow_symlinks=False)
+    ending = await world.shell("cat /etc/hosts", spec=replace(world.spec(), rootfs=image))
+    assert ending.stdout.startswith(b"127.0.0.1\tlocalhost")
+    assert link.readlink() == Path(target)
+
+
 async def test_a_plan_that_is_refused_is_said_so(world: World) -> None:
     """One string too many: nothing has been made."""
     with pytest.raises(RuntimeFailed, match="its plan is refused: Bad message"):
         await world.create(world.spec(ProcessConfig(cwd="/a\0/b")))
+
+
+async def test_the_reason_comes_through_however_long_the_path(world: World) -> None:
+    """An image says how long that is."""
+    with pytest.raises(RuntimeFailed, match=r"[Ff]ile ?name too long"):
+        await world.create(world.spec(ProcessConfig(cwd="/" + "x" * 4096)))
 
 
 # --- where it cannot --------------------------------------------------------------------------------------------------

@@ -75,8 +75,8 @@ static struct { int root, hosts, resolv_conf, sys, secrets, proc, devices[DEVICE
 
 static void fail(const char *what, const char *which)
 {
-    char words[512];
-    int length = snprintf(words, sizeof words, "Fcannot %s %s: %s", what, which, strerror(errno));
+    char words[512]; /* `which` may be as long as an image likes, and the reason comes after it */
+    int length = snprintf(words, sizeof words, "Fcannot %s %.300s: %s", what, which, strerror(errno));
     send(CONTROL, words, length < (int)sizeof words ? length : (int)sizeof words - 1, MSG_NOSIGNAL);
     _exit(FAILED);
 }
@@ -334,16 +334,14 @@ static void put(int tree, const char *at, int flags)
     close(tree);
 }
 
-/* Where a file is mounted, an image may have a link, or nothing. */
+/* Where a file is mounted, an image may have a link, nothing, or a link to nothing, which gives way. */
 static void put_file(int tree, const char *at)
 {
     struct stat status;
     if (stat(at, &status)) {
         make_directory("/etc", 0755);
-        int file = open(at, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0644);
-        if (file < 0)
+        if ((unlink(at) && errno != ENOENT) || mknod(at, S_IFREG | 0644, 0))
             fail("make", at);
-        close(file);
     }
     put(tree, at, FOLLOW_LINKS);
     protect(at);
