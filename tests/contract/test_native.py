@@ -203,6 +203,65 @@ def compiled(world: World, directory: Path, source: str, *options: str) -> objec
     return replace(world.runtime.programs, launch=program)
 
 
+async def test_whenever_it_dies_nothing_is_left(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """
+    The launcher, process 1 and the function's own before it is executed, at the beginning of the first of their steps,
+    of the second and so on, to the end. Before it is ready, the worker knows at once that nothing ran.
+    """
+    steps = tmp_path / "steps"
+    programs = compiled(world, tmp_path, MORTAL, "-finstrument-functions", f'-DSTEPS="{steps}"')
+    monkeypatch.setattr(world.runtime, "programs", programs)
+    before = children(), open_descriptors()
+    deaths = {True: 0, False: 0}  # by whether it was ready
+    while steps.write_text(f"{sum(deaths.values()) + 1}") and not await is_done(world, deaths):
+        assert not world.left()
+        assert (children(), open_descriptors()) == before
+    assert deaths[False] > 30
+    assert deaths[True] > 3
+    assert isinstance(world.runtime, NativeRuntime)
+    assert not world.runtime.taken
+
+
+async def is_done(world: World, deaths: dict[bool, int]) -> bool:
+    """Whether a call goes through; if not, count its death."""
+    spec = replace(world.spec(ProcessConfig(uid=1234, groups=(7,), cwd="/a/b")), has_secret_files=True)
+    is_ready = False
+    try:
+        async with world.held(spec) as container:
+            is_ready = True
+            call = Call(argv=("sh", "-c", "cat /run/secrets/A"), files=(("A", b"done"),))
+            if (await container.run(call, timeout_s=20 * SCALE)).stdout == b"done":
+                return True
+    except RuntimeFailed as error:
+        assert is_ready or error.ran == "no"  # noqa: PT017 - both endings are looked at
+    deaths[is_ready] += 1
+    return False
+
+
+MORTAL = """
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+__attribute__((no_instrument_function)) void __cyg_profile_func_enter(void *function, void *caller)
+{
+    static int left;
+    char number[8] = {0};
+    if (!left) {
+        int file = open(STEPS, O_RDONLY);
+        left = read(file, number, sizeof number - 1) > 0 ? atoi(number) : 0;
+        close(file);
+    }
+    if (!--left) {
+        kill(getpid(), SIGKILL);
+        _exit(1); /* process 1 of a namespace cannot kill itself */
+    }
+}
+__attribute__((no_instrument_function)) void __cyg_profile_func_exit(void *function, void *caller) {}
+#include LAUNCH
+"""
+
+
 async def test_nothing_is_mounted_where_the_worker_sees_it(world: World) -> None:
     """While a container is held, and while it runs."""
     before = Path("/proc/self/mountinfo").read_text()
