@@ -2,15 +2,16 @@
  * mayfly-launch: a container without a container runtime. One static program is spawner, sandbox and process 1.
  *
  * It is started with pipes as standard input, output and error and the control socket as fd 3, and finds there a
- * `struct plan` with descriptors of namespaces beside it. It ties itself to the worker, makes and enters the container's
- * cgroups, and mounts the root in a mount namespace of its own, so that nothing of it is ever seen in the worker's, and
- * all of it vanishes with the last process. Then it enters the container's user namespace and clones process 1 into new
- * namespaces, as a child of the worker and not of itself, and is gone. Process 1 moves the mounts to where the container
- * has them, leaves the old root behind, gives up every privilege, and goes on in hold.h.
+ * `struct plan` with descriptors of namespaces beside it. It closes all else, ties itself to the worker, makes and enters
+ * the container's cgroups, and mounts the root in a mount namespace of its own, so that nothing of it is ever seen in the
+ * worker's, and all of it vanishes with the last process. Then it enters the container's user namespace and clones
+ * process 1 into new namespaces, as a child of the worker and not of itself, and is gone. Process 1 moves the mounts to
+ * where the container has them, leaves the old root behind, gives up every privilege, and goes on in hold.h.
  *
  * Guarantees:
- * - The image is hostile: what is in it is only looked at once the old root cannot be reached any more, except for the
- *   directory at its top. So whatever its links say, they lead to where the function could go itself.
+ * - The image is hostile: what is in it is only looked at once the old root cannot be reached any more, by path or by
+ *   descriptor, except for the directory at its top. So whatever its links say, they lead to where the function could go
+ *   itself.
  * - Nothing of the image has run when the frame arrives: there is nobody whom any step could race with.
  * - The worker learns of each step that fails: 'F', the step's name and the reason, on the control socket.
  *
@@ -235,7 +236,7 @@ static void mount_root(void)
         fail("lay out", "the root");
     if (mount("mayfly", "root", "overlay", MS_NOSUID | MS_NODEV, "lowerdir=lower,upperdir=upper,workdir=work"))
         fail("mount", "the root");
-    trees.root = tree_of("root");
+    trees.root = tree_of("root"); /* what comes along into the container's mount namespace is locked, and no root there */
 }
 
 static int device(const char *path)
@@ -268,6 +269,7 @@ static void enter_namespaces(void)
         fail("enter", "the network namespace");
     if (setns(namespaces[USERS], CLONE_NEWUSER))
         fail("enter", "the user namespace");
+    /* Undoes `die_with_the_worker`: process 1 asks again, and then finds the socket closed if that was too late. */
     if (setgroups(0, NULL) || setresgid(0, 0, 0) || setresuid(0, 0, 0))
         fail("become", "root of the container");
 }
@@ -296,6 +298,7 @@ static void leave_the_old_root(void)
     /* Relative to `stage`, the path of which root of the container need not be able to search. */
     if (syscall(SYS_move_mount, trees.root, "", AT_FDCWD, "root", FROM_DESCRIPTOR) || chdir("root"))
         fail("enter", "the root");
+    /* The old root comes to be on top of the new one, so that `.` is first the one, then the other. */
     if (syscall(SYS_pivot_root, ".", ".") || umount2(".", MNT_DETACH) || chdir("/"))
         fail("leave", "the old root");
 }
