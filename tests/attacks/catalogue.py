@@ -96,8 +96,8 @@ redirect Operation not permitted
 opaque Operation not permitted
 capability Operation not permitted
 link-into-proc Invalid cross-device link
-link-of-the-init Invalid cross-device link
-move-the-init Invalid cross-device link
+link-of-a-device Invalid cross-device link
+move-a-device Invalid cross-device link
 remove-hosts Device or resource busy
 up-and-out No such file or directory
 """
