@@ -145,6 +145,13 @@ SANDBOX: Final = (
         ),
     ),
     Mutation(
+        safeguard="native: a function is in no group of the launcher's",
+        file="src/mayfly/containers/native/hold.h",
+        old="    setsid();\n",
+        new="",
+        tests=("tests/contract/test_native.py::test_nobody_of_the_functions_is_in_the_launchers_group",),
+    ),
+    Mutation(
         safeguard="native: a container's id is nobody else's",
         file="src/mayfly/containers/native/runtime.py",
         old="if spec.id in self.taken:",

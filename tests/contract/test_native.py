@@ -25,7 +25,7 @@ from mayfly.containers.local import LocalRuntime
 from mayfly.containers.native import plan as plans
 from mayfly.containers.native.build import HERE, build
 from mayfly.containers.native.plan import Plan
-from mayfly.containers.native.runtime import NativeRuntime, NotHere
+from mayfly.containers.native.runtime import NativeContainer, NativeRuntime, NotHere
 from mayfly.containers.programs import LAUNCH
 from mayfly.containers.runtime import Call, EndReason
 from mayfly.domain.errors import RuntimeFailed
@@ -92,6 +92,22 @@ def program(world: World, script: str) -> object:
     stand_in.write_text(f"#!/bin/sh\n{script}\n")
     stand_in.chmod(0o755)
     return replace(world.runtime.programs, launch=stand_in)
+
+
+async def test_nobody_of_the_functions_is_in_the_launchers_group(world: World) -> None:
+    """It can be killed and waited for as a whole, and its number stays the container's as long as process 1 lives."""
+    async with world.held() as container:
+        assert isinstance(container, NativeContainer)
+        script = "sleep 60 & setsid sleep 60 & sh -c 'sleep 60; true' & echo up; sleep 60"
+        running = asyncio.create_task(container.run(Call(argv=("sh", "-c", script)), timeout_s=60 * SCALE))
+        await spoken(container)
+        groups = {pid: os.getpgid(pid) for pid in world.living(container)}
+        sessions = {pid: os.getsid(pid) for pid in groups if pid != container._init}
+        container.kill()
+        await running
+    assert len(groups) > 1
+    assert [pid for pid, group in groups.items() if group == container._group_id] == [container._init]
+    assert os.getsid(0) not in sessions.values()
 
 
 @pytest.mark.parametrize("target", ["/nowhere/at/all", "hosts", "../../run/systemd/resolve/stub"])
