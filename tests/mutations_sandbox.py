@@ -86,8 +86,8 @@ SANDBOX: Final = (
     Mutation(
         safeguard="native: what the worker inherited is closed",
         file="src/mayfly/containers/native/launch.c",
-        old="    close_what_is_inherited();\n    receive_plan();",
-        new="    receive_plan();",
+        old='(syscall(SYS_close_range, CONTROL + 1, ~0U, 0))\n        fail("close", "what is inherited")',
+        new='(0)\n        fail("close", "what is inherited")',
         tests=(
             "tests/contract/test_runtime_world.py::test_no_directory_that_the_worker_inherited_is_a_way_out[native]",
         ),
@@ -150,6 +150,15 @@ SANDBOX: Final = (
         old="    setsid();\n",
         new="",
         tests=("tests/contract/test_native.py::test_nobody_of_the_functions_is_in_the_launchers_group",),
+    ),
+    Mutation(
+        safeguard="a container that could not be made is removed to the end",
+        file="src/mayfly/containers/removal.py",
+        old="    while not removal.done():\n",
+        new="    if not removal.done():\n",
+        tests=(
+            "tests/contract/test_runtime_removal.py::test_a_start_that_is_cancelled_again_leaves_nothing[native-0.006]",
+        ),
     ),
     Mutation(
         safeguard="native: a container's id is nobody else's",

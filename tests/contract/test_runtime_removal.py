@@ -209,6 +209,22 @@ async def test_a_failed_start_leaves_nothing(world: World) -> None:
             await container.remove()
 
 
+@pytest.mark.parametrize("delay_s", [0.003, 0.006, 0.012, 0.1])
+async def test_a_start_that_is_cancelled_again_leaves_nothing(world: World, delay_s: float) -> None:
+    """By a time limit, say, while what was begun is being removed: that goes on to its end all the same."""
+    making = asyncio.create_task(world.runtime.create(world.spec()))
+    await asyncio.sleep(delay_s)
+    for _ in range(20):
+        making.cancel()
+        await asyncio.sleep(0)
+    try:
+        container = await making
+    except asyncio.CancelledError:
+        assert not world.left()
+    else:
+        await container.remove()
+
+
 async def test_three_hundred_calls_at_eight_at_once_leave_nothing(world: World, driver: str) -> None:
     """
     After 300 calls, each answered rightly: no mount, cgroup, directory, process or descriptor more than before.

@@ -18,6 +18,7 @@ from mayfly.containers import cgroups
 from mayfly.containers.ids import Ids, SharedIds
 from mayfly.containers.place import Place
 from mayfly.containers.programs import Programs
+from mayfly.containers.removal import remove_to_the_end
 from mayfly.containers.runtime import Container, ContainerSpec
 from mayfly.domain import sandbox
 from mayfly.domain.errors import RuntimeFailed
@@ -96,10 +97,10 @@ class LocalRuntime(ABC):
         try:
             await container.make()
         except OSError as error:
-            await container.remove()
+            await remove_to_the_end(container)
             raise RuntimeFailed(f"The container could not be prepared: {error}.") from error
         except BaseException:
-            await container.remove()
+            await remove_to_the_end(container)
             raise
         return container
 

@@ -33,6 +33,7 @@ from mayfly.containers.confined import requirements, room
 from mayfly.containers.confined.users import User, Users
 from mayfly.containers.lock import take_lock
 from mayfly.containers.programs import CONFINE, find_program
+from mayfly.containers.removal import remove_to_the_end
 from mayfly.containers.runtime import NO_EGRESS, Call, Container, ContainerSpec, Ending, EndReason
 from mayfly.containers.stdio import Stdio
 from mayfly.domain import sandbox
@@ -131,10 +132,10 @@ class ConfinedRuntime:
             container.lay_out()
             await container.spawn()
         except OSError as error:
-            await container.remove()
+            await remove_to_the_end(container)
             raise RuntimeFailed(f"The container could not be prepared: {error}.") from error
         except BaseException:
-            await container.remove()
+            await remove_to_the_end(container)
             raise
         return container
 

@@ -35,6 +35,7 @@ from mayfly.containers.docker.engine import Address, Attached, DockerRefused, En
 from mayfly.containers.docker.rootfs import Roots
 from mayfly.containers.lock import take_lock
 from mayfly.containers.programs import INIT, find_program
+from mayfly.containers.removal import remove_to_the_end
 from mayfly.containers.runtime import NO_EGRESS, Call, Container, ContainerSpec, Ending, EndReason
 from mayfly.containers.stdio import Result, Tail
 from mayfly.domain.errors import RuntimeFailed
@@ -88,7 +89,7 @@ class DockerRuntime:
             await container.make()
         except BaseException:
             with contextlib.suppress(RuntimeFailed):  # then it is left to `_clear`
-                await container.remove()
+                await remove_to_the_end(container)
             raise
         return container
 
