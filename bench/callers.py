@@ -14,6 +14,8 @@ from tests.support.registry import Registry
 from tests.support.up import Up
 
 PATH = "/v1/functions/cat/activations"
+TOGETHER_S = 120.0
+"""How long callers wait for one another at a barrier: one that has failed never comes, and the others say so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from typing import Any
 import uvloop
 
 from bench import roles
-from bench.callers import User, cat_pushed, register
+from bench.callers import TOGETHER_S, User, cat_pushed, register
 from bench.containers import CALL, make_rootfs, spec
 from mayfly.containers import cgroups
 from mayfly.containers.choose import choose_runtime, group_name
@@ -98,7 +98,7 @@ async def register_sleep(user: User, image: str) -> None:
 
 def bytes_a_call(up: Up, user: User, parameter: bytes, *, at_once: int) -> dict[str, float]:
     """What each role has in memory for one of so many calls that wait, or run; all time out in the end."""
-    connected, began = threading.Barrier(at_once + 1), threading.Barrier(at_once + 1)
+    connected, began = (threading.Barrier(at_once + 1, timeout=TOGETHER_S) for _ in range(2))
 
     def work(_: int) -> int:
         with user.connection() as connection:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import roles
-from bench.callers import User, cat_pushed, register
+from bench.callers import TOGETHER_S, User, cat_pushed, register
 from tests.support.up import ROOM, Up, running_up
 
 CALLS, AT_ONCE, ROUNDS = 100, 32, 3
@@ -66,7 +66,7 @@ def call_one_by_one(user: User, calls: int, parameter: bytes) -> list[float]:
 
 def call_at_once(user: User) -> None:
     """Let all those callers call together, some times."""
-    start = threading.Barrier(AT_ONCE)
+    start = threading.Barrier(AT_ONCE, timeout=TOGETHER_S)
 
     def work(_: int) -> None:
         with user.connection() as connection:

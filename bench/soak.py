@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import roles
-from bench.callers import User, cat_pushed, register
+from bench.callers import TOGETHER_S, User, cat_pushed, register
 from tests.support.leftovers import leftovers, seconds_until_nothing_is_left
 from tests.support.up import ROOM, Up, running_up
 
@@ -63,7 +63,7 @@ def measure(calls: int = CALLS) -> dict[str, Any]:
 def call_at_once(users: list[User], calls: int) -> list[int]:
     """Let the users make so many calls in all, over all their connections; return how many each has completed."""
     completed = [0] * len(users)
-    numbers, start = count(), threading.Barrier(len(users) * CONNECTIONS)
+    numbers, start = count(), threading.Barrier(len(users) * CONNECTIONS, timeout=TOGETHER_S)
 
     def work(number: int) -> int:
         with users[number].connection() as connection:
