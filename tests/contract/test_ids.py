@@ -283,27 +283,28 @@ def test_no_range_is_given_twice_nor_from_elsewhere(
 
 
 def test_workers_that_share_images_have_no_range_in_common(
-    rootfs: Path, tmp_path: Path, driver: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, driver: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each has blocks of its own. When it ends another one may have them, and nothing is left of them."""
     monkeypatch.setattr("mayfly.containers.id_blocks.BLOCK", 2)
     monkeypatch.setattr("mayfly.containers.ids.OWN_HOST_IDS", range(10 * ID_COUNT, 16 * ID_COUNT, ID_COUNT))
+    images = tmp_path / "images"  # where no killed worker of another test has left its blocks
     one, other, third = (OwnIds(BUILT / USERNS, is_joined=driver != "runc") for _ in range(3))
     with ExitStack() as stack:
         for each in (one, other):
             stack.callback(each.close)
-            each.open(1, images=images_of(rootfs), directory=tmp_path / "try")
+            each.open(1, images=images, directory=tmp_path / "try")
         firsts = [ids.take().first for ids in (one, other, one, other, one)]
         assert len(set(firsts)) == 5
         with pytest.raises(OSError, match="no user ids left"):
             other.take()
         other.close()
         stack.callback(third.close)
-        third.open(2, images=images_of(rootfs), directory=tmp_path / "try")
+        third.open(2, images=images, directory=tmp_path / "try")
         assert {third.take().first, third.take().first} <= set(range(10 * ID_COUNT, 16 * ID_COUNT)) - {
             firsts[number] for number in (0, 2, 4)
         }
-    assert not (images_of(rootfs) / "users").exists()
+    assert not (images / "users").exists()
 
 
 def test_a_range_that_could_not_be_made_leaves_nothing_and_is_made_later(

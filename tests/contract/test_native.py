@@ -57,7 +57,7 @@ async def test_a_cgroup_that_cannot_be_made_is_named(world: World) -> None:
     spec = world.spec()
     assert isinstance(world.runtime, NativeRuntime)
     [first, *_] = world.runtime.groups.of(spec.owner, spec.id).directories
-    first.mkdir()
+    first.mkdir(parents=True)
     with pytest.raises(RuntimeFailed, match=rf"cannot make .*{spec.id}: File exists"):
         await world.create(spec)
 
