@@ -161,6 +161,7 @@ async def test_a_foreign_source_goes_nowhere(name: str, outside: Outside, rootfs
         assert isinstance(container, HeldContainer)
         assert container._network
         inside = ("nsenter", f"--net={container._network.path}")
+        await world.at_rest()
         other = world.pool._ready[0].address
         for source in ("203.0.113.99", str(other)):
             lines_of(*inside, "ip", "address", "add", f"{source}/32", "dev", "eth0")

@@ -35,7 +35,7 @@ from mayfly.containers.docker.engine import Address, Attached, DockerRefused, En
 from mayfly.containers.docker.rootfs import Roots
 from mayfly.containers.lock import take_lock
 from mayfly.containers.programs import INIT, find_program
-from mayfly.containers.removal import remove_to_the_end
+from mayfly.containers.removal import finish, remove_to_the_end
 from mayfly.containers.runtime import NO_EGRESS, Call, Container, ContainerSpec, Ending, EndReason
 from mayfly.containers.stdio import Result, Tail
 from mayfly.domain.errors import RuntimeFailed
@@ -452,14 +452,13 @@ async def delete(engine: Engine, container: str) -> None:
 
 
 async def uninterrupted(request: Coroutine[Any, Any, R]) -> R:
-    """Finish a request that changes the daemon, also if we are cancelled: else nobody would know what it did."""
+    """Finish a request that changes the daemon, however often we are cancelled: else nobody would know what it did."""
     task = asyncio.ensure_future(request)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        task.exception()  # nobody else asks for it
-        raise
+    cancelled = await finish(task)
+    if cancelled is None:
+        return task.result()
+    task.exception()  # nobody else asks for it
+    raise cancelled
 
 
 def owner_name(state_dir: Path) -> str:
