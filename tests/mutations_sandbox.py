@@ -154,8 +154,8 @@ SANDBOX: Final = (
     Mutation(
         safeguard="a container that could not be made is removed to the end",
         file="src/mayfly/containers/removal.py",
-        old="    while not removal.done():\n",
-        new="    if not removal.done():\n",
+        old="    while not task.done():\n",
+        new="    if not task.done():\n",
         tests=(
             "tests/contract/test_runtime_removal.py::test_a_start_that_is_cancelled_again_leaves_nothing[native-0.006]",
         ),
