@@ -301,14 +301,18 @@ async def test_a_container_serves_one_call(world: World) -> None:
         assert caught.value.ran == "no"
 
 
-async def test_a_cancelled_run_leaves_nothing_alive(world: World) -> None:
-    """When the task that runs a call is cancelled, the container is dead by the time it is over."""
+@pytest.mark.parametrize("times", [1, 20])
+async def test_a_cancelled_run_leaves_nothing_alive(world: World, times: int) -> None:
+    """When the task that runs a call is cancelled, however often, the container is dead by the time it is over."""
     async with world.held() as container:
         running = asyncio.create_task(container.run(Call(argv=("escape_death",)), timeout_s=60))
         await spoken(container)
-        running.cancel()
+        for _ in range(times):
+            running.cancel()
+            await asyncio.sleep(0)  # a turn of the loop, in which it hears of that
         with pytest.raises(asyncio.CancelledError):
             await running
+        assert not world.living(container)
         with pytest.raises(RuntimeFailed):
             await container.run(Call(argv=("true",)), timeout_s=1)
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from mayfly.containers import cgroups, frame, secret_files
 from mayfly.containers.ids import IdRange
 from mayfly.containers.local import REMOVE_DELAYS_S, LocalRuntime
+from mayfly.containers.removal import finish
 from mayfly.containers.runtime import NO_EGRESS, Call, ContainerSpec, Ending, EndReason
 from mayfly.containers.stdio import Stdio
 from mayfly.domain.errors import RuntimeFailed
@@ -208,8 +209,9 @@ class HeldContainer(ABC):
             await asyncio.shield(self._dead)
         except asyncio.CancelledError:
             self.kill()
-            async with asyncio.timeout(DEATH_TIMEOUT_S):
-                await asyncio.shield(self._dead)
+            await finish(asyncio.ensure_future(asyncio.wait({self._dead}, timeout=DEATH_TIMEOUT_S)))
+            if not self._dead.done():
+                raise TimeoutError from None
             raise
 
     async def _verify_death(self) -> None:

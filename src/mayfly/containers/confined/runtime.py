@@ -33,7 +33,7 @@ from mayfly.containers.confined import requirements, room
 from mayfly.containers.confined.users import User, Users
 from mayfly.containers.lock import take_lock
 from mayfly.containers.programs import CONFINE, find_program
-from mayfly.containers.removal import remove_to_the_end
+from mayfly.containers.removal import finish, remove_to_the_end
 from mayfly.containers.runtime import NO_EGRESS, Call, Container, ContainerSpec, Ending, EndReason
 from mayfly.containers.stdio import Stdio
 from mayfly.domain import sandbox
@@ -322,7 +322,7 @@ class ConfinedContainer:
             await asyncio.shield(death)
         except asyncio.CancelledError:
             self.kill()
-            await asyncio.wait({death})
+            await finish(death)
             raise
 
     async def _death(self) -> None:
