@@ -29,14 +29,14 @@ pytestmark = [pytest.mark.F4, pytest.mark.F6]
 
 ALICE, BOB = UserId(new_id()), UserId(new_id())
 ANOTHER = """
-import sys, time
+import sys
 from pathlib import Path
 from mayfly.domain.ids import Digest
 from mayfly.images.trees import Trees
 trees = Trees(Path(sys.argv[1]) / "trees", leaving=Path(sys.argv[1]) / "pulls")
 with trees.lease(Digest(sys.argv[2])):
     print("leased", flush=True)
-    time.sleep(600)
+    sys.stdin.read()  # until it is killed, or the test is gone
 """
 
 
@@ -115,7 +115,7 @@ async def test_a_killed_worker_leaves_no_lease(registry: Registry, tmp_path: Pat
     async with a_store(registry.url, tmp_path, cache_bytes=8 * MIB) as store:
         image = await store.resolve(first, owner=ALICE)
         command = [sys.executable, "-c", ANOTHER, str(tmp_path), image.digest]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as another:
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as another:
             assert another.stdout
             assert await asyncio.to_thread(another.stdout.readline) == "leased\n"
             with pytest.raises(ImageUnavailable, match="full of images in use"):
@@ -134,17 +134,18 @@ async def test_a_killed_puller_holds_nobody_up(registry: Registry, tmp_path: Pat
     half_done = tmp_path / "pulls" / new_id()
     lock = tmp_path / "locks" / f"{digest.removeprefix('sha256:')}-{ALICE}"
     script = f"""
-import asyncio
+import asyncio, sys
 from pathlib import Path
 from mayfly.images.locks import alone
 async def main():
     async with alone(Path({str(lock)!r})):
         Path({str(half_done)!r}).mkdir()
         print("pulling", flush=True)
-        await asyncio.sleep(600)
+        await asyncio.to_thread(sys.stdin.read)  # until it is killed, or the test is gone
 asyncio.run(main())
 """
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as puller:
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as puller:
         assert puller.stdout
         assert await asyncio.to_thread(puller.stdout.readline) == "pulling\n"
         async with a_store(registry.url, tmp_path) as store:
