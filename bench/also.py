@@ -8,9 +8,11 @@ what people read of it; its docstring begins with what it is about. `scripts/ben
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -38,6 +40,13 @@ def measure(modules: Iterable[ModuleType]) -> dict[str, Any]:
         print(f"bench: {name}", file=sys.stderr, flush=True)
         found[name] = module.measure()
     return found
+
+
+def show(found: Mapping[str, Any], text: str, *, write: Path | None) -> None:
+    """Print what a measurement that was made alone has found, and *write* all of it to a file, if there is one."""
+    print(text)
+    if write:
+        write.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def sections(found: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ from typing import Any
 import uvloop
 
 from bench import roles
+from bench.also import show
 from bench.callers import TOGETHER_S, User, cat_pushed, register
 from bench.containers import CALL, make_rootfs, spec
 from mayfly.containers import cgroups
@@ -214,9 +215,7 @@ def main() -> None:
         hold(options.held)
         return
     found = measure()
-    print(markdown(found))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+    show(found, markdown(found), write=options.json)
 
 
 if __name__ == "__main__":

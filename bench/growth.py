@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import time
 from collections.abc import Awaitable, Callable
@@ -25,6 +24,7 @@ import uvloop
 from msgspec.structs import replace
 
 from bench import roles
+from bench.also import show
 from bench.callers import Connection, User, cat_pushed, register
 from bench.records import KEEP_S, record
 from mayfly.bus.connection import connect
@@ -175,9 +175,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures here")
     options = parser.parse_args()
     found = measure(options.functions, options.records, options.calls)
-    print(markdown(found))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+    show(found, markdown(found), write=options.json)
 
 
 if __name__ == "__main__":

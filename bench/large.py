@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import threading
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import roles
+from bench.also import show
 from bench.callers import TOGETHER_S, User, cat_pushed, register
 from tests.support.up import ROOM, Up, running_up
 
@@ -113,9 +113,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures here")
     options = parser.parse_args()
     found = measure(options.calls)
-    print(markdown(found))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+    show(found, markdown(found), write=options.json)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import roles
+from bench.also import show
 from bench.callers import TOGETHER_S, User, cat_pushed, register
 from tests.support.leftovers import leftovers, seconds_until_nothing_is_left
 from tests.support.up import ROOM, Up, running_up
@@ -123,9 +123,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures here")
     options = parser.parse_args()
     found = measure(options.calls)
-    print(markdown(found))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+    show(found, markdown(found), write=options.json)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from mayfly.containers import cgroups
 from mayfly.containers.ids import Ids, SharedIds
 from mayfly.containers.place import Place
 from mayfly.containers.programs import Programs
-from mayfly.containers.removal import remove_to_the_end
+from mayfly.containers.removal import made_whole
 from mayfly.containers.runtime import Container, ContainerSpec
 from mayfly.domain import sandbox
 from mayfly.domain.errors import RuntimeFailed
@@ -94,14 +94,8 @@ class LocalRuntime(ABC):
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeFailed("Containers are started from the main thread only: they die with the one that does.")
         container = self.claim(spec)
-        try:
+        async with made_whole(container):
             await container.make()
-        except OSError as error:
-            await remove_to_the_end(container)
-            raise RuntimeFailed(f"The container could not be prepared: {error}.") from error
-        except BaseException:
-            await remove_to_the_end(container)
-            raise
         return container
 
     async def reap(self) -> int:

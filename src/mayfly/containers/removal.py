@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from mayfly.containers.runtime import Container
+from mayfly.domain.errors import RuntimeFailed
+
+
+@asynccontextmanager
+async def made_whole(container: Container) -> AsyncIterator[None]:
+    """
+    Make a container inside; whatever goes wrong, nothing of it is left.
+
+    Raises: RuntimeFailed in place of an OSError; what was raised inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        await remove_to_the_end(container)
+        raise RuntimeFailed(f"The container could not be prepared: {error}.") from error
+    except BaseException:
+        await remove_to_the_end(container)
+        raise
 
 
 async def remove_to_the_end(container: Container) -> None:

@@ -33,7 +33,7 @@ from mayfly.containers.confined import requirements, room
 from mayfly.containers.confined.users import User, Users
 from mayfly.containers.lock import take_lock
 from mayfly.containers.programs import CONFINE, find_program
-from mayfly.containers.removal import finish, remove_to_the_end
+from mayfly.containers.removal import finish, made_whole
 from mayfly.containers.runtime import NO_EGRESS, Call, Container, ContainerSpec, Ending, EndReason
 from mayfly.containers.stdio import Stdio
 from mayfly.domain import sandbox
@@ -127,16 +127,10 @@ class ConfinedRuntime:
     async def _create(self, spec: ContainerSpec) -> Container:
         container = ConfinedContainer(self, spec, self.users.take())
         self.ids.add(spec.id)
-        try:
+        async with made_whole(container):
             self._furnish(spec.rootfs)
             container.lay_out()
             await container.spawn()
-        except OSError as error:
-            await remove_to_the_end(container)
-            raise RuntimeFailed(f"The container could not be prepared: {error}.") from error
-        except BaseException:
-            await remove_to_the_end(container)
-            raise
         return container
 
     async def reap(self) -> int:
