@@ -25,7 +25,7 @@ from mayfly.containers.host import prepare_host
 from mayfly.containers.runtime import Runtime
 from tests.support.dockerd_bare import Daemon, dockerd
 
-DRIVERS = ("crun", "runc", "docker", "confined")
+DRIVERS = ("crun", "native", "runc", "docker", "confined")
 ROUNDS, WARM = 5, 5
 AT_ONCE = (1, 2, 4, 8)
 

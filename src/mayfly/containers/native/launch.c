@@ -47,7 +47,7 @@ enum { USERS, SHIFT, NETWORK, DESCRIPTORS };        /* the namespaces that are t
 enum { HAS_SHIFT = 1 << 0, HAS_NETWORK = 1 << 1 };  /* `has`: which of them, beside the first */
 
 /* The system calls for mounts by descriptor, which not every C library has. */
-enum { TREE_CLONE = 1, TREE_RECURSIVE = 0x8000, FROM_DESCRIPTOR = 4, FOLLOW_LINKS = 0x10 };
+enum { TREE_CLONE = 1, FROM_DESCRIPTOR = 4, FOLLOW_LINKS = 0x10 };
 enum { CLOSE_ON_EXEC = 1, SET_STRING = 1, CREATE = 6 };
 enum { AT_DESCRIPTOR = 0x1000, SHIFT_USERS = 0x100000, ATTR_RDONLY = 1, ATTR_NOSUID = 2, ATTR_NODEV = 4, ATTR_NOEXEC = 8 };
 struct attributes { uint64_t set, clear, propagation, users; };
