@@ -331,8 +331,8 @@ class SlotSettings(Settings):
 
     worker_processes: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that see to those slots, each with a share of them. One is busy with one core at the most, beside the
-    functions themselves. They share the images, and have a directory each in the one for state, a port each from that
-    for metrics on, and for egress a part each of the addresses. Each takes some 60 MiB."""
+    functions themselves. They share the images, and have a directory each in the one for state, a port each after that
+    for metrics, where those of all can be read, and for egress a part each of the addresses. Each takes some 60 MiB."""
 
     @field_validator("worker_processes")
     @classmethod

@@ -12,6 +12,8 @@ import httpx
 import pytest
 
 from tests.support.leftovers import cmdline, leftovers, seconds_until_nothing_is_left, worker_pids
+from tests.support.nats import free_port
+from tests.support.scrape import scrape
 from tests.support.up import Up, running_up
 
 pytestmark = [pytest.mark.A5, pytest.mark.D2, pytest.mark.root]
@@ -21,9 +23,16 @@ BACK_WITHIN_S = 40
 
 
 @pytest.fixture(scope="module")
-def pair(registry: str) -> Iterator[Up]:
+def port() -> int:
+    """Of the API server's metrics; the workers' is the next one."""
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def pair(registry: str, port: int) -> Iterator[Up]:
     """An installation with two of them."""
-    with running_up(registry, worker_processes=PROCESSES, slots=SLOTS) as up:
+    listen = f"127.0.0.1:{port}"
+    with running_up(registry, worker_processes=PROCESSES, slots=SLOTS, metrics_listen=listen) as up:
         yield up
 
 
@@ -60,6 +69,17 @@ async def test_they_share_slots_and_calls(pair: Up, image: str) -> None:
     assert (status["workers"], status["slots"], status["platform"]["limit"]) == (PROCESSES, SLOTS, SLOTS)
     assert [answer.status_code for answer in answers] == [200] * SLOTS
     assert sorted(workers.values()) == [SLOTS // PROCESSES] * PROCESSES
+
+
+@pytest.mark.D4
+async def test_their_metrics_are_read_at_one_port(pair: Up, port: int) -> None:
+    """Each process's slots are there, and that it is connected."""
+    found = await scrape(port + 1)
+
+    each = [str(number + 1) for number in range(PROCESSES)]
+    assert pair.url
+    assert [found.value("mayfly_worker_slots", process=number) for number in each] == [SLOTS // PROCESSES] * PROCESSES
+    assert [found.value("mayfly_nats_connected", process=number) for number in each] == [1] * PROCESSES
 
 
 async def test_one_that_is_killed_takes_only_its_own_calls_along(pair: Up, image: str) -> None:

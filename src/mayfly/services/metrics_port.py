@@ -11,19 +11,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from mayfly.services.metrics import Metrics
 from mayfly.settings import SettingsError
 
 log = structlog.get_logger()
 
-M = TypeVar("M", bound=Metrics)
+
+class Registered(Protocol):
+    """What has metrics: a role, or several processes of one together."""
+
+    registry: CollectorRegistry
+
+
+M = TypeVar("M", bound=Registered)
 
 PATH = b"/metrics"
 HEAD_MAX_BYTES = 8192

@@ -41,7 +41,7 @@ def test_what_only_one_can_have_each_has_for_itself() -> None:
     )
 
     assert [str(one.state_dir) for one in some] == ["/run/mayfly/1", "/run/mayfly/2", "/run/mayfly/3"]
-    assert [one.metrics_listen for one in some] == ["[::1]:9464", "[::1]:9465", "[::1]:9466"]
+    assert [one.metrics_listen for one in some] == ["[::1]:9465", "[::1]:9466", "[::1]:9467"]
     assert [str(one.egress_addresses) for one in some] == ["10.213.0.0/18", "10.213.64.0/18", "10.213.128.0/18"]
     assert len({one.image_dir for one in some}) == 1
 
@@ -49,6 +49,12 @@ def test_what_only_one_can_have_each_has_for_itself() -> None:
 def test_no_metrics_stay_none_and_any_port_any_port() -> None:
     """There is nothing to count on from."""
     assert (ports_after("", 3), ports_after("127.0.0.1:0", 3)) == ("", "127.0.0.1:0")
+
+
+def test_any_port_is_none_that_others_follow() -> None:
+    """Who gathers their metrics must know where each of them has its own."""
+    with pytest.raises(SettingsError, match="need a port, and those after it"):
+        shares(slots=8, worker_processes=2, metrics_listen="127.0.0.1:0")
 
 
 def test_addresses_that_are_too_few_are_refused() -> None:
