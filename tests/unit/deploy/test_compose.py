@@ -19,6 +19,7 @@ from mayfly import __version__
 from mayfly.api.server import GRACE_S
 from mayfly.domain.limits import TIMEOUT_MAX_S
 from mayfly.domain.sandbox import DENIED_CALLS
+from mayfly.ops import nats_config
 from mayfly.ops.gateway.render import render
 from mayfly.settings import ROLES, GatewaySettings, WorkerSettings
 from tests.support.need import need
@@ -285,6 +286,14 @@ def test_every_image_says_what_it_is_and_how_it_does(target: str) -> None:
     for label in ("title", "description", "version", "revision", "licenses"):
         assert f'org.opencontainers.image.{label}="' in stage
     assert f"ARG VERSION={__version__}" in stage
+
+
+@pytest.mark.A3
+def test_nats_server_has_the_same_environment_everywhere() -> None:
+    """What `mayfly up` gives it is in the image, and so in compose, on Kubernetes and on Kumori."""
+    given = dict(re.findall(r"^ENV (\w+)=(\S+)$", STAGES["nats"], re.MULTILINE))
+    assert given == nats_config.ENVIRONMENT
+    assert not [name for name in SERVICES if name.startswith("nats") and "environment" in SERVICES[name]]
 
 
 def test_only_the_first_stage_has_a_compiler() -> None:
