@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import signal
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -36,6 +38,21 @@ async def test_the_largest_parameter_comes_back(world: World) -> None:
     """1 MiB goes in and out, though no pipe holds that much."""
     parameter = b"0123456789abcdef" * (PARAMETER_MAX_BYTES // 16)
     assert (await world.run("cat", stdin=parameter)).stdout == parameter
+
+
+async def test_what_a_call_carried_goes_with_its_container(world: World) -> None:
+    """A container that was removed is gone at once, with parameter and result, not when Python looks for circles."""
+    container = await world.create()
+    gone = weakref.ref(container)
+    gc.disable()
+    try:
+        await container.run(Call(argv=("cat",), stdin=b"x" * PARAMETER_MAX_BYTES), timeout_s=20)
+        await container.remove()
+        del container
+        await asyncio.sleep(0)  # the loop lets go of what it called last
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_function_need_not_read_its_parameter(world: World) -> None:

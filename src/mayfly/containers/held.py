@@ -236,7 +236,7 @@ class HeldContainer(ABC):
         return Ending(
             reason=reason,
             exit_code=code,
-            stdout=bytes(self._stdio.result.content),
+            stdout=self._stdio.result.hand_out(),
             stderr=self._stdio.tail.content(),
             stderr_truncated=self._stdio.tail.is_truncated,
             cpu_us=max(0, self._group.cpu_us() - cpu_before_us),

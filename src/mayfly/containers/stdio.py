@@ -46,6 +46,15 @@ class Result:
         if self.is_too_large:
             self._on_too_large()
 
+    def hand_out(self) -> bytes:
+        """
+        Return all of it, at the end. It is not kept here, nor is whoever was to be told: a container, which has this in
+        turn. Such a circle, with parameter and result, would lie about until Python looks for circles.
+        """
+        content, self.content = bytes(self.content), bytearray()
+        self.on_too_large = _nobody_minds
+        return content
+
 
 class Tail:
     """Keeps the end of stderr, however much is written."""
@@ -123,7 +132,7 @@ class Writer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._left = memoryview(b"")
 
-    def start(self, loop: asyncio.AbstractEventLoop, content: bytes) -> None:
+    def start(self, loop: asyncio.AbstractEventLoop, content: bytes | bytearray) -> None:
         self._left = memoryview(content)
         self._write()
         if self._descriptor >= 0:
@@ -131,7 +140,8 @@ class Writer:
             loop.add_writer(self._descriptor, self._write)
 
     def close(self) -> None:
-        """Stop writing: the function sees the end of its parameter. Idempotent."""
+        """Stop writing: the function sees the end of its parameter, which is not kept. Idempotent."""
+        self._left = memoryview(b"")  # also what is left of it when nothing is: an empty view holds the whole
         if self._descriptor >= 0:
             if self._loop is not None:
                 self._loop.remove_writer(self._descriptor)

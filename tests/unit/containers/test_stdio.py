@@ -27,6 +27,18 @@ def test_a_result_is_told_once_that_it_is_too_large() -> None:
     assert len(result.content) == RESULT_MAX_BYTES + 1
 
 
+def test_a_result_is_handed_out_and_not_kept() -> None:
+    """All of it, once; and nobody is told any more, as whoever was told has this in turn."""
+    calls: list[None] = []
+    result = Result()
+    result.on_too_large = lambda: calls.append(None)
+    result(b"x" * RESULT_MAX_BYTES)
+    assert result.hand_out() == b"x" * RESULT_MAX_BYTES
+    assert result.hand_out() == b""
+    result(b"y" * (RESULT_MAX_BYTES + 1))
+    assert calls == []
+
+
 @given(st.lists(st.integers(0, 200_000), max_size=12))
 def test_the_tail_is_the_end_of_what_was_written(sizes: list[int]) -> None:
     """All of a short log; of a long one a mark and its end, in STDERR_MAX_BYTES."""
@@ -72,10 +84,10 @@ async def test_a_reader_takes_all_and_notes_the_first_byte() -> None:
 
 
 async def test_a_writer_writes_more_than_a_pipe_holds_then_ends() -> None:
-    """A megabyte arrives, and then the end of file."""
+    """A megabyte arrives, and then the end of file; the writer keeps nothing of it."""
     theirs, ours = os.pipe()
     os.set_blocking(ours, False)
-    content = os.urandom(1 << 20)
+    content = bytearray(os.urandom(1 << 20))
     writer = Writer(ours)
     writer.start(asyncio.get_running_loop(), content)
 
@@ -85,6 +97,7 @@ async def test_a_writer_writes_more_than_a_pipe_holds_then_ends() -> None:
 
     assert await asyncio.to_thread(read_all) == content
     writer.close()
+    content.clear()  # a BufferError if there were still a view of it
 
 
 async def test_a_writer_minds_no_reader_that_leaves() -> None:

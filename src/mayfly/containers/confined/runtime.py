@@ -337,7 +337,7 @@ class ConfinedContainer:
         return Ending(
             reason=reason,
             exit_code=self._exit_code() if reason is EndReason.EXITED else None,
-            stdout=bytes(self._stdio.result.content),
+            stdout=self._stdio.result.hand_out(),
             stderr=self._stdio.tail.content(),
             stderr_truncated=self._stdio.tail.is_truncated,
             cpu_us=self._words.cpu_us if self._words else 0,

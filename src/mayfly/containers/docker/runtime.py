@@ -337,7 +337,7 @@ class DockerContainer:
         return Ending(
             reason=reason,
             exit_code=self._exit_code(words, state) if reason is EndReason.EXITED else None,
-            stdout=bytes(self._result.content),
+            stdout=self._result.hand_out(),
             stderr=self._tail.content(),
             stderr_truncated=self._tail.is_truncated,
             cpu_us=words.cpu_us if words else 0,
