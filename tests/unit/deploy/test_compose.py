@@ -75,6 +75,12 @@ def plain(value: object) -> str:
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value))
 
 
+def in_bytes(size: str) -> int:
+    """A size as Go, compose, Kubernetes or Kumori writes it."""
+    number, unit = re.fullmatch(r"(\d+) ?(\w+)", size).groups()  # type: ignore[union-attr]
+    return int(number) * {"MiB": 1 << 20, "g": 1 << 30, "Gi": 1 << 30, "M": 10**6}[unit]
+
+
 def seconds(duration: str) -> int:
     """A duration of compose, which is always in seconds here."""
     return int(duration.removesuffix("s"))
@@ -290,10 +296,32 @@ def test_every_image_says_what_it_is_and_how_it_does(target: str) -> None:
 
 @pytest.mark.A3
 def test_nats_server_has_the_same_environment_everywhere() -> None:
-    """What `mayfly up` gives it is in the image, and so in compose, on Kubernetes and on Kumori."""
+    """What `mayfly up` gives it is in the image, and nothing in compose, on Kubernetes or on Kumori says otherwise."""
     given = dict(re.findall(r"^ENV (\w+)=(\S+)$", STAGES["nats"], re.MULTILINE))
     assert given == nats_config.ENVIRONMENT
-    assert not [name for name in SERVICES if name.startswith("nats") and "environment" in SERVICES[name]]
+    for file in ("compose/compose.yaml", "kubernetes/base/nats.yaml", "kumori/nats/component.cue"):
+        assert not [name for name in given if name in (DEPLOY / file).read_text(encoding="utf-8")], file
+
+
+@pytest.mark.A3
+def test_nats_server_is_told_of_its_containers_memory() -> None:
+    """Go's limit is a little below the container's: it collects garbage before the kernel kills."""
+    nats = yaml.safe_load_all((DEPLOY / "kubernetes/base/nats.yaml").read_text(encoding="utf-8"))
+    (pod,) = (made["spec"]["template"]["spec"] for made in nats if made["kind"] == "StatefulSet")
+    (server,) = pod["containers"]
+    cue = (DEPLOY / "kumori/nats/component.cue").read_text(encoding="utf-8")
+    told = {
+        **{SERVICES[f"nats-{n}"]["environment"]["GOMEMLIMIT"]: SERVICES[f"nats-{n}"]["mem_limit"] for n in (1, 2, 3)},
+        next(each["value"] for each in server["env"] if each["name"] == "GOMEMLIMIT"): server["resources"]["limits"][
+            "memory"
+        ],
+        re.findall(r'GOMEMLIMIT: value: +"(\w+)"', cue)[0]: " ".join(
+            re.findall(r"memory: \{size: (\d+), unit: \"(\w)\"", cue)[0]
+        ),
+    }
+    assert len(told) == 3
+    for limit, memory in told.items():
+        assert 0.85 <= in_bytes(limit) / in_bytes(memory) <= 0.92, (limit, memory)
 
 
 def test_only_the_first_stage_has_a_compiler() -> None:
