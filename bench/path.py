@@ -1,13 +1,17 @@
 """
 Where the time of a call goes: each hop from the client's first byte out to the last byte in, in microseconds.
 
-    sudo .venv/bin/python -m bench.path [--calls N] [--runtime native|crun] [--beside CHECKOUT]
+    sudo .venv/bin/python -m bench.path [--calls N] [--pause MS] [--runtime native|crun] [--beside CHECKOUT]
 
 One call at a time over HTTPS, on a whole `mayfly up` of its own. Nothing is traced: the hops lie between the moments
 that each activation's record has (`GET /v1/activations/{id}`), by NATS's clock, which on one machine is everybody's,
 and the client's own. `--beside` measures another checkout, with its `.venv`, in turns of 20 calls: compare its column
 with this one, and neither with that of another run. The container of `cat` is real; CPU is what the kernel counted for
 each process, of which the container's is not a part.
+
+Beside the medians stand the means of the slowest twentieth of the calls: the hop that grows is where the tail comes
+from. With `--pause` the machine has nothing to do before each call, as is usual outside of a bench: what costs more
+when nobody has done it just before shows only then.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ import ssl
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -81,17 +85,25 @@ class Installation:
             raise RuntimeError(f"{answer.status}: {body[:200]!r}")
         return took_s, answer.getheader("Mayfly-Activation-Id") or "", timing(answer.getheader("Server-Timing") or "")
 
-    def turn(self, calls: int) -> None:
+    def turn(self, calls: int, *, pause_s: float) -> None:
         """Invoke so many times, and look at the records afterwards, when they are out of the way."""
         pids = {"client": [os.getpid()], **processes(self.up)}
         before = {role: of_processes(each) for role, each in pids.items()}
-        made = [self.call() for _ in range(calls)]
+        made = []
+        for _ in range(calls):
+            time.sleep(pause_s)
+            made.append(self.call())
         for role, each in pids.items():
             self.cpu_us[role].append((of_processes(each) - before[role]) / calls * 1e6)
         for took_s, activation_id, told in made:
             self.totals_us.append(took_s * 1e6)
             for hop, took_us in self._hops(took_s, activation_id, told).items():
                 self.hops_us[hop].append(took_us)
+
+    def slowest(self) -> list[int]:
+        """Which calls took longest: one in twenty."""
+        ordered = sorted(range(len(self.totals_us)), key=self.totals_us.__getitem__)
+        return ordered[-max(1, len(ordered) // 20) :]
 
     def _hops(self, took_s: float, activation_id: str, told: dict[str, float]) -> dict[str, float]:
         """Take the call apart. A checkout that tells no `total` has the client's part within `answer`."""
@@ -140,7 +152,7 @@ def installations(registry: str, runtime: str, pythons: list[str]) -> Iterator[l
         yield [Installation(stack.enter_context(running_up_by(python, registry, **options))) for python in pythons]
 
 
-def measure(runtime: str, pythons: list[str], calls: int) -> list[Installation]:
+def measure(runtime: str, pythons: list[str], calls: int, *, pause_s: float) -> list[Installation]:
     """Call all in turns."""
     with asyncio.Runner() as runner:
         registry = runner.run(Registry().__aenter__())
@@ -153,7 +165,7 @@ def measure(runtime: str, pythons: list[str], calls: int) -> list[Installation]:
                         each.call()
                 for number in range(calls // TURN):
                     for each in found if number % 2 else reversed(found):
-                        each.turn(TURN)
+                        each.turn(TURN, pause_s=pause_s)
                 return found
         finally:
             runner.run(registry.__aexit__(None, None, None))
@@ -168,38 +180,56 @@ async def prepare(up: Up, reference: str) -> tuple[str, str]:
 
 
 def table(found: list[Installation]) -> str:
-    """The hops, and the processor time of each role, in a column for each checkout."""
+    """The hops, those of the slowest calls beside them, and the processor time of each role; for each checkout."""
     names = ["this"] if len(found) == 1 else ["the other", "this"]
-    lines = ["| hop | " + " | ".join(f"{name}, us" for name in names) + " |", "|---|" + "---|" * len(names)]
+    columns = [column for name in names for column in (f"{name}, us", "slowest twentieth, us")]
+    lines = ["| hop | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
     for hop, words in HOPS.items():
-        lines.append(row(f"*{hop}*: {words}", [statistics.median(each.hops_us[hop]) for each in found]))
+        lines.append(row(f"*{hop}*: {words}", [figure for each in found for figure in both(each, each.hops_us[hop])]))
     sums = [sum(map(statistics.median, each.hops_us.values())) for each in found]
-    lines.append(row("**sum of these medians**", sums))
-    lines.append(row("**the whole call, p50**", [statistics.median(each.totals_us) for each in found]))
-    lines.extend(row(f"processor time: {it}", [statistics.median(each.cpu_us[it]) for each in found]) for it in ROLES)
+    lines.append(row("**sum of these medians**", beside_nothing(sums)))
+    lines.append(row("**the whole call**", [figure for each in found for figure in both(each, each.totals_us)]))
+    for percent in (95, 99):
+        ends = [statistics.quantiles(each.totals_us, n=100, method="inclusive")[percent - 1] for each in found]
+        lines.append(row(f"**the whole call, p{percent}**", beside_nothing(ends)))
+    for role in ROLES:
+        used = [statistics.median(each.cpu_us[role]) for each in found]
+        lines.append(row(f"processor time: {role}", beside_nothing(used)))
     return "\n".join(lines)
 
 
-def row(words: str, figures: list[float]) -> str:
+def both(found: Installation, figures: list[float]) -> tuple[float, float]:
+    """The median of a figure of each call, and its mean in the slowest calls."""
+    return statistics.median(figures), statistics.fmean(figures[number] for number in found.slowest())
+
+
+def beside_nothing(figures: list[float]) -> list[float | None]:
+    """Figures that are not of single calls: the column of the slowest stays empty."""
+    return [column for figure in figures for column in (figure, None)]
+
+
+def row(words: str, figures: Sequence[float | None]) -> str:
     """One line of the table."""
-    return f"| {words} | " + " | ".join(f"{figure:.0f}" for figure in figures) + " |"
+    return f"| {words} | " + " | ".join("" if figure is None else f"{figure:.0f}" for figure in figures) + " |"
 
 
 def main() -> None:
     """Measure, print."""
     parser = argparse.ArgumentParser(prog="python -m bench.path")
     parser.add_argument("--calls", type=int, default=300, help=f"of each checkout, in turns of {TURN}")
+    parser.add_argument("--pause", type=float, default=0, metavar="MS", help="before each call")
     parser.add_argument("--runtime", default="native")
     parser.add_argument("--beside", type=Path, help="another checkout, with its .venv")
     options = parser.parse_args()
     pythons = [sys.executable]
     if options.beside:
         pythons.insert(0, str(options.beside.resolve() / ".venv" / "bin" / "python"))
-    found = measure(options.runtime, pythons, options.calls)
+    found = measure(options.runtime, pythons, options.calls, pause_s=options.pause / 1e3)
     print(table(found))
     print(
-        f"\n{options.calls} calls each, medians; Mayfly {__version__}, {options.runtime}, {os.cpu_count()} cores, "
-        f"Linux {platform.release()}, Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}."
+        f"\n{options.calls} calls each, {options.pause:g} ms apart; Mayfly {__version__}, {options.runtime}, "
+        f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}, "
+        f"load {os.getloadavg()[0]:.1f}."
     )
 
 
