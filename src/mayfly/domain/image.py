@@ -30,11 +30,13 @@ class ProcessConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PrepareImage(msgspec.Struct, frozen=True, kw_only=True):
-    """Asks a worker to resolve a reference for a user: pull it, unpack it and pin its digest."""
+    """Asks a worker to resolve a reference for a user, pin its digest, and have that image there."""
 
     v: int = 1
     reference: str
     owner: StoredUserId
+    digest: StoredDigest | None = None
+    """What another worker has resolved it to: that is fetched, and nothing is done where it is."""
 
 
 class ImageAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -248,7 +248,7 @@ class Functions:
                 f"Image {spec.image!r} says neither ENTRYPOINT nor CMD, so there is nothing to run. "
                 "Give the function a `command`."
             )
-        await tell_to_prefetch(self._bus, request)
+        await tell_to_prefetch(self._bus, replace(request, digest=answer.digest))
         return answer.digest
 
 

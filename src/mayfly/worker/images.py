@@ -46,12 +46,24 @@ async def _pin(stores: Stores, function: Function, image: PreparedImage) -> None
         log.info("image.not-pinned", function=function.name)
 
 
+async def _wanted(images: ImageStore, request: PrepareImage) -> PreparedImage:
+    """
+    Have what is asked for.
+
+    Raises: ImageUnavailable; InvalidRequest.
+    """
+    reference = parse_reference(request.reference)
+    if request.digest is not None:
+        return await images.prepare(reference, request.digest, owner=request.owner)
+    return await images.resolve(reference, owner=request.owner)
+
+
 def image_answerer(images: ImageStore) -> Callable[[PrepareImage], Awaitable[ImageAnswer]]:
-    """Make what answers an API server that wants an image resolved; it answers whatever happens here."""
+    """Make what answers an API server that wants an image; it answers whatever happens here."""
 
     async def answer(request: PrepareImage) -> ImageAnswer:
         try:
-            image = await images.resolve(parse_reference(request.reference), owner=request.owner)
+            image = await _wanted(images, request)
         except MayflyError as error:
             log.info("image.unavailable", image=request.reference, code=error.code, reason=error.detail)
             return ImageAnswer(code=error.code, problem=error.detail)

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from mayfly.domain.ids import Digest
-from mayfly.domain.image import ImageAnswer, ProcessConfig
+from mayfly.domain.image import ImageAnswer, PrepareImage, ProcessConfig
 from tests.integration.api.conftest import FUNCTION, Someone
 from tests.integration.api.test_keys import registered
 from tests.support.answering import DIGEST, AnsweringWorker
@@ -57,6 +57,27 @@ async def test_image_that_cannot_be_had_is_not_registered(ann: Someone, worker: 
     assert (answer.status_code, answer.json()["code"]) == (422, "image-unavailable")
     assert "manifest unknown" in answer.json()["detail"]
     assert (await ann.client.get("/v1/functions/echo")).status_code == 404
+
+
+async def test_every_worker_is_told_what_was_resolved(ann: Someone, worker: AnsweringWorker) -> None:
+    """
+    One worker is asked what the reference is now; then all are told to fetch just that, so that it is nothing to do for
+    whoever has it, and nobody fetches what the registry calls so a moment later.
+    """
+    told = asyncio.Event()
+
+    def answer(request: PrepareImage) -> ImageAnswer:
+        if request.digest is not None:
+            told.set()
+        return ImageAnswer(digest=DIGEST, process=ProcessConfig(cmd=("cat",)))
+
+    worker.image = answer
+    worker.asked.clear()
+    await ann.has()
+
+    async with asyncio.timeout(5):
+        await told.wait()
+    assert [request.digest for request in worker.asked] == [None, DIGEST]
 
 
 async def test_taken_name_is_409(ann: Someone, worker: AnsweringWorker) -> None:

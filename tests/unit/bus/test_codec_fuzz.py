@@ -165,6 +165,7 @@ def poisons() -> Iterator[tuple[type[Any], dict[str, Any], dict[str, Any]]]:
     yield WorkerBeat, beat, {"slots": -5}
     yield Place, place, {"holder": "*.*.*"}
     yield PrepareImage, prepare, {"owner": "a b"}
+    yield PrepareImage, prepare, {"digest": "sha256:../../x"}
     yield AuditEntry, entry, {"at": float("nan")}
     yield AuditEntry, entry, {"previous": -1}
     yield AuditEntry, entry, {"actor": entry["actor"] | {"user_id": ">"}}
