@@ -109,8 +109,8 @@ SANDBOX: Final = (
     Mutation(
         safeguard="native: a network namespace of its own",
         file="src/mayfly/containers/native/launch.c",
-        old="(plan.has & HAS_NETWORK ? 0 : CLONE_NEWNET)",
-        new="0",
+        old="(plan.has & HAS_NETWORK ? 0 : CLONE_NEWNET) |",
+        new="",
         tests=("tests/contract/test_runtime_world.py::test_there_is_no_network_but_loopback[native]",),
     ),
     Mutation(
@@ -136,13 +136,20 @@ SANDBOX: Final = (
     ),
     Mutation(
         safeguard="native: the launcher is no process of the container's",
-        file="src/mayfly/containers/native/runtime.py",
-        old="        await self._see_the_launcher_off()\n",
-        new="        self._reap()\n",
+        file="src/mayfly/containers/native/launch.c",
+        old="        entrances[next++] = entrance;\n",
+        new='        entrances[next++] = entrance;\n        if (write(entrance, "0", 1) < 0) fail("enter", *each);\n',
         tests=(
             "tests/contract/test_native.py::test_a_launcher_that_takes_its_time_to_end_is_none_of_the_containers_"
-            "processes",
+            "processes[native]",
         ),
+    ),
+    Mutation(
+        safeguard="native: a cgroup namespace that begins with the container's group",
+        file="src/mayfly/containers/native/launch.c",
+        old="if (unshare(CLONE_NEWCGROUP))",
+        new="if (0)",
+        tests=("tests/contract/test_runtime_world.py::test_a_function_does_not_learn_whose_cgroup_it_is_in[native]",),
     ),
     Mutation(
         safeguard="native: a function is in no group of the launcher's",

@@ -187,6 +187,9 @@ def not_with(driver: str, exception: str) -> pytest.MarkDecorator:
 local_only = pytest.mark.parametrize("driver", LOCAL, indirect=True)
 """For tests of what only a driver has that starts containers itself: no promise of the protocol."""
 
+native_only = pytest.mark.parametrize("driver", ["native"], indirect=True)
+"""For tests of our own launcher."""
+
 oci_only = pytest.mark.parametrize("driver", OCI, indirect=True)
 """For tests of what only a driver has that leaves it to a container runtime."""
 

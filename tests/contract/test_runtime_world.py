@@ -16,7 +16,7 @@ from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import MIB
 from mayfly.domain.sandbox import ID_COUNT, OWN_HOST_IDS, SIGNALS_PENDING
-from tests.contract.exceptions import local_only, not_with
+from tests.contract.exceptions import local_only, native_only, not_with
 from tests.support.containers import IS_AMD64, SCALE, OurContainer, World, spoken
 from tests.support.need import need
 
@@ -77,6 +77,13 @@ async def test_no_capabilities_no_new_privileges_and_a_filter(world: World) -> N
     ]
 
 
+@native_only
+async def test_a_function_does_not_learn_whose_cgroup_it_is_in(world: World) -> None:
+    """It is at the top of what it sees: neither the worker's path nor its owner's id."""
+    ending = await world.shell("cut -d : -f 3 /proc/self/cgroup | sort -u")
+    assert ending.stdout == b"/\n"
+
+
 async def test_there_is_no_network_but_loopback(world: World) -> None:
     """Only `lo`, up, answering for localhost and the container's own name; nothing is routed anywhere."""
     assert await lines(world, "ls /sys/class/net; cat /sys/class/net/lo/flags; ip route") == ["lo", "0x9"]
@@ -114,6 +121,20 @@ async def test_no_directory_that_the_worker_inherited_is_a_way_out(world: World)
         os.close(machine)
     assert where
     assert where != f"{status.st_dev}:{status.st_ino}"
+
+
+@native_only
+async def test_no_descriptor_of_the_launchers_is_a_way_out(world: World) -> None:
+    """Nor one of our own, which is open while the image's directory is looked for: it is in the container or nowhere."""
+    outcomes = []
+    for number in range(3, 40):
+        spec = world.spec(ProcessConfig(cwd=f"/proc/self/fd/{number}"))
+        try:
+            [here, top] = (await world.shell("stat -c %d:%i . /", spec=spec)).stdout.split()
+            outcomes.append(here == top)
+        except RuntimeFailed:
+            outcomes.append(True)
+    assert outcomes == [True] * len(outcomes)
 
 
 async def test_no_path_of_the_host_shows(world: World, state_dir: Path) -> None:

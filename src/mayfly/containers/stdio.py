@@ -26,6 +26,10 @@ SIGNALS = [int(number) for number in signal.valid_signals()]
 _CONTINUATION = range(0x80, 0xC0)
 
 
+def _nobody_minds() -> None:
+    pass
+
+
 class Result:
     """Collects stdout, up to one byte more than a result may have."""
 
@@ -52,7 +56,7 @@ class Result:
         turn. Such a circle, with parameter and result, would lie about until Python looks for circles.
         """
         content, self.content = bytes(self.content), bytearray()
-        self.on_too_large = _nobody_minds
+        self._on_too_large = _nobody_minds
         return content
 
 

@@ -30,8 +30,7 @@ def test_a_result_is_told_once_that_it_is_too_large() -> None:
 def test_a_result_is_handed_out_and_not_kept() -> None:
     """All of it, once; and nobody is told any more, as whoever was told has this in turn."""
     calls: list[None] = []
-    result = Result()
-    result.on_too_large = lambda: calls.append(None)
+    result = Result(lambda: calls.append(None))
     result(b"x" * RESULT_MAX_BYTES)
     assert result.hand_out() == b"x" * RESULT_MAX_BYTES
     assert result.hand_out() == b""

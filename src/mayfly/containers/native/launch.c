@@ -2,11 +2,12 @@
  * mayfly-launch: a container without a container runtime. One static program is spawner, sandbox and process 1.
  *
  * It is started with pipes as standard input, output and error and the control socket as fd 3, and finds there a
- * `struct plan` with descriptors of namespaces beside it. It closes all else, ties itself to the worker, makes and enters
- * the container's cgroups, and mounts the root in a mount namespace of its own, so that nothing of it is ever seen in the
+ * `struct plan` with descriptors of namespaces beside it. It closes all else, ties itself to the worker, makes the
+ * container's cgroups, and mounts the root in a mount namespace of its own, so that nothing of it is ever seen in the
  * worker's, and all of it vanishes with the last process. Then it enters the container's user namespace and clones
- * process 1 into new namespaces, as a child of the worker and not of itself, and is gone. Process 1 moves the mounts to
- * where the container has them, leaves the old root behind, gives up every privilege, and goes on in hold.h.
+ * process 1 into new namespaces, as a child of the worker and not of itself, and is gone. Process 1 enters the cgroups,
+ * moves the mounts to where the container has them, leaves the old root behind, gives up every privilege, and goes on in
+ * hold.h.
  *
  * Guarantees:
  * - The image is hostile: what is in it is only looked at once the old root cannot be reached any more, by path or by
@@ -45,6 +46,7 @@ enum { PLAN_PROTOCOL = 0x4d460001, FAILED = 124 };
 enum { MAX_PATH = 4096, MAX_PLAN_BYTES = 1 << 20, MAX_GROUPS = 65536, MAX_CAPABILITIES = 64, OWN_INODES = 8 };
 enum { USERS, SHIFT, NETWORK, DESCRIPTORS };        /* the namespaces that are there already, in this order */
 enum { HAS_SHIFT = 1 << 0, HAS_NETWORK = 1 << 1 };  /* `has`: which of them, beside the first */
+enum { IS_UNIFIED = 1 << 2, MAX_HIERARCHIES = 8 };  /* and that cgroups are of version 2 */
 
 /* The system calls for mounts by descriptor, which not every C library has. */
 enum { TREE_CLONE = 1, FROM_DESCRIPTOR = 4, FOLLOW_LINKS = 0x10 };
@@ -66,6 +68,7 @@ static char *stage, *image, *hostname, *cwd, *hosts;    /* paths outside, but `c
 static char *resolv_conf, *sys, *secrets;               /* paths outside, empty where the container has none */
 static char **cgroups, **settings, **masked, **read_only; /* `settings`: a path and a value by turns */
 static int namespaces[DESCRIPTORS] = {-1, -1, -1};
+static int entrances[MAX_HIERARCHIES]; /* of the cgroups */
 
 static const char *const devices[] = {"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"};
 enum { DEVICES = sizeof devices / sizeof *devices };
@@ -113,7 +116,7 @@ static void receive_plan(void)
     ssize_t got = recvmsg(CONTROL, &message, MSG_CMSG_CLOEXEC | MSG_WAITALL);
     errno = EBADMSG;
     if (got != sizeof plan || plan.protocol != PLAN_PROTOCOL || plan.strings_bytes > MAX_PLAN_BYTES || plan.groups > MAX_GROUPS ||
-        plan.cgroups > MAX_STRINGS || plan.settings > MAX_STRINGS || plan.masked > MAX_STRINGS || plan.read_only > MAX_STRINGS)
+        plan.cgroups > MAX_HIERARCHIES || plan.settings > MAX_STRINGS || plan.masked > MAX_STRINGS || plan.read_only > MAX_STRINGS)
         fail("read", "the plan");
     take_descriptors(&message);
     groups = allocate(plan.groups + 1, sizeof *groups);
@@ -159,21 +162,27 @@ static void write_to(const char *path, const char *value)
     close(file);
 }
 
-/* Before anything else that takes memory: it is the container's. */
-static void enter_cgroups(void)
+/*
+ * Process 1 enters them itself, or is born inside. Before the kernel moves a process from one cgroup to another it waits for
+ * a grace period of RCU, 5 to 30 ms, if nobody has moved one in the last 10. Not for a thread that moves itself by `tasks`
+ * (version 1), nor for a process that is cloned into a cgroup (version 2).
+ */
+static void make_cgroups(void)
 {
     char path[MAX_PATH];
+    int is_unified = plan.has & IS_UNIFIED, next = 0;
     for (char **each = cgroups; *each; each++)
         if (mkdir(*each, 0755))
             fail("make", *each);
     for (char **each = settings; *each; each += 2)
         write_to(each[0], each[1]);
     for (char **each = cgroups; *each; each++) {
-        if ((size_t)snprintf(path, sizeof path, "%s/cgroup.procs", *each) >= sizeof path) {
-            errno = ENAMETOOLONG;
-            fail("enter", *each);
-        }
-        write_to(path, "0");
+        errno = ENAMETOOLONG;
+        int length = snprintf(path, sizeof path, "%s%s", *each, is_unified ? "" : "/tasks");
+        int entrance = length >= (int)sizeof path ? -1 : open(path, (is_unified ? O_PATH : O_WRONLY) | O_CLOEXEC);
+        if (entrance < 0)
+            fail("open", *each);
+        entrances[next++] = entrance;
     }
 }
 
@@ -269,12 +278,42 @@ static void enter_namespaces(void)
         fail("enter", "the network namespace");
     if (setns(namespaces[USERS], CLONE_NEWUSER))
         fail("enter", "the user namespace");
-    /* Undoes `die_with_the_worker`: process 1 asks again, and then finds the socket closed if that was too late. */
-    if (setgroups(0, NULL) || setresgid(0, 0, 0) || setresuid(0, 0, 0))
-        fail("become", "root of the container");
+}
+
+/* It is root of the machine still, by number, without a privilege there: so the cgroup lets it in. */
+static long clone_process_1(void)
+{
+    int is_born_inside = !!(plan.has & IS_UNIFIED);
+    struct clone_args new = {
+        .flags = CLONE_PARENT | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS |
+                 (plan.has & HAS_NETWORK ? 0 : CLONE_NEWNET) | (is_born_inside ? CLONE_INTO_CGROUP : 0),
+        .cgroup = is_born_inside ? entrances[0] : 0,
+    };
+    long process_1 = syscall(SYS_clone3, &new, sizeof new);
+    if (process_1 < 0)
+        fail("make", "the container's namespaces");
+    return process_1;
 }
 
 /* --- as root of the container, in its namespaces ------------------------------------------------------------------- */
+
+/* Before anything else that takes memory: it is the container's. */
+static void enter_cgroups(void)
+{
+    for (uint32_t each = 0; each < plan.cgroups; each++) {
+        if (!(plan.has & IS_UNIFIED) && write(entrances[each], "0", 1) != 1)
+            fail("enter", cgroups[each]);
+        close(entrances[each]); /* an image's working directory could be /proc/self/fd/7 */
+    }
+    if (unshare(CLONE_NEWCGROUP)) /* which begins where we are now */
+        fail("make", "a cgroup namespace");
+}
+
+static void become_root_of_the_container(void)
+{
+    if (setgroups(0, NULL) || setresgid(0, 0, 0) || setresuid(0, 0, 0))
+        fail("become", "root of the container");
+}
 
 /* A file system that shows this container's namespaces. The kernel gives one only where all of another is in sight. */
 static int new_mount(const char *kind, uint32_t attributes)
@@ -471,6 +510,8 @@ static void be_process_1(void)
 {
     static char *nothing[] = {NULL}; /* the frame brings the whole environment */
     prctl(PR_SET_NAME, "mayfly-init");
+    enter_cgroups();
+    become_root_of_the_container();
     leave_the_old_root();
     furnish();
     if (!(plan.has & HAS_NETWORK))
@@ -492,21 +533,14 @@ int main(void)
     close_what_is_inherited();
     receive_plan();
     die_with_the_worker();
-    enter_cgroups();
+    make_cgroups();
     volunteer();
     give_away_stdio();
     umask(0);
     mount_root();
     take_trees();
     enter_namespaces();
-    struct clone_args new = {
-        .flags = CLONE_PARENT | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP |
-                 (plan.has & HAS_NETWORK ? 0 : CLONE_NEWNET),
-    };
-    long process_1 = syscall(SYS_clone3, &new, sizeof new);
-    if (process_1 < 0)
-        fail("make", "the container's namespaces");
-    if (!process_1)
+    if (!clone_process_1())
         be_process_1();
     return 0;
 }

@@ -13,7 +13,7 @@ from mayfly.domain import sandbox
 from mayfly.domain.errors import RuntimeFailed
 
 PROTOCOL = 0x4D460001
-HAS_SHIFT, HAS_NETWORK = 1, 2
+HAS_SHIFT, HAS_NETWORK, IS_UNIFIED = 1, 2, 4
 MAX_STRINGS_BYTES = 1 << 20
 HEADER = struct.Struct("=16I6Q")
 PROFILE = b"".join(path.encode() + b"\0" for path in (*sandbox.MASKED, *sandbox.READ_ONLY))
@@ -33,6 +33,9 @@ class Plan:
 
     cgroups: tuple[Path, ...]
     """Directories to make and enter."""
+
+    is_unified: bool
+    """It is one directory, of version 2."""
 
     settings: Settings
     nofile_max: int
@@ -68,7 +71,9 @@ class Plan:
             HEADER.pack(
                 PROTOCOL,
                 self.worker,
-                (HAS_SHIFT if self.ids.shift is not None else 0) | (HAS_NETWORK if self.network is not None else 0),
+                (HAS_SHIFT if self.ids.shift is not None else 0)
+                | (HAS_NETWORK if self.network is not None else 0)
+                | (IS_UNIFIED if self.is_unified else 0),
                 process.uid,
                 process.gid,
                 self.ids.host_id(process.uid),

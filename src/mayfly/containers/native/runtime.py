@@ -100,7 +100,6 @@ class NativeContainer(HeldContainer):
         super().__init__(runtime, spec)
         self._group_id = 0
         """The launcher's process id, and its process group: process 1 is in it, and nobody of the function's."""
-        self._is_launcher_reaped = False
         self._is_reaped = False
         """There is nobody left in the group, and its number may be another's."""
         self._init = 0
@@ -125,6 +124,7 @@ class NativeContainer(HeldContainer):
             worker=os.getpid(),
             stage=runtime.stage,
             cgroups=self._group.directories,
+            is_unified=runtime.groups.version == 2,
             settings=settings,
             nofile_max=runtime.nofile_max,
             hosts=bundle.hosts_file(spec),
@@ -147,21 +147,9 @@ class NativeContainer(HeldContainer):
             raise RuntimeFailed(f"native could not start the container: {self._why_not(words)}.")
         self._init = pid
         self._watch(pid)
-        await self._see_the_launcher_off()
+        self._reap()  # mostly the launcher, which has no more to do
 
-    async def _see_the_launcher_off(self) -> None:
-        """It has no more to do, but takes a while to end, and until it is reaped counts as one of the container's."""
-        self._reap()
-        if self._is_launcher_reaped:
-            return
-        descriptor = os.pidfd_open(self._group_id)
-        try:
-            await self._readable(descriptor)
-        finally:
-            os.close(descriptor)
-        self._reap()
-
-    async def _readable(self, file: socket.socket | int) -> None:
+    async def _readable(self, file: socket.socket) -> None:
         seen: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(file, settle, seen)
         try:
@@ -202,9 +190,7 @@ class NativeContainer(HeldContainer):
                 pid, status = os.waitpid(-self._group_id, os.WNOHANG)
                 if not pid:
                     return
-                if pid == self._group_id:
-                    self._is_launcher_reaped = True
-                elif pid == self._init:
+                if pid == self._init:
                     code = os.waitstatus_to_exitcode(status)
                     self._init_code = code if code >= 0 else 128 - code
         except ChildProcessError:
@@ -217,6 +203,7 @@ class NativeContainer(HeldContainer):
             if not left:
                 self._runtime.taken.discard(self.id)
                 return
+            self._kill_what_starts()
             await asyncio.sleep(delay_s)
             cgroups.kill_all(self._group.directories)
         raise RuntimeFailed(f"Of container {self.id} there is left: {', '.join(left)}.")
