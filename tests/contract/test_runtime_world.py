@@ -125,7 +125,7 @@ async def test_no_directory_that_the_worker_inherited_is_a_way_out(world: World)
 
 @native_only
 async def test_no_descriptor_of_the_launchers_is_a_way_out(world: World) -> None:
-    """Nor one of our own, which is open while the image's directory is looked for: it is in the container or nowhere."""
+    """Nor one of our own, open while the image's directory is looked for: that is in the container or nowhere."""
     outcomes = []
     for number in range(3, 40):
         spec = world.spec(ProcessConfig(cwd=f"/proc/self/fd/{number}"))
