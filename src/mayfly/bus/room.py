@@ -9,6 +9,7 @@ Rows: A3, A4.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from nats.js.errors import APIError
@@ -49,9 +50,10 @@ async def read_room(bus: Bus) -> Room:
 
     Raises: QueueUnavailable.
     """
-    store = await store_usage(bus)
     with translated("read the room"):
-        stream = await bus.js.stream_info(subjects.ACT)
+        async with asyncio.timeout(PROBE_TIMEOUT_S):  # one that nobody leads does not answer, nor a second later
+            store = await store_usage(bus)
+            stream = await bus.js.stream_info(subjects.ACT)
     most = stream.config.max_msgs or -1
     return Room(
         store=store,

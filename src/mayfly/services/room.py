@@ -83,13 +83,18 @@ class Guard:
                 await self.look()
 
     async def look(self) -> None:
-        """Look once. Silence is sat out as long as a change of leader may take, as calls themselves sit it out."""
+        """
+        Look once. Silence is sat out as long as a change of leader may take, as calls themselves sit it out: a question
+        that was asked within that time may be one that nobody has got, and says nothing of the store now.
+        """
+        asked_at = time.monotonic()
         try:
             trouble = await self._find()
             self._answered_at = time.monotonic()
         except QueueUnavailable:
             silent_s = time.monotonic() - self._answered_at
-            trouble = SILENT.format(seconds=silent_s) if silent_s > FAILOVER_S else self._trouble
+            is_due = asked_at - self._answered_at > FAILOVER_S
+            trouble = SILENT.format(seconds=silent_s) if is_due else self._trouble
         self._looked_at = time.monotonic()
         self._tell(trouble)
         self._trouble = trouble

@@ -298,6 +298,23 @@ async def test_an_api_server_may_ask_and_try(nats: Installation) -> None:
             await try_response(api)
 
 
+async def test_a_question_that_nobody_got_is_not_held_against_the_store(
+    nats: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was asked before a new leader had to be there. One that was asked later is, and calls are kept out."""
+    monkeypatch.setattr("mayfly.services.room.FAILOVER_S", 1.0)
+    async with nats.connect("api") as api:
+        guard = Guard(api)
+        await guard.check()  # which looks, and somebody has asked
+        nats.server.freeze()
+        await guard.look()  # which waits longer for its answer than a change of leader takes here
+        await guard.check()
+        await guard.look()
+        with pytest.raises(QueueUnavailable, match="has not answered"):
+            await guard.check()
+        nats.server.thaw()
+
+
 async def test_a_guard_sits_out_a_short_silence(nats: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that does not answer keeps calls out only after the time that a change of leader may take."""
     async with nats.connect("api") as api:
