@@ -77,7 +77,8 @@ class Installation:
     def cpu(self) -> dict[str, Callable[[], float]]:
         """
         Who uses processor time: the roles, all containers together, and the client, which is the bench. What the worker
-        starts is the worker's, as far as it is not in the containers' cgroups: runc is, crun is in those.
+        starts is the worker's, as far as it is not in the containers' cgroups: runc and our launcher are, crun is in
+        those.
         """
         api, nats = (partial(cpu.of_processes, self.processes[USED_BY[role]]) for role in ("api", "nats"))
         return {
