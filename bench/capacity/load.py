@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from bench.capacity.arrivals import Arrival, arrivals
-from bench.capacity.neighbours import counting_runnable, others
+from bench.capacity.neighbours import busy_s, counting_runnable, of_the_kernel, others
 from bench.capacity.outcome import Outcome, Spread
 from bench.capacity.plan import Plan
 from bench.connection import Connection
@@ -69,12 +69,12 @@ class _Load:
                 for arrival in arrivals(self._plan):
                     await asyncio.sleep(began + arrival.at_s - time.perf_counter())
                     group.create_task(self._call(arrival, due=began + arrival.at_s), name="capacity-call")
-            used = Used.until_now(self._users[0]).since(meters.result())
+            now, before = Used.until_now(self._users[0]), meters.result()
         finally:
             for _, connection in self._idle:
                 connection.close()
-        cores = len(os.sched_getaffinity(0))
-        beside = others(statistics.fmean(runnable), used_cores=sum(used.values()), cores=cores)
+        cores, used = len(os.sched_getaffinity(0)), now.since(before)
+        beside = others(statistics.fmean(runnable), ours_of_busy=now.ours_of_busy_since(before))
         return replace(self._plan, cores=cores, others=beside), self._outcome(used, cores)
 
     async def _metered_after(self, seconds: float) -> Used:
@@ -131,13 +131,24 @@ class Used:
 
     at: float
     cpu_s: dict[str, float]
+    kernel_s: float
+    """By the kernel's own threads."""
+
+    busy_s: float
+    """By everybody on this machine."""
 
     @classmethod
     def until_now(cls, installation: Installation) -> Used:
         """Read the meters."""
-        return cls(time.perf_counter(), {role: read() for role, read in installation.cpu().items()})
+        cpu_s = {role: read() for role, read in installation.cpu().items()}
+        return cls(time.perf_counter(), cpu_s, of_the_kernel(), busy_s())
 
     def since(self, before: Used) -> dict[str, float]:
         """How many cores were in use on average between two readings."""
         time_s = self.at - before.at
         return {role: (cpu_s - before.cpu_s[role]) / time_s for role, cpu_s in self.cpu_s.items()}
+
+    def ours_of_busy_since(self, before: Used) -> float:
+        """What part of all that this machine computed between two readings was this installation's, or for it."""
+        ours_s = sum(self.cpu_s.values()) + self.kernel_s - sum(before.cpu_s.values()) - before.kernel_s
+        return ours_s / max(self.busy_s - before.busy_s, ours_s, 1e-9)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from bench.cpu import of_processes
+
 COUNTED_EVERY_S = 0.05
+KTHREADD = 2
+"""The parent of the kernel's own threads."""
 
 
 @asynccontextmanager
@@ -32,9 +37,28 @@ def _runnable() -> int:
     return int(Path("/proc/stat").read_text(encoding="ascii").partition("procs_running ")[2].split()[0]) - 1
 
 
-def others(runnable: float, *, used_cores: float, cores: int) -> float:
+def busy_s() -> float:
+    """Seconds that this machine's cores have computed since it started, for whomever, in steps of hundredths."""
+    user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text(encoding="ascii").split()[1:8])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+def of_the_kernel() -> float:
     """
-    How many of those that run or could are not ours. Where they are more than the cores, each has an equal share: so
-    ours are as many of them as is our share of the cores.
+    Seconds that the kernel's own threads have used. They work for everybody, but where nobody else does much, they take
+    down what containers leave: mainly network namespaces.
     """
-    return max(0.0, runnable - used_cores * max(1.0, runnable / cores))
+    used_s = 0.0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            if int(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[1]) == KTHREADD:
+                used_s += of_processes([int(stat.parent.name)])
+    return used_s
+
+
+def others(runnable: float, *, ours_of_busy: float) -> float:
+    """
+    How many of those that run or could are not ours, if ours are *ours_of_busy* of what was computed: each has an equal
+    share of the cores. (How much ours computed does not say by itself how many they were, as they come in clumps.)
+    """
+    return runnable * max(0.0, 1.0 - ours_of_busy)

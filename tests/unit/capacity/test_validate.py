@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import replace
 
 import pytest
@@ -9,7 +11,8 @@ import pytest
 from bench.capacity import page
 from bench.capacity.compared import NOISY, Compared, Validation, conditions, table
 from bench.capacity.costs import Costs
-from bench.capacity.neighbours import others
+from bench.capacity.load import Used
+from bench.capacity.neighbours import busy_s, of_the_kernel, others
 from bench.capacity.outcome import Outcome, Spread
 from bench.capacity.plan import Plan
 from bench.capacity.validate import SLEEPING, short_calls
@@ -85,12 +88,35 @@ def test_the_page_takes_what_was_measured_between_its_marks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("runnable", "used_cores", "expected"),
-    [(0.5, 0.5, 0.0), (0.7, 0.5, 0.2), (2.0, 0.5, 1.5), (4.0, 1.0, 2.0), (4.0, 2.0, 0.0), (1.0, 1.2, 0.0)],
+    ("runnable", "ours_of_busy", "expected"),
+    [(2.9, 1.0, 0.0), (0.5, 0.5, 0.25), (4.0, 0.5, 2.0), (18.0, 0.1, 16.2), (1.0, 1.2, 0.0)],
 )
-def test_others_are_those_who_are_not_ours(runnable: float, used_cores: float, expected: float) -> None:
-    """On two cores: four who want them, and one core ours, are two of ours and two of others."""
-    assert others(runnable, used_cores=used_cores, cores=2) == pytest.approx(expected)
+def test_others_are_those_who_are_not_ours(runnable: float, ours_of_busy: float, expected: float) -> None:
+    """Four who want the cores, and half of what is computed ours, are two of ours and two of others."""
+    assert others(runnable, ours_of_busy=ours_of_busy) == pytest.approx(expected)
+
+
+def test_all_that_a_machine_computes_is_counted() -> None:
+    """What this process computes is in it."""
+    before, ours_before = busy_s(), time.process_time()
+    while time.process_time() < ours_before + 0.3:
+        pass
+
+    assert busy_s() - before >= 0.3 - 2 / os.sysconf("SC_CLK_TCK")
+
+
+def test_the_kernels_own_threads_are_counted() -> None:
+    """They have done something since this machine started, and are a part of all."""
+    assert 0.0 < of_the_kernel() < busy_s()
+
+
+def test_an_installations_part_of_what_is_computed() -> None:
+    """Of three seconds that the machine computed, one and a half."""
+    before = Used(at=0.0, cpu_s={"api": 1.0, "nats": 1.0}, kernel_s=5.0, busy_s=10.0)
+    now = Used(at=2.0, cpu_s={"api": 1.5, "nats": 1.5}, kernel_s=5.5, busy_s=13.0)
+
+    assert now.ours_of_busy_since(before) == pytest.approx(0.5)
+    assert now.since(before) == {"api": 0.25, "nats": 0.25}
 
 
 def test_the_loads_are_such_that_something_is_refused() -> None:
