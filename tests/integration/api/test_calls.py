@@ -54,7 +54,7 @@ async def test_answer_says_which_activation_and_how_long_each_step_took(ann: Som
     answer = await ann.client.post("/v1/functions/echo/activations", content=b"<script>")
     activation_id = answer.headers["Mayfly-Activation-Id"]
     assert answer.headers["Location"] == f"/v1/activations/{activation_id}"
-    steps = "admit;dur=1.00, queue;dur=0.50, image;dur=2.00, start;dur=1.00, run;dur=3.00"
+    steps = "admit;dur=0.20, queue;dur=0.10, image;dur=0.40, start;dur=0.20, run;dur=0.30"
     told = answer.headers["Server-Timing"]
     assert told.startswith(f"{steps}, ")
     assert "total;dur=" in told
