@@ -150,5 +150,6 @@ class Used:
 
     def ours_of_busy_since(self, before: Used) -> float:
         """What part of all that this machine computed between two readings was this installation's, or for it."""
-        ours_s = sum(self.cpu_s.values()) + self.kernel_s - sum(before.cpu_s.values()) - before.kernel_s
+        kernel_s = max(0.0, self.kernel_s - before.kernel_s)  # those that have ended take theirs along
+        ours_s = sum(self.cpu_s.values()) - sum(before.cpu_s.values()) + kernel_s
         return ours_s / max(self.busy_s - before.busy_s, ours_s, 1e-9)

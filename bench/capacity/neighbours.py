@@ -11,8 +11,11 @@ from pathlib import Path
 from bench.cpu import of_processes
 
 COUNTED_EVERY_S = 0.05
-KTHREADD = 2
-"""The parent of the kernel's own threads."""
+PF_KTHREAD = 0x00200000
+"""The flag of the kernel's own threads (include/linux/sched.h)."""
+
+FLAGS = 6
+"""Which word of /proc/PID/stat behind the name."""
 
 
 @asynccontextmanager
@@ -39,8 +42,13 @@ def _runnable() -> int:
 
 def busy_s() -> float:
     """Seconds that this machine's cores have computed since it started, for whomever, in steps of hundredths."""
-    user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text(encoding="ascii").split()[1:8])
-    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+    return busy_ticks(Path("/proc/stat").read_text(encoding="ascii")) / os.sysconf("SC_CLK_TCK")
+
+
+def busy_ticks(stat: str) -> int:
+    """Read /proc/stat: neither when the cores did nothing, nor when another machine had them."""
+    user, nice, system, _idle, _iowait, irq, softirq = map(int, stat.split()[1:8])
+    return user + nice + system + irq + softirq
 
 
 def of_the_kernel() -> float:
@@ -51,7 +59,7 @@ def of_the_kernel() -> float:
     used_s = 0.0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
-            if int(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[1]) == KTHREADD:
+            if int(stat.read_text(encoding="utf-8").rpartition(")")[2].split()[FLAGS]) & PF_KTHREAD:
                 used_s += of_processes([int(stat.parent.name)])
     return used_s
 
