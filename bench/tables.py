@@ -28,6 +28,7 @@ STEPS = {
 
 
 BUSY_LOAD = 0.5
+TWO_DIGITS_BELOW = 2
 BUSY = """
 
 **Others were busy on this machine. Of these figures only processor times, and their ratios, are worth anything.**"""
@@ -181,7 +182,8 @@ def ours(found: Found) -> list[str]:
 def _aim(goal: Goal) -> str:
     if goal.measured is None:
         return "not measured"
-    return f"{goal.measured:.1f}, {'reached' if goal.reached else 'not reached'}"
+    digits = 2 if goal.measured < TWO_DIGITS_BELOW else 1  # 0.96 is not 1.0
+    return f"{goal.measured:.{digits}f}, {'reached' if goal.reached else 'not reached'}"
 
 
 def _kind(each: Mapping[str, Any], hot: Mapping[str, Any]) -> Iterator[str]:
