@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shutil
 from pathlib import Path
 
 from tests.support.compose import HERE
 from tests.support.up import Up
 
-PAGE = HERE / "README.md"
+README = "deploy/compose/README.md"
 VENV = HERE.parents[1] / ".venv" / "bin"
 TAKES_S = 300
 DOCKER = """#!/bin/bash
@@ -20,14 +19,6 @@ DOCKER = """#!/bin/bash
 cd {here}
 exec {compose} --env-file {settings} "${{@:2}}"
 """
-
-
-def blocks(heading: str) -> list[str]:
-    """The blocks below a heading that are to be typed."""
-    text = PAGE.read_text(encoding="utf-8").split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    return [
-        block for block in re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL) if not block.startswith("#")
-    ]
 
 
 class Terminal:

@@ -8,9 +8,10 @@ import httpx
 import pytest
 
 from mayfly.domain.ids import new_id
-from tests.compose.terminal import Terminal, blocks
+from tests.compose.terminal import README, Terminal
 from tests.e2e.conftest import Shell
 from tests.support.compose import compose, containers, settled
+from tests.support.page import commands
 from tests.support.up import PASSWORD, Up
 
 
@@ -21,7 +22,7 @@ async def test_everything_is_wiped_and_restored(up: Up, image: str, terminal: Te
     name = f"u{new_id()}"
     async with await up.user(name) as client:
         function = await Shell(client, image).make("echo kept")
-    save, bring_back = blocks("Back up and restore")
+    save, bring_back = commands(README, "Back up and restore")
     await terminal.type(save)
     assert (terminal.directory / "backups" / "mayfly.tar").stat().st_mode & 0o777 == 0o600
 

@@ -18,9 +18,10 @@ import yaml
 
 from mayfly.domain.ids import new_id
 from tests.compose.load import CALLERS, Load, calling
-from tests.compose.terminal import Terminal, blocks
+from tests.compose.terminal import README, Terminal
 from tests.e2e.conftest import Shell
 from tests.support.compose import containers, settled
+from tests.support.page import commands
 from tests.support.up import PASSWORD, Up
 
 LASTING = ("gateway", "api-1", "api-2", "worker", "nats-1", "nats-2", "nats-3")
@@ -30,9 +31,9 @@ LASTING = ("gateway", "api-1", "api-2", "worker", "nats-1", "nats-2", "nats-3")
 @pytest.mark.F2
 async def test_the_first_call(whole: Shell, terminal: Terminal) -> None:
     """Bring it up (which it is), and what follows prints what the page says; only name, password and image differ."""
-    for block in blocks("Bring it up"):
+    for block in commands(README, "Bring it up"):
         await terminal.type(block)
-    (block,) = blocks("First call")
+    (block,) = commands(README, "First call")
     ours = (
         block.replace("register ann", f"register ann-{new_id()[:8]} --password-stdin <<<'{PASSWORD}'")
         .replace(" busybox ", f" {whole.image} ")
@@ -66,7 +67,7 @@ async def test_a_changed_setting_of_the_gateway_is_in_force_after_up(whole: Shel
 async def test_the_signing_key_is_replaced_and_no_call_is_lost(whole: Shell, terminal: Terminal) -> None:
     """After both steps a new key signs; who was logged in still is."""
     before = await _kid(terminal.up)
-    (block,) = blocks("Rotate keys")
+    (block,) = commands(README, "Rotate keys")
     await _rotate(whole, terminal, block, steps=2)
     assert await _kid(terminal.up) != before
     assert (await whole.run("echo still here")).text == "still here\n"
@@ -76,7 +77,7 @@ async def test_the_signing_key_is_replaced_and_no_call_is_lost(whole: Shell, ter
 @pytest.mark.D7
 async def test_the_gateways_secret_is_replaced_and_no_call_is_lost(whole: Shell, terminal: Terminal) -> None:
     """The same commands, three steps; afterwards API servers accept the new one only."""
-    (block,) = blocks("Rotate keys")
+    (block,) = commands(README, "Rotate keys")
     before = await _gateway_secrets(terminal)
     await _rotate(whole, terminal, block.replace("token-key", "gateway-secret").replace("1 2;", "1 2 3;"), steps=3)
     after = await _gateway_secrets(terminal)
@@ -114,8 +115,8 @@ async def _kid(up: Up) -> str:
 @pytest.mark.D4
 async def test_workers_and_api_servers_are_replaced_and_no_call_is_lost(whole: Shell, terminal: Terminal) -> None:
     """Afterwards there is none of the old containers, and as many as before, also of a system that was scaled."""
-    (scale,) = blocks("Scale")
-    block, _ = blocks("Upgrade")
+    (scale,) = commands(README, "Scale")
+    block, _ = commands(README, "Upgrade")
     await terminal.type(scale.replace("worker=4", "worker=3"))
     assert len(containers("worker")) == 3
     try:
@@ -129,7 +130,7 @@ async def test_workers_and_api_servers_are_replaced_and_no_call_is_lost(whole: S
 @pytest.mark.D4
 async def test_nats_servers_are_replaced_at_the_cost_of_calls_on_their_way(whole: Shell, terminal: Terminal) -> None:
     """No more than one of each caller for each server, each told that it did not run or was lost; data stay."""
-    _, block = blocks("Upgrade")
+    _, block = commands(README, "Upgrade")
     load, began = await _replace(whole, terminal, block, "nats-1", "nats-2", "nats-3")
     print(f"\n{len(load.calls)} calls, failed: {load.told(began)}")
     assert len(load.failed()) <= 3 * CALLERS

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -18,8 +17,8 @@ import pytest
 
 from mayfly.domain.ids import new_id
 from tests.e2e.conftest import Shell
-from tests.e2e.test_readme import ROOT
 from tests.support.leftovers import function_processes, leftovers, seconds_until_nothing_is_left
+from tests.support.page import ROOT, blocks_of
 from tests.support.rounds import in_one_round
 from tests.support.through_gateway import stand_in_before
 from tests.support.up import PASSWORD, Up
@@ -237,55 +236,9 @@ async def test_all_of_it_passes_a_gateway(own_up: Up, image: str) -> None:
     assert (told.status_code, told.headers["mayfly-activation-id"]) == (499, location.rpartition("/")[2])
 
 
-@pytest.mark.parametrize(
-    ("page", "said"),
-    [
-        ("call-asynchronously", [r"HELLO, LATER.*at work", r"HELLO, LATER.*at work", r"cancelled\s.*cancelled\s"]),
-        ("retry-safely", [r"([0-9a-f-]{36})\n\1\n", r"([0-9a-f-]{36})\n([0-9a-f-]{36})\n$"]),
-        ("limit-concurrency", [r"status 3\n", r"at most 4 in flight\n.*at most 4 in flight\n.*no limit of its own\n"]),
-    ],
-)
-async def test_what_the_pages_say_can_be_typed(
-    own_up: Up, image: str, tmp_path: Path, page: str, said: list[str]
-) -> None:
-    """
-    All blocks of a page, one after the other, in one shell; but for a registry that can be reached from here, for the
-    user's name, for where the data directory is and for how long a function sleeps.
-    """
-    name, config = f"ann-{new_id()[:12]}", str(tmp_path / "config")
-    environment = {
-        "MAYFLY_URL": own_up.url,
-        "MAYFLY_CA_FILE": str(own_up.ca_file),
-        "MAYFLY_CONFIG_DIR": config,
-        "PASSWORD": PASSWORD,
-    }
-    registered = await run("mayfly", "register", name, "--password-stdin", stdin=PASSWORD, env=environment)
-    assert registered[0] == 0, registered[1]
-    token = await token_of(own_up, name)
-
-    script = (
-        "\n".join(typed(page))
-        .replace(" busybox ", f" {image} ")
-        .replace("username=ann", f"username={name}")
-        .replace(" ann ", f" {name} ")
-        .replace("/var/lib/mayfly", str(own_up.data_dir))
-        .replace("sleep 2", "sleep 6")  # what follows must come before its end, on a busy machine too
-        .replace("sleep 3", "sleep 6")
-    )
-    status, output = await run(
-        "bash", "-euo", "pipefail", "-c", script, directory=tmp_path, env=environment | {"TOKEN": token}
-    )
-
-    assert status == 0, output
-    for words in said:
-        assert re.search(words, output, re.DOTALL), output
-
-
 def typed(page: str) -> list[str]:
     """What a page has a reader type or run, in its order."""
-    text = (ROOT / "docs" / "howto" / f"{page}.md").read_text()
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [f"python - <<'EOF'\n{block}EOF" if language == "python" else block for language, block in found]
+    return [block.text for block in blocks_of(ROOT / "docs" / "howto" / f"{page}.md") if block.language == "sh"]
 
 
 async def token_of(up: Up, name: str) -> str:

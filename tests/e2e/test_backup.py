@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from tests.e2e.test_asynchronous import record_of
-from tests.e2e.test_readme import blocks
 from tests.e2e.test_up_killed import an_up
 from tests.support.nats import free_port
+from tests.support.page import commands
 from tests.support.up import PASSWORD, Up
 
 pytestmark = [pytest.mark.A4, pytest.mark.D7]
@@ -34,7 +34,7 @@ async def test_what_users_had_is_there_after_a_restore(registry: str, image: str
     data_dir = tmp_path / "data"
     data_dir.mkdir()
     save, bring_keys, restore = (
-        block.replace("/var/lib/mayfly", str(data_dir)) for block in blocks(PAGE, "With `mayfly up`")
+        block.replace("/var/lib/mayfly", str(data_dir)) for block in commands(PAGE, "With `mayfly up`")
     )
     listen = f"127.0.0.1:{free_port()}"
     with an_up(data_dir, listen, registry) as up:
@@ -88,7 +88,7 @@ async def log_in(up: Up) -> str:
 
 async def test_the_nightly_script_keeps_two_weeks(own_up: Up, tmp_path: Path) -> None:
     """The script of the page makes today's backup and removes old ones, and what a killed one has left; no others."""
-    (script,) = blocks(PAGE, "Every night")
+    (script,) = commands(PAGE, "Every night")
     script = script.replace("/var/backups/mayfly", str(tmp_path)).replace("/var/lib/mayfly", str(own_up.data_dir))
     days = {"old.tar": 20, "recent.tar": 10, ".old.tar.abc": 3, ".now.tar.abc": 0, "notes.txt": 99}
     for name, age in days.items():

@@ -28,7 +28,7 @@ def pytest_configure(config):
     path = pathlib.Path(config.option.xmlpath)
     atexit.register(lambda: path.write_bytes(path.read_bytes()[:100]))
 """
-SUITES = ("unit", "contract", "integration", "e2e", "attacks", "chaos", "bench", "compose")
+SUITES = ("unit", "contract", "integration", "e2e", "docs", "attacks", "chaos", "bench", "compose")
 
 
 @pytest.fixture

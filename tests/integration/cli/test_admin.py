@@ -25,6 +25,7 @@ from tests.integration.api.test_status import a_beat
 from tests.integration.cli.command import PASSWORD, Mayfly
 from tests.support.answering import AnsweringWorker
 from tests.support.api import ApiServer
+from tests.support.page import blocks_of
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.F2]
 
@@ -211,8 +212,7 @@ async def test_the_page_does_what_it_says(
     beat = a_beat(id=worker.id)
     ann, bea = (f"u-{new_id()}" for _ in range(2))
     (tmp_path / "password").write_text(PASSWORD)
-    page = PAGE.read_text()
-    script = "\n".join(re.findall(r"^```\n(.*?)^```", page, re.MULTILINE | re.DOTALL))
+    script = "\n".join(block.text for block in blocks_of(PAGE) if block.language == "sh")
     script = script.replace(" ann", f" {ann}").replace(" bea", f" {bea}").replace("$WORKER", worker.id)
     anybody = Mayfly(by_invitation.url, by_invitation.certificates.ca_file, tmp_path / "config")
     environment = anybody.with_(MAYFLY_NATS_URL=nats_url, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")

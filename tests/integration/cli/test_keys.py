@@ -11,8 +11,8 @@ import jwt
 import pytest
 
 from mayfly.client import Client, FixedToken
-from tests.e2e.test_readme import blocks
 from tests.integration.cli.command import Mayfly
+from tests.support.page import commands
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.F3]
 
@@ -77,7 +77,7 @@ async def test_the_client_makes_and_uses_a_key(with_echo: Mayfly) -> None:
 
 async def test_the_page_does_what_it_says(with_echo: Mayfly, tmp_path: Path) -> None:
     """Its commands, typed in turn, make a key, call with it twice, and end it."""
-    script = "".join(blocks(PAGE, "Make one") + blocks(PAGE, "Use it") + blocks(PAGE, "End it"))
+    script = "".join(commands(PAGE, "Make one") + commands(PAGE, "Use it") + commands(PAGE, "End it"))
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     process = await asyncio.create_subprocess_exec(
         *("bash", "-euo", "pipefail", "-c", script),

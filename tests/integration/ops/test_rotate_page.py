@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mayfly.ops.layout import Layout
-from tests.e2e.test_readme import blocks
+from tests.support.page import commands
 
 pytestmark = [pytest.mark.A1, pytest.mark.D7]
 
@@ -41,7 +41,7 @@ def names(directory: Path) -> set[str]:
 
 def test_the_steps_do_what_the_page_says(secrets: Path) -> None:
     """After each block the files are as the page says, and what `rotate` says to do next is what the page says, too."""
-    verify, sign, gateway, certificates, sealing, passwords = blocks(PAGE, "The steps")
+    verify, sign, gateway, certificates, sealing, passwords = commands(PAGE, "The steps")
     (old,) = names(secrets / "api/token-keys")
 
     said = typed(verify, secrets.parent)
@@ -84,9 +84,9 @@ def test_the_steps_do_what_the_page_says(secrets: Path) -> None:
 def test_a_stolen_key_is_known_to_nobody_any_more(secrets: Path) -> None:
     """After the commands of the page there is one token key, another one, and the gateway knows no other."""
     (stolen,) = names(secrets / "api/token-keys")
-    (commands,) = blocks(PAGE, "When a token key was stolen")
+    (script,) = commands(PAGE, "When a token key was stolen")
 
-    typed(commands, secrets.parent)
+    typed(script, secrets.parent)
 
     (key,) = names(secrets / "api/token-keys")
     assert key != stolen
@@ -96,7 +96,7 @@ def test_a_stolen_key_is_known_to_nobody_any_more(secrets: Path) -> None:
 
 def test_up_makes_what_was_removed(tmp_path: Path) -> None:
     """Each line of the page has `mayfly up` make that secret anew at its next start, under the same authority."""
-    (commands,) = blocks(PAGE, "With `mayfly up`")
+    (script,) = commands(PAGE, "With `mayfly up`")
     layout = Layout(tmp_path)
 
     def start() -> dict[str, bytes]:
@@ -107,7 +107,7 @@ def test_up_makes_what_was_removed(tmp_path: Path) -> None:
 
     before = start()
     assert start() == before
-    typed(commands.replace("/var/lib/mayfly", str(tmp_path)), tmp_path)
+    typed(script.replace("/var/lib/mayfly", str(tmp_path)), tmp_path)
     after = start()
 
     assert {name for name in before if before[name] == after[name]} == {"ca.crt", "ca.key"}

@@ -778,7 +778,7 @@ def test_the_readme_links_lead_somewhere() -> None:
 
 def test_it_comes_up_in_five_commands() -> None:
     """The block under "Bring it up" has five commands, the files that they name are there, and so is each overlay."""
-    block = README.partition("## Bring it up")[2].partition("```\n")[2].partition("```")[0]
+    block = README.partition("## Bring it up")[2].partition("```sh\n")[2].partition("```")[0]
     commands = block.replace("\\\n", "").splitlines()
 
     assert len(commands) == 5

@@ -1,0 +1,148 @@
+"""
+A reader of a page: types what stands in it, from its top to its end, in one shell that begins in an empty folder, and
+compares what is printed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support.page import Block, blocks_of
+from tests.support.up import PASSWORD
+
+TAKES_S = 150
+CHANGES = [
+    (r"\b[a-z0-9]{20}-[0-9a-z]{26}\b", "AN-ACTIVATION"),
+    (r"\b[a-z0-9]{20}-[0-9a-z]{0,25}…", "AN-ACTIVATION"),
+    (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "A-UUID"),
+    (r"\bsha256:[0-9a-f]{12,64}\b", "A-DIGEST"),
+    (r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?", "A-TIME"),
+    (r"\b\d+(\.\d+)? (ms|s|KiB|MiB|kB|MB)\b", "SOME \\2"),
+    (r"\b(dur=|took )\d+(\.\d+)?", "\\1SOME"),
+]
+"""What differs from one run to the next, and so is not compared: the pattern, and what stands for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a reader does at one block: type commands, or write a file."""
+
+    block: Block
+    told: Block | None
+    """What the page says that the commands print."""
+
+
+def steps_of(page: Path) -> Iterator[Step]:
+    """What there is to do in a page, in its order."""
+    found = list(blocks_of(page))
+    for block, following in zip(found, [*found[1:], None], strict=True):
+        told = following if following and following.language == "output" else None
+        if block.title or (block.language == "sh" and not block.remarks.keys() & {"typed by", "not typed"}):
+            yield Step(block, told)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """One who sits in *directory*, an empty folder, at a machine on which *installation* holds."""
+
+    directory: Path
+    environment: Mapping[str, str]
+    """Beside what every shell has."""
+
+    instead: Mapping[str, str] = field(default_factory=dict)
+    """What to type instead of words of the page, which are patterns: where this installation is, for instance."""
+
+    first: str = ":"
+    """What was typed before the page."""
+
+    async def follow(self, page: Path) -> None:
+        """
+        Type the page.
+
+        Raises: AssertionError, which says where in the page it went wrong, with what was printed.
+        """
+        steps = list(steps_of(page))
+        scratch = self.directory / ".steps"
+        scratch.mkdir()
+        ended = await self._run(self._script(steps, scratch))
+        at = int((scratch / "at").read_text())
+        assert ended == 0, f"{steps[at].block}: status {ended}\n{_said(scratch / str(at))}"
+        for number, step in enumerate(steps):
+            if step.told:
+                said = _said(scratch / str(number))
+                assert prints(self._typed_as(step.told.text), said), f"{step.told}: this was printed:\n{said}"
+
+    def _script(self, steps: list[Step], scratch: Path) -> str:
+        lines = ["set -euo pipefail", f"echo 0 >{scratch}/at; exec >{scratch}/0 2>&1; {self._typed_as(self.first)}"]
+        for number, block in enumerate(step.block for step in steps):
+            file = scratch / f"{number}.text"
+            file.write_text(self._typed_as(block.text), encoding="utf-8")
+            here, status = shlex.quote(str(file)), block.remarks.get("ends with", "0")
+            lines += [f"echo {number} >{scratch}/at", f"exec >{scratch}/{number} 2>&1"]
+            if block.title:
+                name = shlex.quote(block.title)
+                lines.append(f"mkdir -p $(dirname {name}); cp {here} {name}")
+            elif status == "0":
+                lines.append(f". {here} </dev/null")
+            else:
+                lines.append(f"set +e; . {here} </dev/null; ended=$?; set -e; [ $ended = {int(status)} ] || exit 99")
+        return "\n".join(lines)
+
+    async def _run(self, script: str) -> int:
+        process = await asyncio.create_subprocess_exec(
+            *("bash", "-c", script),
+            cwd=self.directory,
+            env={
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "HOME": str(self.directory),
+                "MAYFLY_CONFIG_DIR": str(self.directory / ".config"),
+                "COLUMNS": "120",
+                "LC_ALL": "C.UTF-8",
+                **self.environment,
+            },
+            stdin=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            async with asyncio.timeout(TAKES_S):
+                return await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    def _typed_as(self, text: str) -> str:
+        """What is typed for a text of the page: passwords, which a terminal asks for, come from a pipe."""
+        for words, other in self.instead.items():
+            text = re.sub(words, other, text)
+        return re.sub(
+            r"\b(mayfly (?:register|login) [\w-]+)(?![^\n]*--password-stdin)",
+            rf"\1 --password-stdin <<<'{PASSWORD}'",
+            text,
+        )
+
+
+def _said(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+
+
+def prints(told: str, said: str) -> bool:
+    """
+    Whether *said* is what a page says is printed: the same words, but for what differs in every run (`CHANGES`), for
+    how wide the columns are, and for what the page leaves out with `...`.
+    """
+    pattern = r"[\s\S]*?".join(re.escape(part) for part in _same_in_each_run(told).split("..."))
+    return re.fullmatch(pattern, _same_in_each_run(said)) is not None
+
+
+def _same_in_each_run(text: str) -> str:
+    for pattern, name in CHANGES:
+        text = re.sub(pattern, name, text)
+    lines = (re.sub(r"[ \t]+", " ", line).strip() for line in text.strip().splitlines())
+    return "\n".join(line for line in lines if line)

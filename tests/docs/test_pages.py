@@ -1,0 +1,114 @@
+"""Each page that has commands, followed by a reader from its top to its end, on an installation of its own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.docs.reader import Reader, prints, steps_of
+from tests.support.page import PAGES, ROOT, blocks_of
+from tests.support.up import PASSWORD, Up, running_up
+
+FOLLOWED: dict[str, dict[str, Any]] = {
+    "README.md": {},
+    "docs/howto/call-asynchronously.md": {},
+    "docs/howto/limit-concurrency.md": {},
+    "docs/howto/retry-safely.md": {},
+    "docs/tutorial/first-function.md": {},
+}
+"""The pages, with the settings of the installation that each is followed on."""
+
+LOGGED_IN = "expect a login"
+"""Words of a page that begins where the tutorial ends: ann is logged in, and her password is in $PASSWORD."""
+
+
+@pytest.mark.parametrize("page", FOLLOWED)
+async def test_a_reader_who_follows_the_page_gets_what_it_says(
+    page: str, registry: str, programs: Path, tmp_path: Path
+) -> None:
+    """
+    Every command ends well, and prints what the page says. What is typed otherwise than it stands there is where the
+    installation is, which registry has the images, and the password, for which a terminal would be asked.
+    """
+    with running_up(registry, **FOLLOWED[page]) as up:
+        environment = {"PATH": f"{programs}:{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"}
+        first = ":"
+        if LOGGED_IN in (ROOT / page).read_text(encoding="utf-8"):
+            environment |= await _registered(up)
+            first = "mayfly login ann"
+        folder = tmp_path / "reader"
+        folder.mkdir()
+        reader = Reader(directory=folder, environment=environment, instead=_instead(up, registry), first=first)
+        await reader.follow(ROOT / page)
+
+
+async def _registered(up: Up) -> dict[str, str]:
+    """Register ann; return what her shell has then."""
+    async with await up.user("ann") as client:
+        token = client.headers["authorization"].removeprefix("Bearer ")
+    return {"MAYFLY_URL": up.url, "MAYFLY_CA_FILE": str(up.ca_file), "PASSWORD": PASSWORD, "TOKEN": token}
+
+
+def _instead(up: Up, registry: str) -> dict[str, str]:
+    return {
+        r"https://127\.0\.0\.1:8443": up.url,
+        r"/var/lib/mayfly": str(up.data_dir),
+        r"\bdocker\.io/library/|\bregistry\.example/": f"{registry}/",
+        r"(?<![\w/.-])(busybox|(?:python|node):[\w.-]+)(?![\w/.-])": rf"{registry}/\1",
+        r"\$PWD/\.venv/bin:": "",
+        r"\.venv/bin/mayfly": "mayfly",
+    }
+
+
+def test_every_block_of_commands_is_typed_or_says_why_not() -> None:
+    """By this file, by another test, which is there, or by nobody, for a reason that stands above it."""
+    typed = 0
+    for page in PAGES:
+        for block in (each for each in blocks_of(page) if each.language == "sh"):
+            named, reason = block.remarks.get("typed by"), block.remarks.get("not typed")
+            assert not (named and reason), block
+            if named:
+                file, _, test = named.partition("::")
+                text = (ROOT / file).read_text(encoding="utf-8")
+                assert f"def {test}(" in text, f"{block}: {named} is not there"
+            elif reason is None:
+                assert str(page.relative_to(ROOT)) in FOLLOWED, (
+                    f"{block}: no test types it, and no reason stands above it"
+                )
+            typed += reason is None
+    assert typed > 50
+
+
+def test_every_block_says_what_it_is() -> None:
+    """Without a language nobody, and no test, could tell commands from what they print."""
+    for page in PAGES:
+        for block in blocks_of(page):
+            assert block.language, block
+            first = block.text.split(maxsplit=1)[:1]
+            assert block.language == "sh" or block.title or first not in (["mayfly"], ["curl"], ["sudo"]), block
+
+
+def test_every_page_that_is_followed_has_something_to_do() -> None:
+    """A page without a step would be followed to no end."""
+    for page in FOLLOWED:
+        assert any(step.block.language == "sh" for step in steps_of(ROOT / page)), page
+
+
+@pytest.mark.parametrize(
+    ("told", "said", "same"),
+    [
+        ("HELLO\n", "HELLO\n", True),
+        ("HELLO\n", "HELLO\nand more\n", False),
+        ("HELLO\n...\n", "HELLO\nand more\n", True),
+        ("a   1.5 ms\n", "a 23 ms\n", True),
+        ("a   1.5 ms\n", "b 23 ms\n", False),
+        ("2026-12-02 10:11:12 x\n", "2027-01-02 00:00:00   x\n", True),
+        ("HELLO\n", "", False),
+    ],
+)
+def test_what_is_printed_is_compared(told: str, said: str, same: bool) -> None:
+    """Other words are noticed; other times are not."""
+    assert prints(told, said) is same
