@@ -21,6 +21,14 @@ FOLLOWED: dict[str, dict[str, Any]] = {
 }
 """The pages, with the settings of the installation that each is followed on."""
 
+MEASURED = {
+    "docs/explanation/capacity.md": "tests/unit/capacity/test_command.py",
+    "docs/explanation/where-the-time-goes.md": "tests/integration/bench",
+    "docs/reference/chaos.md": "tests/chaos/test_chaos.py",
+    "docs/reference/performance.md": "tests/bench/test_short.py",
+}
+"""Pages that are figures and the commands which made them, with what tries those commands in a shorter form."""
+
 LOGGED_IN = "expect a login"
 """Words of a page that begins where the tutorial ends: ann is logged in, and her password is in $PASSWORD."""
 
@@ -74,6 +82,8 @@ def test_every_block_of_commands_is_typed_or_says_why_not() -> None:
                 file, _, test = named.partition("::")
                 text = (ROOT / file).read_text(encoding="utf-8")
                 assert f"def {test}(" in text, f"{block}: {named} is not there"
+            elif reason is None and (measured := MEASURED.get(str(page.relative_to(ROOT)))):
+                assert (ROOT / measured).exists(), block
             elif reason is None:
                 assert str(page.relative_to(ROOT)) in FOLLOWED, (
                     f"{block}: no test types it, and no reason stands above it"

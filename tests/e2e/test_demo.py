@@ -1,13 +1,13 @@
-"""The README's first command."""
+"""The README's first command, and what the README says that it prints."""
 
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.docs.reader import prints
+from tests.support.page import ROOT, blocks_of
 
 
 @pytest.mark.A3
@@ -26,3 +26,5 @@ async def test_the_demo_shows_what_it_promises() -> None:
 
     assert process.returncode == 0, said.decode()[-4000:]
     assert said.decode().rstrip().endswith("answers were right, and nothing is left.")
+    told = next(block for block in blocks_of(ROOT / "README.md") if block.language == "output")
+    assert prints(told.text, said.decode())

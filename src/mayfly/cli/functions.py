@@ -128,15 +128,26 @@ async def list_(terminal: Terminal) -> None:
 
 @app.command()
 @connected
-async def show(terminal: Terminal, name: Name) -> None:
+async def show(
+    terminal: Terminal,
+    name: Name,
+    *,
+    whole_sandbox: Annotated[
+        bool,
+        typer.Option("--sandbox", help="Also all that its calls are held in, and what is lost with other drivers."),
+    ] = False,
+) -> None:
     """
-    Show a function, and the sandbox that its calls run in.
+    Show a function as it is registered, and, with --sandbox, the sandbox that its calls run in.
 
     Example: mayfly functions show upper
+
+    Example: mayfly functions show upper --sandbox
     """
     async with terminal.client() as client:
         function = await client.function(name)
-    terminal.answer(function, pairs(_lines(function)))
+    held_in = sandbox.lines(function.sandbox) if whole_sandbox else sandbox.summary(function.sandbox)
+    terminal.answer(function, pairs([*_lines(function), *held_in]))
 
 
 @app.command()
@@ -288,7 +299,6 @@ def _lines(function: Function) -> list[tuple[str, object]]:
         *(("secret", key) for key in function.secrets),
         ("created", function.created_at),
         ("updated", function.updated_at),
-        *sandbox.lines(function.sandbox),
     ]
 
 

@@ -10,6 +10,13 @@ if TYPE_CHECKING:
     from mayfly.client import Sandbox
 
 
+def summary(sandbox: Sandbox | None) -> list[tuple[str, object]]:
+    """One line; none where the server does not tell."""
+    if sandbox is None:
+        return []
+    return [("sandbox", f"capabilities: {_words(sandbox.capabilities)}; its own root and namespaces; all by --sandbox")]
+
+
 def lines(sandbox: Sandbox | None) -> list[tuple[str, object]]:
     """Name and value of each; none where the server does not tell."""
     if sandbox is None:

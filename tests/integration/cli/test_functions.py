@@ -80,12 +80,15 @@ async def test_show_and_list_are_for_people_too(mayfly: Mayfly, worker: Answerin
 @pytest.mark.F4
 @pytest.mark.F9
 async def test_show_tells_of_the_sandbox(mayfly: Mayfly, worker: AnsweringWorker) -> None:
-    """`show` has what the function's calls are held in, by its own limits; `--json` all of it."""
+    """`show --sandbox` has what the function's calls are held in, by its own limits; `--json` too; `show` one line."""
     await mayfly("functions", "create", "one", IMAGE, "--memory", "64")
 
-    shown = (await mayfly("functions", "show", "one")).stdout.decode()
+    brief = (await mayfly("functions", "show", "one")).stdout.decode()
+    shown = (await mayfly("functions", "show", "one", "--sandbox")).stdout.decode()
     held_in = (await mayfly("functions", "show", "one", "--json")).json["sandbox"]
 
+    assert brief.splitlines()[-1].split()[:3] == ["sandbox", "capabilities:", "none;"]
+    assert len(brief.splitlines()) < 20
     lines = [" ".join(line.split()) for line in shown.splitlines()]
     assert "capabilities none" in lines
     assert "no_new_privs set" in lines
