@@ -1,6 +1,6 @@
 """
 The page docs/explanation/capacity.md: below each command that it shows stands what this command prints, so that the
-page says nothing that the model does not.
+page says nothing that the model does not. Its curves (capacity-overload.svg) are drawn from one of these tables.
 
     scripts/docs-capacity [--check]
 """
@@ -13,8 +13,16 @@ import sys
 from pathlib import Path
 
 from bench.capacity.command import parser, simulated
+from bench.capacity.plot import overload, read
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "capacity.md"
+CURVES = PAGE.with_name("capacity-overload.svg")
+OVERLOADED_SLOTS, OVERLOADED_S = 24, 0.31  # slots of the command whose table is drawn, and what a call holds one for
+NAMES = {
+    "24": "M = 24, the slots",
+    "48": "M = 48, twice the slots",
+    "none": "M = none",
+}
 SHOWN = re.compile(r"^```sh\nscripts/simulate (?P<arguments>[^`]*)```\n\n(?P<table>(?:\|.*\n)+)", re.MULTILINE)
 BEGIN, END = "<!-- Measured by scripts/simulate --validate. -->\n", "<!-- Measured until here. -->\n"
 
@@ -42,9 +50,17 @@ def with_measured(text: str, measured: str) -> str:
     return f"{head}{begin}\n{measured}\n\n{end}{tail}"
 
 
+def curves(text: str) -> str:
+    """Draw what the page's table of an overload says."""
+    title = f"{OVERLOADED_SLOTS} slots, a function of 300 ms: what M does when more calls come than can run"
+    return overload(title, read(text), NAMES, full_per_s=OVERLOADED_SLOTS / OVERLOADED_S)
+
+
 if __name__ == "__main__":
     there = PAGE.read_text(encoding="utf-8")
+    now = refreshed(there)
     if "--check" not in sys.argv:
-        PAGE.write_text(refreshed(there), encoding="utf-8")
-    elif there != refreshed(there):
-        sys.exit(f"{PAGE.name} is not what its commands print: run scripts/docs-capacity")
+        PAGE.write_text(now, encoding="utf-8")
+        CURVES.write_text(curves(now), encoding="utf-8")
+    elif there != now or CURVES.read_text(encoding="utf-8") != curves(now):
+        sys.exit(f"{PAGE.name} or its curves are not what its commands print: run scripts/docs-capacity")

@@ -145,6 +145,18 @@ def test_the_page_shows_what_its_commands_print() -> None:
 
     assert len(shown) == there.count("```sh\nscripts/simulate") > 5
     assert page.refreshed(there) == there, "run scripts/docs-capacity"
+    assert page.CURVES.read_text(encoding="utf-8") == page.curves(there), "run scripts/docs-capacity"
+
+
+def test_the_curves_are_those_of_the_table() -> None:
+    """Another figure in the table is another picture; a page without the table has none."""
+    there = page.PAGE.read_text(encoding="utf-8")
+    row = "| 100 | 24 | 23 % |"
+
+    assert there.count(row) == 1
+    assert page.curves(there.replace(row, "| 100 | 24 | 11 % |")) != page.curves(there)
+    with pytest.raises(ValueError, match="no table"):
+        page.curves("A page.\n")
 
 
 def test_a_table_that_is_not_what_is_printed_is_noticed() -> None:
