@@ -24,6 +24,7 @@ FOLDERS = ("docs", "deploy", "examples", "changes")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).glob("**/*.md"))])
 
 
+@pytest.mark.D6
 def test_a_call_is_followed_in_under_ten_hops() -> None:
     """The page names fewer than ten functions, in order, and each exists."""
     hops = re.findall(r"^\| (\d+) \| `(mayfly[\w.]+)` \|", LIFE, re.MULTILINE)
