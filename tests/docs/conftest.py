@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.support.images import build_and_push
+from tests.docs.images import Shelf
+from tests.support.dockerd_bare import PROGRAM, dockerd
+from tests.support.need import need
 from tests.support.registry import Registry
 
 SUDO = '#!/bin/sh\nexec env "$@"\n'
@@ -16,16 +19,30 @@ SUDO = '#!/bin/sh\nexec env "$@"\n'
 
 
 @pytest.fixture(scope="session")
-def registry() -> Iterator[str]:
-    """A real registry with the images that pages name, as host:port."""
+def shelf() -> Iterator[Shelf]:
+    """A real registry, for the images that pages name."""
     server = Registry()
     with asyncio.Runner() as runner:
         runner.run(server.start())
         try:
-            runner.run(build_and_push(server.url, "busybox", "latest", cmd=["/bin/sh"]))
-            yield server.url
+            yield Shelf(server.url)
         finally:
             runner.run(server.__aexit__(None, None, None))
+
+
+@pytest.fixture(scope="session")
+def docker() -> Iterator[Callable[[], str]]:
+    """Start a real Docker daemon when it is first asked for, and say where it listens, as DOCKER_HOST does."""
+    with ExitStack() as running:
+        found: list[str] = []
+
+        def docker() -> str:
+            need(PROGRAM, "dockerd")
+            if not found:
+                found.append(running.enter_context(dockerd()).unix.host)
+            return found[0]
+
+        yield docker
 
 
 @pytest.fixture

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.docs.images import IMAGES, Shelf
 from tests.docs.reader import Reader, prints, steps_of
 from tests.support.page import PAGES, ROOT, blocks_of
 from tests.support.up import PASSWORD, Up, running_up
@@ -32,24 +35,31 @@ MEASURED = {
 LOGGED_IN = "expect a login"
 """Words of a page that begins where the tutorial ends: ann is logged in, and her password is in $PASSWORD."""
 
+DOCKER = re.compile(r"\bdocker (build|login|push|run|save)\b")
+"""A page that has its reader build or run images; what is typed so goes to a real daemon."""
+
 
 @pytest.mark.parametrize("page", FOLLOWED)
 async def test_a_reader_who_follows_the_page_gets_what_it_says(
-    page: str, registry: str, programs: Path, tmp_path: Path
+    page: str, shelf: Shelf, docker: Callable[[], str], programs: Path, tmp_path: Path
 ) -> None:
     """
     Every command ends well, and prints what the page says. What is typed otherwise than it stands there is where the
     installation is, which registry has the images, and the password, for which a terminal would be asked.
     """
-    with running_up(registry, **FOLLOWED[page]) as up:
+    typed = "".join(step.block.text for step in steps_of(ROOT / page))
+    shelf.bring(typed)
+    with running_up(shelf.registry, **FOLLOWED[page]) as up:
         environment = {"PATH": f"{programs}:{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"}
         first = ":"
         if LOGGED_IN in (ROOT / page).read_text(encoding="utf-8"):
             environment |= await _registered(up)
             first = "mayfly login ann"
+        if DOCKER.search(typed):
+            environment["DOCKER_HOST"] = docker()
         folder = tmp_path / "reader"
         folder.mkdir()
-        reader = Reader(directory=folder, environment=environment, instead=_instead(up, registry), first=first)
+        reader = Reader(directory=folder, environment=environment, instead=_instead(up, shelf.registry), first=first)
         await reader.follow(ROOT / page)
 
 
@@ -65,7 +75,7 @@ def _instead(up: Up, registry: str) -> dict[str, str]:
         r"https://127\.0\.0\.1:8443": up.url,
         r"/var/lib/mayfly": str(up.data_dir),
         r"\bdocker\.io/library/|\bregistry\.example/": f"{registry}/",
-        r"(?<![\w/.-])(busybox|(?:python|node):[\w.-]+)(?![\w/.-])": rf"{registry}/\1",
+        IMAGES: rf"{registry}/\1",
         r"\$PWD/\.venv/bin:": "",
         r"\.venv/bin/mayfly": "mayfly",
     }
