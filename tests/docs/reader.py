@@ -6,9 +6,11 @@ compares what is printed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -108,24 +110,30 @@ class Reader:
                 **self.environment,
             },
             stdin=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
         )
         try:
             async with asyncio.timeout(TAKES_S):
                 return await process.wait()
         finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+            with contextlib.suppress(ProcessLookupError):  # as a rule there is nobody left
+                os.killpg(process.pid, signal.SIGTERM)
+            await process.wait()
 
     def _typed_as(self, text: str) -> str:
         """What is typed for a text of the page: passwords, which a terminal asks for, come from a pipe."""
-        for words, other in self.instead.items():
-            text = re.sub(words, other, text)
         return re.sub(
             r"\b(mayfly (?:register|login) [\w-]+)(?![^\n]*--password-stdin)",
             rf"\1 --password-stdin <<<'{PASSWORD}'",
-            text,
+            typed_as(text, self.instead),
         )
+
+
+def typed_as(text: str, instead: Mapping[str, str]) -> str:
+    """The text, with other words in the place of those that are patterns."""
+    for words, other in instead.items():
+        text = re.sub(words, other, text)
+    return text
 
 
 def _said(file: Path) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests.docs.images import IMAGES, Shelf
-from tests.docs.reader import Reader, prints, steps_of
+from tests.docs.reader import Reader, prints, steps_of, typed_as
+from tests.support.nats import free_port
 from tests.support.page import PAGES, ROOT, blocks_of
 from tests.support.up import PASSWORD, Up, running_up
 
@@ -49,7 +50,9 @@ async def test_a_reader_who_follows_the_page_gets_what_it_says(
     """
     typed = "".join(step.block.text for step in steps_of(ROOT / page))
     shelf.bring(typed)
-    with running_up(shelf.registry, **FOLLOWED[page]) as up:
+    elsewhere = _elsewhere()
+    settings = {name: typed_as(str(value), elsewhere) for name, value in FOLLOWED[page].items()}
+    with running_up(shelf.registry, **settings) as up:
         environment = {"PATH": f"{programs}:{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"}
         first = ":"
         if LOGGED_IN in (ROOT / page).read_text(encoding="utf-8"):
@@ -59,7 +62,8 @@ async def test_a_reader_who_follows_the_page_gets_what_it_says(
             environment["DOCKER_HOST"] = docker()
         folder = tmp_path / "reader"
         folder.mkdir()
-        reader = Reader(directory=folder, environment=environment, instead=_instead(up, shelf.registry), first=first)
+        instead = _instead(up, shelf.registry) | elsewhere
+        reader = Reader(directory=folder, environment=environment, instead=instead, first=first)
         await reader.follow(ROOT / page)
 
 
@@ -68,6 +72,16 @@ async def _registered(up: Up) -> dict[str, str]:
     async with await up.user("ann") as client:
         token = client.headers["authorization"].removeprefix("Bearer ")
     return {"MAYFLY_URL": up.url, "MAYFLY_CA_FILE": str(up.ca_file), "PASSWORD": PASSWORD, "TOKEN": token}
+
+
+def _elsewhere() -> dict[str, str]:
+    """Free ports for those that pages name: of metrics, of the API and of a worker; and of a second installation."""
+    metrics = free_port()
+    return {
+        r"127\.0\.0\.1:9464": f"127.0.0.1:{metrics}",
+        r"127\.0\.0\.1:9465": f"127.0.0.1:{metrics + 1}",
+        r"127\.0\.0\.1:18443": f"127.0.0.1:{free_port()}",
+    }
 
 
 def _instead(up: Up, registry: str) -> dict[str, str]:
