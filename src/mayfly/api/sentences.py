@@ -80,10 +80,11 @@ def _worded(problem: Mapping[str, Any], known: Sequence[str]) -> dict[str, str]:
     if kind == "extra_forbidden":
         near = difflib.get_close_matches(str(problem["loc"][-1])[:SHOWN_CHARACTERS], known, n=1)
         return {"field": path, "problem": "is not known" + (f"; did you mean `{near[0]}`?" if near else "")}
-    if kind in ("too_short", "too_long") and isinstance(problem.get("input"), str):
-        kind = f"string_{kind}"  # behind a validator of our own pydantic counts characters, and says entries
+    context = problem.get("ctx", {})
+    if kind in ("too_short", "too_long") and context.get("field_type") == "Value":
+        kind = f"string_{kind}"  # behind a validator of our own pydantic counts characters, and does not say so
     rule = RULES.get(kind)
-    return {"field": path, "problem": rule(problem.get("ctx", {})) if rule else "has a value that cannot be"}
+    return {"field": path, "problem": rule(context) if rule else "has a value that cannot be"}
 
 
 def _path(location: Sequence[object]) -> str:

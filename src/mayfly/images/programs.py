@@ -30,7 +30,10 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 WORDS_MAX_CHARACTERS = 600
 REMEDIES = (  # the first that matches; lower case
-    (("server gave http response to https client",), "The operator can list it in MAYFLY_PLAIN_HTTP_REGISTRIES."),
+    (
+        ("server gave http response to https client",),
+        "The operator can list it in MAYFLY_PLAIN_HTTP_REGISTRIES; with `mayfly up`: --plain-http-registries HOST:PORT",
+    ),
     (
         ("unauthorized", "authentication required", "denied", "forbidden"),
         "Check the name; for a private image give your account there: `mayfly registries set HOST USERNAME`, or PUT "

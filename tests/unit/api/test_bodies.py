@@ -52,6 +52,24 @@ async def outcome_of(body: bytes, shape: type[S]) -> S | InvalidRequest:
         return error
 
 
+@pytest.mark.parametrize(
+    ("shape", "body", "words"),
+    [
+        (NewUser, {"username": "ann", "password": "short"}, "`password` must have at least 10 characters."),
+        (NewUser, {"username": "ann", "password": "x" * 2000}, "`password` must have at most 256 characters."),
+        (NewFunction, {"name": "f", "image": "x", "command": []}, "`command` must have at least 1 entries."),
+    ],
+)
+async def test_what_is_too_short_or_long_is_counted_in_its_own_unit(
+    shape: type[BaseModel], body: dict[str, object], words: str
+) -> None:
+    """A text has characters, a list has entries."""
+    refused = await outcome_of(json.dumps(body).encode(), shape)
+
+    assert isinstance(refused, InvalidRequest)
+    assert refused.detail == words
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_are_refused(body: bytes) -> None:
     """Bytes that are no registration are InvalidRequest, whatever they are."""

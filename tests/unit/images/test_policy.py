@@ -73,6 +73,17 @@ async def test_private_addresses_are_refused(host: str) -> None:
         await RegistryPolicy().check(parse_reference(f"{host}/x"))
 
 
+async def test_who_runs_a_registry_at_home_is_told_all_it_takes() -> None:
+    """One refusal names both settings, as a registry on the loopback has no TLS as a rule; and the options of `up`."""
+    with pytest.raises(ImageUnavailable) as refused:
+        await RegistryPolicy().check(parse_reference("127.0.0.1:5000/x"))
+
+    assert "MAYFLY_PRIVATE_REGISTRIES, and, if it has no TLS, in MAYFLY_PLAIN_HTTP_REGISTRIES" in refused.value.detail
+    assert refused.value.detail.endswith(
+        "`mayfly up`: --private-registries 127.0.0.1:5000 --plain-http-registries 127.0.0.1:5000"
+    )
+
+
 @pytest.mark.parametrize(
     ("listed", "host"),
     [

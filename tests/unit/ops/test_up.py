@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,14 @@ def test_nats_server_leaves_half_of_the_machine_to_the_rest(
     spec = System(UpSettings(), Layout(tmp_path))._nats_server()
 
     assert spec.environment["GOMAXPROCS"] == threads
+
+
+def test_what_it_says_in_the_end_can_be_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines to try name URL and CA; and where `mayfly` is, if that is a virtual environment."""
+    system = System(UpSettings(listen="127.0.0.1:8449"), Layout(tmp_path))
+    exports = f"export MAYFLY_URL=https://127.0.0.1:8449 MAYFLY_CA_FILE={tmp_path}/ca.crt"
+    monkeypatch.setattr(sys, "prefix", "/home/ann b/.venv")
+
+    assert f"  {exports}\n  export PATH='/home/ann b/.venv/bin':$PATH\n  mayfly register ann\n" in system.welcome()
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+    assert f"  {exports}\n  mayfly register ann\n" in system.welcome()
