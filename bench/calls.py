@@ -12,7 +12,7 @@ from bench.figures import Block
 from bench.installation import Function, Installation
 from bench.steps import Told
 from bench.turns import together
-from examples.build import images
+from examples.build import IMAGES
 from examples.oci import push
 from tests.support.images import build_and_push
 
@@ -23,14 +23,14 @@ async def functions(registry: str, random: Random) -> dict[str, Function]:
     """Push the images, and say which functions there are. *random* makes the texts that go in and out."""
     cat = await build_and_push(registry, "cat", cmd=["/bin/cat"])
     python = f"{registry}/json-python:1"
-    push(images()["json-python"], python)
+    push(IMAGES["json-python"](), python)
     return {
         "hot": _echo("hot", cat, b"hello"),
         **{size: _echo(f"size-{n}", cat, _text(length, random)) for n, (size, length) in enumerate(SIZES.items())},
         "Python": Function(
             name="python",
             parameter=b'{"numbers": [1, 2, 6]}',
-            result=b'{"schema": 1, "count": 3, "mean": 3.0, "largest": 6}',
+            result=b'{"schema": 1, "count": 3, "mean": 3.0, "largest": 6}\n',
             spec={"image": python},
         ),
         "1 s": Function(name="second", parameter=b"", result=b"", spec={"image": cat, "command": ["sleep", "1"]}),

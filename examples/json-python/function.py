@@ -10,5 +10,5 @@ try:
 except (ValueError, KeyError, TypeError) as error:
     print(f'expected {{"numbers": [1, 2, 3]}}: {error!r}', file=sys.stderr)
     sys.exit(2)
-print(f"{len(numbers)} numbers", file=sys.stderr)
-json.dump(answer, sys.stdout)
+print(f"{len(numbers)} numbers", file=sys.stderr)  # a log
+print(json.dumps(answer))  # the result

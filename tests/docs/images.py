@@ -1,30 +1,20 @@
-"""Images that pages name, made of what this machine has: its busybox, its Python."""
+"""Images that pages name, made of what this machine has: its busybox, its Python, its Node."""
 
 from __future__ import annotations
 
 import re
-import tarfile
+import shutil
 from collections.abc import Callable
-from dataclasses import replace
 
-from examples.build import PYTHON, python_image
+from examples.build import node, python
 from examples.oci import Image, push
+from tests.support.need import need
 
-IMAGES = r"(?<![\w/.-])(busybox|python:[\w.-]+)(?![\w/.-])"
+IMAGES = r"(?<![\w/.-])(busybox(?::[\w.-]+)?|(?:python|node):\d[\w.-]*)(?![\w/.-])"
 """A pattern of them."""
 
-
-def _python() -> Image:
-    """Python where python.org's image has it. Its version is this machine's."""
-    made = python_image(PYTHON)
-    files = {path: content for path, content in made.files.items() if path != "/function.py"}
-    links = [tarfile.TarInfo(f"usr/local/bin/{name}") for name in ("python", "python3")]
-    for link in links:
-        link.type, link.linkname = tarfile.SYMTYPE, str(PYTHON)
-    return replace(made, files=files, members=links, user="", entrypoint=None, cmd=("python3",))
-
-
-MADE: dict[str, Callable[[], Image]] = {"busybox": lambda: Image(cmd=("/bin/sh",)), "python": _python}
+MADE: dict[str, Callable[[], Image]] = {"busybox": lambda: Image(cmd=("/bin/sh",)), "python": python, "node": node}
+"""What stands in for them. The version of Python and of Node is this machine's, whatever the tag says."""
 
 
 class Shelf:
@@ -38,5 +28,7 @@ class Shelf:
     def bring(self, text: str) -> None:
         """Push the images that a text names, each once."""
         for reference in sorted(set(re.findall(IMAGES, text)) - self._there):
-            push(MADE[reference.partition(":")[0]](), f"{self.registry}/{reference}")
+            name = reference.partition(":")[0]
+            need(name != "node" or shutil.which("node"), "node")
+            push(MADE[name](), f"{self.registry}/{reference}")
             self._there.add(reference)

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from examples.build import images
+from examples.build import IMAGES
 from examples.oci import push
 from tests.support.egress import network_left
 from tests.support.need import need
@@ -51,7 +51,7 @@ def installation() -> Iterator[Installation]:
         runner.run(registry.start())
         try:
             for name in ("charge", "upper"):
-                push(images()[name], f"{registry.url}/{name}:1")
+                push(IMAGES[name](), f"{registry.url}/{name}:1")
             with running_up(registry.url, slots=2, egress="on", egress_dns=RESOLVER, **ROOM) as up:
                 yield Installation(up, registry.url, outside)
         finally:
