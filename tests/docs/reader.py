@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import re
+import select
 import shlex
 import signal
 import sys
@@ -20,9 +21,19 @@ from tests.support.page import Block, blocks_of
 from tests.support.up import PASSWORD
 
 TAKES_S = 150
+CTRL_C_S = 30
+TERMINAL = """\
+terminal() { # NAME FILE OUTPUT WORDS: end what runs in that terminal, type the file there, wait until it prints words
+    [ ! -e {scratch}/$1.terminal ] || { kill -INT -- -$(<{scratch}/$1.terminal); wait $(<{scratch}/$1.terminal) || :; }
+    setsid env --default-signal=INT bash $2 </dev/null &
+    echo $! >{scratch}/$1.terminal
+    until grep -qF -- "$4" $3; do kill -0 $!; sleep 0.05; done
+}
+"""
+"""A function of the shell that types the page, for what goes on in another terminal."""
 CHANGES = [
-    (r"\b[a-z0-9]{20}-[0-9a-z]{26}\b", "AN-ACTIVATION"),
-    (r"\b[a-z0-9]{20}-[0-9a-z]{0,25}…", "AN-ACTIVATION"),
+    (r"\b[a-z0-9]{20,32}-[0-9a-z]{26}\b", "AN-ACTIVATION"),
+    (r"\b[a-z0-9]{20,32}-[0-9a-z]{0,25}…", "AN-ACTIVATION"),
     (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "A-UUID"),
     (r"\bsha256:[0-9a-f]{12,64}\b", "A-DIGEST"),
     (r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?", "A-TIME"),
@@ -73,17 +84,25 @@ class Reader:
         steps = list(steps_of(page))
         scratch = self.directory / ".steps"
         scratch.mkdir()
-        ended = await self._run(self._script(steps, scratch))
+        try:
+            ended = await self._run(self._script(steps, scratch))
+        finally:
+            await asyncio.to_thread(_close, sorted(scratch.glob("*.terminal")))
         at = int((scratch / "at").read_text())
         assert ended == 0, f"{steps[at].block}: status {ended}\n{_said(scratch / str(at))}"
         for number, step in enumerate(steps):
             if step.told:
                 said = _said(scratch / str(number))
-                assert prints(self._typed_as(step.told.text), said), f"{step.told}: this was printed:\n{said}"
+                same = prints(
+                    self._typed_as(step.told.text), self._typed_as(said)
+                )  # which may have words of pages, too
+                assert same, f"{step.told}: this was printed:\n{said}"
 
     def _script(self, steps: list[Step], scratch: Path) -> str:
-        lines = ["set -euo pipefail", f"echo 0 >{scratch}/at; exec >{scratch}/0 2>&1; {self._typed_as(self.first)}"]
-        for number, block in enumerate(step.block for step in steps):
+        lines = ["set -euo pipefail", TERMINAL.replace("{scratch}", str(scratch))]
+        lines.append(f"echo 0 >{scratch}/at; exec >{scratch}/0 2>&1; {self._typed_as(self.first)}")
+        for number, step in enumerate(steps):
+            block = step.block
             file = scratch / f"{number}.text"
             file.write_text(self._typed_as(block.text), encoding="utf-8")
             here, status = shlex.quote(str(file)), block.remarks.get("ends with", "0")
@@ -91,6 +110,9 @@ class Reader:
             if block.title:
                 name = shlex.quote(block.title)
                 lines.append(f"mkdir -p $(dirname {name}); cp {here} {name}")
+            elif terminal := block.remarks.get("terminal"):
+                words = shlex.quote(_last_words(self._typed_as(step.told.text if step.told else "")))
+                lines.append(f"terminal {terminal} {here} {scratch}/{number} {words}")
             elif status == "0":
                 lines.append(f". {here} </dev/null")
             else:
@@ -134,6 +156,32 @@ def typed_as(text: str, instead: Mapping[str, str]) -> str:
     for words, other in instead.items():
         text = re.sub(words, other, text)
     return text
+
+
+def _last_words(told: str) -> str:
+    """
+    What is printed last of what a page tells.
+
+    Raises: AssertionError if that is nothing: then nobody could tell when it is there.
+    """
+    found = [words.strip() for line in told.splitlines() for words in line.split("...") if words.strip()]
+    assert found, "what goes on in another terminal needs a block of output"
+    return found[-1]
+
+
+def _close(terminals: list[Path]) -> None:
+    """Press Ctrl-C in each terminal, and see what runs there end."""
+    for file in terminals:
+        pid = int(file.read_text())
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            process = os.pidfd_open(pid)
+            try:
+                os.killpg(pid, signal.SIGINT)
+                if not select.select([process], [], [], CTRL_C_S)[0]:
+                    os.killpg(pid, signal.SIGKILL)
+                    raise AssertionError(f"what runs in the {file.stem} terminal does not end at Ctrl-C")
+            finally:
+                os.close(process)
 
 
 def _said(file: Path) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -36,6 +38,12 @@ MEASURED = {
 LOGGED_IN = "expect a login"
 """Words of a page that begins where the tutorial ends: ann is logged in, and her password is in $PASSWORD."""
 
+UP = re.compile(r"\bmayfly up\b")
+"""What a page types in a terminal if it begins with an installation of its own."""
+
+AT_HOME = r"\b127\.0\.0\.1:5000\b"
+"""The registry of the reader's own that pages name."""
+
 DOCKER = re.compile(r"\bdocker (build|login|push|run|save)\b")
 """A page that has its reader build or run images; what is typed so goes to a real daemon."""
 
@@ -52,19 +60,54 @@ async def test_a_reader_who_follows_the_page_gets_what_it_says(
     shelf.bring(typed)
     elsewhere = _elsewhere()
     settings = {name: typed_as(str(value), elsewhere) for name, value in FOLLOWED[page].items()}
-    with running_up(shelf.registry, **settings) as up:
-        environment = {"PATH": f"{programs}:{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"}
+    brings_up = any(step.block.remarks.get("terminal") and UP.search(step.block.text) for step in steps_of(ROOT / page))
+    folder = tmp_path / "reader"
+    trust(shelf.registry, folder)
+    with (to_be_started if brings_up else running)(shelf.registry, settings) as (up, given):
+        environment = {**given, "PATH": _path(programs)}
         first = ":"
         if LOGGED_IN in (ROOT / page).read_text(encoding="utf-8"):
             environment |= await _registered(up)
             first = "mayfly login ann"
         if DOCKER.search(typed):
             environment["DOCKER_HOST"] = docker()
-        folder = tmp_path / "reader"
-        folder.mkdir()
-        instead = _instead(up, shelf.registry) | elsewhere
+        theirs = {AT_HOME: f"127.0.0.1:{free_port()}" if brings_up else shelf.registry}
+        instead = _instead(up, shelf.registry) | elsewhere | theirs
         reader = Reader(directory=folder, environment=environment, instead=instead, first=first)
         await reader.follow(ROOT / page)
+
+
+def _path(programs: Path) -> str:
+    return f"{programs}:{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin"
+
+
+@contextmanager
+def running(registry: str, settings: dict[str, Any]) -> Iterator[tuple[Up, dict[str, str]]]:
+    """Run an installation; give it, and what a shell on its machine has in the environment."""
+    with running_up(registry, **settings) as up:
+        yield up, {"MAYFLY_DATA_DIR": str(up.data_dir)}
+
+
+@contextmanager
+def to_be_started(registry: str, settings: dict[str, Any]) -> Iterator[tuple[Up, dict[str, str]]]:
+    """Run none: the page says how, and with this environment it is another than the machine's own."""
+    with TemporaryDirectory(prefix="mayfly-up-", ignore_cleanup_errors=True) as directory:
+        Path(directory).chmod(0o755)  # for its parts without privileges
+        listen = f"127.0.0.1:{free_port()}"
+        given = {"data_dir": directory, "listen": listen, "private_registries": registry, **settings}
+        given.setdefault("plain_http_registries", registry)
+        environment = {f"MAYFLY_{name.upper()}": str(value) for name, value in given.items()}
+        yield (
+            Up(f"https://{listen}", Path(directory) / "ca.crt", Path(directory)),
+            {**environment, "PASSWORD": PASSWORD},
+        )
+
+
+def trust(registry: str, home: Path) -> None:
+    """Have skopeo take images from it without TLS, as from the registry that it stands in for with TLS."""
+    file = home / ".config" / "containers" / "registries.conf"
+    file.parent.mkdir(parents=True)
+    file.write_text(f'[[registry]]\nlocation = "{registry}"\ninsecure = true\n')
 
 
 async def _registered(up: Up) -> dict[str, str]:

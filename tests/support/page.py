@@ -11,6 +11,9 @@ A comment in the line above a block of commands says more of it:
     <!-- typed by: tests/a.py::test_b -->    by that test, and not by tests/docs
     <!-- not typed: reason -->               by nobody
     <!-- ends with: 1 -->                    its last command ends with this status, and not with 0
+    <!-- terminal: first -->                 in another terminal, of that name: what runs there already is ended by
+                                             Ctrl-C, and what is typed goes on; it is there when it has printed the last
+                                             line of its output, and is ended with the page
 
 Which pages tests/docs types, and on which installation, stands in tests/docs/test_pages.py.
 """
@@ -31,7 +34,7 @@ PAGES = sorted(
 )
 
 _FENCE = re.compile(r"^( *)```(\w*)(?: title=\"([^\"]+)\")?$")
-_REMARK = re.compile(r"^ *<!-- (typed by|not typed|ends with): (.+?) -->$")
+_REMARK = re.compile(r"^ *<!-- (typed by|not typed|ends with|terminal): (.+?) -->$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class Block:
 
     text: str
     remarks: dict[str, str]
-    """`typed by`, `not typed` and `ends with`, from the comments above it."""
+    """`typed by`, `not typed`, `ends with` and `terminal`, from the comments above it."""
 
     heading: str
     """The nearest heading above it of the second level."""
