@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,10 @@ FOLLOWED: dict[str, dict[str, Any]] = {
     "docs/howto/limit-concurrency.md": {},
     "docs/howto/retry-safely.md": {},
     "docs/tutorial/first-function.md": {},
+    "docs/tutorial/go.md": {},
+    "docs/tutorial/javascript.md": {},
+    "docs/tutorial/python.md": {},
+    "docs/tutorial/shell.md": {},
 }
 """The pages, with the settings of the installation that each is followed on."""
 
@@ -34,6 +39,17 @@ MEASURED = {
     "docs/reference/performance.md": "tests/bench/test_short.py",
 }
 """Pages that are figures and the commands which made them, with what tries those commands in a shorter form."""
+
+EXAMPLES = sorted(page for page in (ROOT / "examples").glob("*/README.md") if any(steps_of(page)))
+"""Those of the examples, followed on one installation, each in a copy of its folder."""
+
+TAUGHT = {
+    "docs/tutorial/go.md": "factor",
+    "docs/tutorial/javascript.md": "words",
+    "docs/tutorial/python.md": "json-python",
+    "docs/tutorial/shell.md": "total",
+}
+"""Pages whose files are those of an example."""
 
 LOGGED_IN = "expect a login"
 """Words of a page that begins where the tutorial ends: ann is logged in, and her password is in $PASSWORD."""
@@ -75,6 +91,51 @@ async def test_a_reader_who_follows_the_page_gets_what_it_says(
         instead = _instead(up, shelf.registry) | elsewhere | theirs
         reader = Reader(directory=folder, environment=environment, instead=instead, first=first)
         await reader.follow(ROOT / page)
+
+
+@pytest.fixture(scope="module")
+def up(shelf: Shelf) -> Iterator[Up]:
+    """An installation for all examples."""
+    with running_up(shelf.registry, slots=2) as installation:
+        yield installation
+
+
+@pytest.mark.parametrize("page", EXAMPLES, ids=lambda page: page.parent.name)
+async def test_a_reader_of_an_example_gets_what_it_says(
+    page: Path, up: Up, shelf: Shelf, docker: Callable[[], str], programs: Path, tmp_path: Path
+) -> None:
+    """Its README is followed in a copy of its folder, by somebody who is logged in."""
+    folder = tmp_path / page.parent.name
+    shutil.copytree(page.parent, folder)
+    instead = {**_instead(up, shelf.registry), AT_HOME: shelf.registry}
+    dockerfile = folder / "Dockerfile"
+    typed = "".join(step.block.text for step in steps_of(page))
+    shelf.bring(typed)
+    dockerfile.write_text(typed_as(dockerfile.read_text(), instead))
+    async with await up.user() as client:
+        token = client.headers["authorization"].removeprefix("Bearer ")
+    environment = {
+        "PATH": _path(programs),
+        "MAYFLY_URL": up.url,
+        "MAYFLY_CA_FILE": str(up.ca_file),
+        "MAYFLY_TOKEN": token,
+        "TOKEN": token,
+    }
+    if DOCKER.search(typed):
+        environment["DOCKER_HOST"] = docker()
+    await Reader(directory=folder, environment=environment, instead=instead).follow(page)
+
+
+def test_the_code_of_the_tutorial_is_that_of_the_examples() -> None:
+    """Each file that a page of the tutorial has its reader write is the example's, to the letter."""
+    written = 0
+    for page, example in TAUGHT.items():
+        files = {block.title: block.text for block in blocks_of(ROOT / page) if block.title}
+        assert "Dockerfile" in files
+        for name, text in files.items():
+            assert text == (ROOT / "examples" / example / name).read_text(encoding="utf-8"), f"{page}: {name}"
+            written += 1
+    assert written == 9
 
 
 def _path(programs: Path) -> str:
