@@ -304,5 +304,6 @@ def _archive_kind(path: Path) -> str:
         with tarfile.open(path) as archive:
             names = set(archive.getnames())
     except (tarfile.TarError, OSError) as error:
-        raise InvalidRequest(f"{path.name} is not a tar archive: {error}.", field="source") from None
+        known = "as `docker save` and `skopeo copy ... oci-archive:FILE` write it"
+        raise InvalidRequest(f"{path.name} is not a tar archive, {known}.", field="source") from error
     return "docker-archive" if "manifest.json" in names else "oci-archive"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
+import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -239,7 +241,7 @@ def images_import(
     from mayfly.worker.serve import open_images
 
     given = _settings(UpSettings, data_dir=data_dir)
-    _need_root("images import")
+    _need_root("images import", "unpacks an image for all users")
 
     async def run() -> str:
         async with open_images(given, Layout(given.data_dir).images, may_evict=False) as store:
@@ -270,9 +272,11 @@ def _configure_logs(given: Any, role: str) -> None:
     configure_logs(given, role=role)
 
 
-def _need_root(command: str) -> None:
+def _need_root(command: str, why: str = "starts containers") -> None:
     if os.geteuid() != 0:
-        _fail(f"`mayfly {command}` starts containers and so needs root: run it with sudo.", EXIT_USAGE)
+        # sudo looks for programs where root's are, and a virtual environment's are not there
+        program = sys.argv[0] if Path(sys.argv[0]).name == "mayfly" else "mayfly"
+        _fail(f"`mayfly {command}` {why}, which needs root. Run `sudo {shlex.quote(program)} {command}`.", EXIT_USAGE)
 
 
 def _fail(sentence: str, status: int) -> NoReturn:

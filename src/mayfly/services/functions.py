@@ -269,7 +269,9 @@ def _refusal(answer: ImageAnswer) -> MayflyError:
 
 
 def _taken(name: str) -> AlreadyExists:
-    return AlreadyExists(f"You have a function {name!r} already. PUT replaces it, DELETE removes it.")
+    return AlreadyExists(
+        f"You have a function {name!r} already. PUT (`mayfly functions update {name}`) changes it, DELETE removes it."
+    )
 
 
 def _check_match(entry: Entry[Function], if_match: int | None) -> None:

@@ -85,6 +85,7 @@ async def test_taken_name_is_409(ann: Someone, worker: AnsweringWorker) -> None:
     await ann.has()
     answer = await ann.client.post("/v1/functions", json=FUNCTION)
     assert (answer.status_code, answer.json()["code"]) == (409, "already-exists")
+    assert "`mayfly functions update" in answer.json()["detail"]
 
 
 async def test_replace_puts_back_defaults_and_obeys_if_match(ann: Someone, worker: AnsweringWorker) -> None:

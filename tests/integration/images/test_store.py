@@ -359,7 +359,7 @@ async def test_a_pulled_image_is_not_local(registry: Registry, store: ImageStore
 @pytest.mark.parametrize("source", ["/nonexistent.tar", "--help", "docker://x", "/etc/passwd"])
 async def test_an_import_takes_archives_only(store: ImageStore, source: str) -> None:
     """What is neither an archive nor the docker daemon is refused, before any program is started."""
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(InvalidRequest, match=r"neither a file nor docker-daemon:REFERENCE|archive, as `docker save`"):
         await store.import_image(source, "x")
 
 

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from mayfly.__main__ import compose
 from mayfly.ops.layout import Layout
 from mayfly.ops.up import System
 from mayfly.settings import UpSettings
@@ -25,6 +27,24 @@ def test_nats_server_leaves_half_of_the_machine_to_the_rest(
     spec = System(UpSettings(), Layout(tmp_path))._nats_server()
 
     assert spec.environment["GOMAXPROCS"] == threads
+
+
+@pytest.mark.parametrize(
+    ("started_as", "typed"),
+    [("/home/ann/mayfly/.venv/bin/mayfly", "sudo /home/ann/mayfly/.venv/bin/mayfly"), ("__main__.py", "sudo mayfly")],
+)
+@pytest.mark.parametrize("command", [["up"], ["images", "import", "mean.tar", "mean"]])
+def test_without_root_it_says_what_to_type(
+    monkeypatch: pytest.MonkeyPatch, started_as: str, typed: str, command: list[str]
+) -> None:
+    """With the whole path, as sudo does not look for programs where a virtual environment has them."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(sys, "argv", [started_as])
+
+    said = CliRunner().invoke(compose(), command)
+
+    assert said.exit_code == 2
+    assert f"which needs root. Run `{typed} {' '.join(command[:2])}`." in said.stderr
 
 
 def test_what_it_says_in_the_end_can_be_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
