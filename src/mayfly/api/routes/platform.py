@@ -11,7 +11,8 @@ from starlette.responses import Response
 
 from mayfly.api.answers import raises
 from mayfly.api.auth import Caller, private_router
-from mayfly.api.description import PAGE_HEADERS, described
+from mayfly.api.description import described
+from mayfly.api.page import PAGE_HEADERS
 from mayfly.api.shapes import HealthShape, ReadyShape, StatusShape
 from mayfly.api.state import State
 from mayfly.api.write import write
