@@ -11,11 +11,16 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from ctypes.util import find_library
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
+from pypdf import PdfReader
+from pypdf.generic import DictionaryObject
 
 from tests.support.need import need
+from tests.support.references import References
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PASSWORD, KEPT_ASIDE = secrets.token_hex(8), secrets.token_hex(8)
@@ -55,12 +60,19 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def archive(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The archive made from it."""
+def built(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with what was made from it."""
+    need(find_library("pango-1.0"), "libpango, for the PDF")
     out = tmp_path_factory.mktemp("out")
     done = release(checkout, out)
     assert done.returncode == 0, done.stderr
-    return next(out.glob("*.tgz"))
+    return out
+
+
+@pytest.fixture(scope="module")
+def archive(built: Path) -> Path:
+    """The archive."""
+    return next(built.glob("*.tgz"))
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +81,12 @@ def unpacked(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("elsewhere")
     subprocess.run(["tar", "-xzf", str(archive), "-C", str(place)], check=True)
     return place / archive.name.removesuffix(".tgz")
+
+
+@pytest.fixture(scope="module")
+def documents(unpacked: Path) -> Path:
+    """Its documents."""
+    return unpacked.parent / f"{unpacked.name}-documents"
 
 
 @pytest.mark.D7
@@ -82,12 +100,13 @@ def test_the_archive_is_the_repository_with_its_history(checkout: Path, unpacked
 
 
 @pytest.mark.D7
-def test_the_checksum_is_that_of_the_archive(archive: Path) -> None:
-    """`sha256sum --check` beside the archive says OK, and notices a changed byte."""
+def test_the_checksums_are_those_of_the_files(built: Path) -> None:
+    """`sha256sum --check` beside archive and PDF says OK of both, and notices a changed byte."""
     check = ["sha256sum", "--check", "SHA256SUMS"]
-    assert subprocess.run(check, cwd=archive.parent, check=False, capture_output=True).returncode == 0
-    digest = hashlib.sha256(archive.read_bytes() + b"\0").hexdigest()
-    assert digest not in (archive.parent / "SHA256SUMS").read_text()
+    done = subprocess.run(check, cwd=built, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.count(": OK\n")) == (0, 2)
+    for file in built.iterdir():
+        assert hashlib.sha256(file.read_bytes() + b"\0").hexdigest() not in (built / "SHA256SUMS").read_text()
 
 
 @pytest.mark.D7
@@ -116,30 +135,89 @@ def every_object(repository: Path) -> bytes:
 
 
 @pytest.mark.D7
-def test_one_commit_makes_one_archive(checkout: Path, archive: Path, tmp_path: Path) -> None:
-    """A second run makes the same bytes, so that a checksum can be compared with a build of one's own."""
-    done = release(checkout, tmp_path)
+def test_one_commit_makes_one_archive(checkout: Path, built: Path, tmp_path: Path) -> None:
+    """A second run makes the same bytes, also with --despite-changes to files, which are left out then: so a checksum
+    can be compared with a build of one's own."""
+    changed, new = checkout / "README.md", checkout / "forgotten.txt"
+    committed = changed.read_text()
+    try:
+        changed.write_text("half done\n")
+        new.write_text("forgotten\n")
+        done = release(checkout, tmp_path, "--despite-changes")
+    finally:
+        changed.write_text(committed)
+        new.unlink()
 
     assert done.returncode == 0, done.stderr
-    assert gzip.decompress((tmp_path / archive.name).read_bytes()) == gzip.decompress(archive.read_bytes())
-    assert (tmp_path / archive.name).read_bytes() == archive.read_bytes()
+    first, second = ({file.name: file.read_bytes() for file in out.iterdir()} for out in (built, tmp_path))
+    assert second.keys() == first.keys()
+    for name in first:
+        if name.endswith(".tgz"):
+            assert gzip.decompress(second[name]) == gzip.decompress(first[name])
+        assert second[name] == first[name], name
 
 
 @pytest.mark.D7
-def test_the_documents_are_beside_the_repository(unpacked: Path) -> None:
+def test_the_documents_are_beside_the_repository(documents: Path) -> None:
     """Each document is there as HTML; its links and pictures lead to files of the archive, and to headings there."""
-    documents = unpacked.parent / f"{unpacked.name}-documents"
-    pages = list(documents.rglob("*.html"))
+    pages = {page: References(page) for page in documents.rglob("*.html")}
 
-    assert {"README.html", "docs/explanation/architecture.html"} <= {
-        page.relative_to(documents).as_posix() for page in pages
-    }
-    for page in pages:
-        for target in re.findall(r'(?:href|src)="([^":#]+)[^":]*"', page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
-        for target, anchor in re.findall(r'href="([^":#]*)#([^"]+)"', page.read_text()):
-            there = (page.parent / target) if target else page
-            assert there.suffix != ".html" or f' id="{anchor}"' in there.read_text(), f"{page.name}: {target}#{anchor}"
+    names = {page.relative_to(documents).as_posix() for page in pages}
+    assert {"index.html", "docs/explanation/architecture.html", "deploy/compose/index.html"} <= names
+    seen = 0
+    for page, references in pages.items():
+        for there, part in references.inner():
+            seen += 1
+            assert there.exists(), f"{page.name}: {there}"
+            assert there not in pages or not part or part in pages[there].ids, f"{page.name}: {there.name}#{part}"
+    assert seen > 1000
+
+
+@pytest.mark.D6
+def test_the_write_up_is_there_as_pdf(documents: Path, unpacked: Path) -> None:
+    """It has every section in its table of contents, its drawings, and numbers on its pages."""
+    text = [page.extract_text() for page in PdfReader(documents / "writeup.pdf").pages]
+    sections = re.findall(r"^## (.*)$", (unpacked / "docs/writeup.md").read_text(), re.MULTILINE)
+
+    assert len(text) > 10
+    assert len(sections) == 8
+    for section in sections:
+        page = re.search(rf"^{re.escape(section)}[ .]+(\d+)$", text[0], re.MULTILINE)
+        assert page, f"{section} is not in the table of contents: {text[0]}"
+        assert section in text[int(page[1]) - 1]
+    assert all(f"{number} / {len(text)}" in page for number, page in enumerate(text, start=1) if number > 1)
+    for drawn in ("gateway (APISIX)", "One call at a time", "Many calls at once"):
+        assert any(drawn in page for page in text), drawn
+
+
+@pytest.mark.D6
+@pytest.mark.parametrize("place", ["in the documents", "beside the archive"])
+def test_the_links_of_the_pdf_lead_somewhere(place: str, built: Path, documents: Path) -> None:
+    """Wherever it lies, its links lead to pages and files of the unpacked archive, to parts of itself, and to the web;
+    and nothing in it names a file of the building machine."""
+    reader = PdfReader((documents if place == "in the documents" else built) / "writeup.pdf")
+    folder = documents if place == "in the documents" else documents.parent
+    targets = [link for page in reader.pages for link in map(target_of, page.annotations or ())]
+
+    paths = [target for target in targets if target and not urlsplit(target).scheme]
+    assert len(paths) > 60
+    pages: dict[Path, References] = {}
+    for target in paths:
+        there = folder / unquote(urlsplit(target).path)
+        assert there.exists(), target
+        part = urlsplit(target).fragment
+        if part and there.suffix == ".html":
+            own = pages.setdefault(there, References(there))
+            assert part in own.ids, target
+    assert targets.count("") >= 8, "those to its own parts"
+    assert {urlsplit(target).scheme for target in targets} <= {"", "https"}
+
+
+def target_of(annotation: DictionaryObject) -> str:
+    """The address that a link of a PDF leads to, nothing if it is a part of the PDF itself."""
+    link = annotation.get_object()
+    assert isinstance(link, DictionaryObject)
+    return str(link.get("/A", {}).get("/URI", ""))
 
 
 @pytest.mark.D7
@@ -167,14 +245,13 @@ def test_the_demo_works_where_it_is_unpacked(unpacked: Path) -> None:
 
 @pytest.mark.D7
 def test_what_is_not_committed_is_named_and_refused(checkout: Path, tmp_path: Path) -> None:
-    """A changed and a new file stop the release with their names; told so, it packs the last commit without them."""
+    """A changed and a new file stop the release with their names."""
     changed, new = checkout / "README.md", checkout / "forgotten.txt"
     committed = changed.read_text()
     try:
         changed.write_text("half done\n")
         new.write_text("forgotten\n")
-        refused = release(checkout, tmp_path)
-        packed = release(checkout, tmp_path, "--despite-changes")
+        refused = release(checkout, tmp_path / "out")
     finally:
         changed.write_text(committed)
         new.unlink()
@@ -182,13 +259,7 @@ def test_what_is_not_committed_is_named_and_refused(checkout: Path, tmp_path: Pa
     assert refused.returncode == 1
     assert " M README.md" in refused.stderr
     assert "?? forgotten.txt" in refused.stderr
-    assert packed.returncode == 0, packed.stderr
-    with tarfile.open(next(tmp_path.glob("*.tgz"))) as tar:
-        folder = tar.getnames()[0].split("/", maxsplit=1)[0].removesuffix("-documents")
-        readme = tar.extractfile(f"{folder}/README.md")
-        assert readme is not None
-        assert readme.read().decode() == committed
-        assert f"{folder}/forgotten.txt" not in tar.getnames()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.D7
