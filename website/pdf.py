@@ -23,6 +23,7 @@ STYLE = Path(__file__).parent / "print.css"
 WIDE = 150
 """A table with so many characters in a row is set smaller."""
 SHORT = 9
+SHORT_WIDE = 5
 """A table of no more rows is not divided between pages."""
 PAGE = """<!doctype html>
 <html lang="en">
@@ -61,7 +62,8 @@ def page(documents: Documents, folders: Folders) -> str:
     for table in tree.iterfind(".//table"):
         rows = ["".join(row.itertext()) for row in table.iterfind(".//tr")]
         wide = max(map(len, rows)) >= WIDE
-        table.set("class", f"{'wide' if wide else 'narrow'} {'short' if len(rows) <= SHORT and not wide else 'long'}")
+        short = len(rows) <= (SHORT_WIDE if wide else SHORT)
+        table.set("class", f"{'wide' if wide else 'narrow'} {'short' if short else 'long'}")
     first = tree.find("h1")
     if first is not None:
         tree.remove(first)  # it is on the title page

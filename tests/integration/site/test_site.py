@@ -26,11 +26,11 @@ KINDS = {
     "Contributing": "CONTRIBUTING.html",
 }
 """The parts of the navigation, each with a page of it."""
-DRAWN = {
-    "docs/explanation/architecture.html": ["architecture.svg"],
-    "docs/reference/performance.html": ["performance-latency.svg", "performance-rate.svg"],
-    "docs/writeup.html": ["architecture.svg", "performance-latency.svg", "performance-rate.svg"],
-}
+SHOWN = re.compile(r"!\[[^\]]*\]\(([^)]+)\)")
+WIDEST = [
+    *KINDS.values(),
+    *(f"docs/reference/{name}.html" for name in ("cli", "configuration", "errors", "performance")),
+]
 WIDER = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
 TAB = "return [...document.querySelectorAll('.md-tabs__link')].find(tab => tab.textContent.trim() == arguments[0])"
 LISTED = "return [...document.querySelectorAll('.md-nav--primary a.md-nav__link[href]')].map(link => link.href)"
@@ -58,11 +58,12 @@ def test_pages_open_without_a_complaint_and_ask_others_for_nothing(reader: Brows
     assert outside(reader.requests(), place) == []
 
 
-def test_every_page_fits_a_narrow_window(reader: Browser, site: Path) -> None:
+@pytest.mark.parametrize("pages", [WIDEST, pytest.param(PAGES, marks=pytest.mark.long)], ids=["some", "all"])
+def test_every_page_fits_a_narrow_window(reader: Browser, site: Path, pages: list[str]) -> None:
     """At 390 px no page of the site is wider than the window; what is wider scrolls in its own frame."""
     reader.look(width=PHONE)
     wider = {}
-    for page in PAGES:
+    for page in pages:
         reader.open(f"{site.as_uri()}/{page}")
         if over := reader.run(WIDER):
             wider[page] = over
@@ -94,12 +95,16 @@ def test_the_navigation_leads_to_each_kind(reader: Browser, server: str) -> None
 
 
 def test_the_drawings_are_shown(reader: Browser, place: str) -> None:
-    """Each drawing of a page is there and has been drawn."""
-    for page, names in DRAWN.items():
-        reader.open(f"{place}/{page}")
-        shown = reader.run(PICTURES)
-        assert [posixpath.basename(urlsplit(source).path) for source, _ in shown] == names
-        assert all(width > 0 for _, width in shown), shown
+    """Each drawing of each page is there and has been drawn."""
+    documents, drawings = Documents(ROOT), 0
+    for page in documents.pages:
+        if names := [posixpath.basename(target) for target in SHOWN.findall(documents.text(page))]:
+            reader.open(f"{place}/{address(page)}")
+            shown = reader.run(PICTURES)
+            assert [posixpath.basename(urlsplit(source).path) for source, _ in shown] == names
+            assert all(width > 0 for _, width in shown), shown
+            drawings += len(shown)
+    assert drawings > 5
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
