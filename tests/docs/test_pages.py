@@ -21,11 +21,14 @@ from tests.support.up import PASSWORD, Up, running_up
 
 FOLLOWED: dict[str, dict[str, Any]] = {
     "README.md": {},
+    "docs/howto/allow-registries.md": {"allowed_registries": "docker.io,10.0.0.5:5000"},
     "docs/howto/call-asynchronously.md": {},
     "docs/howto/limit-concurrency.md": {},
+    "docs/howto/log-in-under-attack.md": {"metrics_listen": "127.0.0.1:9464"},
     "docs/howto/monitor.md": {"metrics_listen": "127.0.0.1:9464", "slots": 4},
     "docs/howto/retry-safely.md": {},
     "docs/howto/run-the-gateway.md": {},
+    "docs/howto/when-the-store-is-full.md": {"metrics_listen": "127.0.0.1:9464"},
     "docs/tutorial/first-function.md": {},
     "docs/tutorial/go.md": {},
     "docs/tutorial/javascript.md": {},
@@ -84,7 +87,7 @@ async def test_a_reader_who_follows_the_page_gets_what_it_says(
     with (to_be_started if brings_up else running)(shelf.registry, settings) as (up, given):
         environment = {**given, "PATH": _path(programs)}
         first = ":"
-        if LOGGED_IN in (ROOT / page).read_text(encoding="utf-8"):
+        if LOGGED_IN in " ".join((ROOT / page).read_text(encoding="utf-8").split()):
             environment |= await _registered(up)
             first = "mayfly login ann"
         if DOCKER.search(typed):
@@ -194,6 +197,7 @@ def _instead(up: Up, registry: str) -> dict[str, str]:
     return {
         r"https://127\.0\.0\.1:8443": up.url,
         r"/var/lib/mayfly": str(up.data_dir),
+        r"\bmayfly\.log\b": str(up.data_dir / "up.log"),
         r"\bdocker\.io/library/|\bregistry\.example/": f"{registry}/",
         IMAGES: rf"{registry}/\1",
         r"\$PWD/\.venv/bin:": "",

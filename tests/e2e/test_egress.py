@@ -11,9 +11,11 @@ import asyncio
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,11 +23,14 @@ import pytest
 
 from examples.build import IMAGES
 from examples.oci import push
+from tests.docs.reader import prints
+from tests.integration.cli.command import Mayfly
 from tests.support.egress import network_left
 from tests.support.need import need
 from tests.support.outside import MACHINE, NAME, RESOLVER, WEB, Outside, machine_and_outside
+from tests.support.page import ROOT, blocks_of
 from tests.support.registry import Registry
-from tests.support.up import ROOM, Up, running_up
+from tests.support.up import PASSWORD, ROOM, Up, running_up
 
 pytestmark = [pytest.mark.root, pytest.mark.D6]
 
@@ -132,6 +137,24 @@ async def test_what_the_service_says_is_in_the_result(ann: httpx.AsyncClient, in
     assert (await called(ann, "charge", parameter(v=2))).json()["error"]["code"] == "unknown-version"
     broken = await called(ann, "charge", '{"v": 1}')
     assert (broken.status_code, broken.json()["exit_code"]) == (502, 2)
+
+
+async def test_the_pages_commands_show_what_is_reached(installation: Installation, tmp_path: Path) -> None:
+    """What the operator's page types prints what it says there; only who is outside, and the registry, differ."""
+    page = ROOT / "docs/howto/let-functions-reach-the-network.md"
+    (typing, told) = (
+        next(each.text for each in blocks_of(page) if words in each.text)
+        for words in ("mayfly functions create reach", "not reached\nnot reached")
+    )
+    typing = typing.replace("busybox", f"{installation.registry}/upper:1").replace("example.org", WEB)
+    ann = Mayfly(installation.up.url, installation.up.ca_file, tmp_path / "config")
+    ann = ann.with_(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    await ann("register", "ann", "--password-stdin", stdin=PASSWORD.encode())
+
+    status, said = await ann.shell(typing, tmp_path)
+
+    assert status == 0, said
+    assert prints(told, said), said
 
 
 async def test_only_a_function_that_asks_for_it_has_a_network(ann: httpx.AsyncClient) -> None:
