@@ -28,6 +28,12 @@ FOLLOWED: dict[str, dict[str, Any]] = {
     "docs/howto/monitor.md": {"metrics_listen": "127.0.0.1:9464", "slots": 4},
     "docs/howto/retry-safely.md": {},
     "docs/howto/run-the-gateway.md": {},
+    "docs/howto/scale.md": {
+        "metrics_listen": "127.0.0.1:9464",
+        "slots": 2,
+        "max_activations": 16,
+        "max_activations_per_user": 16,
+    },
     "docs/howto/when-the-store-is-full.md": {"metrics_listen": "127.0.0.1:9464"},
     "docs/tutorial/first-function.md": {},
     "docs/tutorial/go.md": {},
