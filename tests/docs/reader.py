@@ -34,6 +34,7 @@ terminal() { # NAME FILE OUTPUT WORDS: end what runs in that terminal, type the 
 CHANGES = [
     (r"\b[a-z0-9]{20,32}-[0-9a-z]{26}\b", "AN-ACTIVATION"),
     (r"\b[a-z0-9]{20,32}-[0-9a-z]{0,25}…", "AN-ACTIVATION"),
+    (r"\b01[0-9a-z]{24}\b", "AN-ID"),
     (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "A-UUID"),
     (r"\bsha256:[0-9a-f]{12,64}\b", "A-DIGEST"),
     (r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?", "A-TIME"),

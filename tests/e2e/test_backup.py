@@ -13,10 +13,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.docs.reader import prints
 from tests.e2e.test_asynchronous import record_of
 from tests.e2e.test_up_killed import an_up
 from tests.support.nats import free_port
-from tests.support.page import commands
+from tests.support.page import commands, printed
 from tests.support.up import PASSWORD, Up
 
 pytestmark = [pytest.mark.A4, pytest.mark.D7]
@@ -58,6 +59,8 @@ async def test_what_users_had_is_there_after_a_restore(registry: str, image: str
         assert (up.ca_file.read_bytes() == authority) == (kept == "the keys")
         said = await typed(restore.replace(".tar", ".tar --logins") if kept == "the keys" else restore, tmp_path)
         assert re.search(r"^users +1 ", said, re.MULTILINE), said
+        (told,) = printed(PAGE, "With `mayfly up`")
+        assert kept == "the keys" or prints(told, said), said
         async with up.client(token) as with_old_token:
             answer = await with_old_token.get("/v1/functions")
             assert answer.status_code == (200 if kept == "the keys" else 401)
@@ -87,7 +90,12 @@ async def log_in(up: Up) -> str:
 
 
 async def test_the_nightly_script_keeps_two_weeks(own_up: Up, tmp_path: Path) -> None:
-    """The script of the page makes today's backup and removes old ones, and what a killed one has left; no others."""
+    """
+    The script of the page makes today's backup and removes old ones, and what a killed one has left; no others. That
+    backup passes the trial of the page, beside the installation that it was made of.
+    """
+    async with await own_up.user("ann"):
+        pass
     (script,) = commands(PAGE, "Every night")
     script = script.replace("/var/backups/mayfly", str(tmp_path)).replace("/var/lib/mayfly", str(own_up.data_dir))
     days = {"old.tar": 20, "recent.tar": 10, ".old.tar.abc": 3, ".now.tar.abc": 0, "notes.txt": 99}
@@ -99,8 +107,15 @@ async def test_the_nightly_script_keeps_two_weeks(own_up: Up, tmp_path: Path) ->
 
     made = {path.name for path in tmp_path.iterdir()} - set(days)
     assert len(made) == 1
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d\.tar", made.pop())
+    backup = made.pop()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d\.tar", backup)
     assert {path.name for path in tmp_path.iterdir()} & set(days) == {"recent.tar", ".now.tar.abc", "notes.txt"}
+
+    (trial,) = commands(PAGE, "Try it")
+    said = await typed(trial.replace("mayfly.tar", backup).replace("18443", str(free_port())), tmp_path)
+
+    (told,) = printed(PAGE, "Try it")
+    assert prints(told, said), said
 
 
 async def typed(script: str, directory: Path) -> str:

@@ -89,3 +89,8 @@ def commands(page: str, heading: str) -> list[str]:
     """The blocks of commands below a heading of the second level of a page, which is a path below the project."""
     found = [each for each in blocks_of(ROOT / page) if each.heading == heading and each.language == "sh"]
     return [each.text for each in found if "not typed" not in each.remarks]
+
+
+def printed(page: str, heading: str) -> list[str]:
+    """The blocks below such a heading that say what commands print."""
+    return [each.text for each in blocks_of(ROOT / page) if each.heading == heading and each.language == "output"]

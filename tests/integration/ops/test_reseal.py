@@ -25,10 +25,14 @@ from mayfly.services.functions import Functions
 from mayfly.services.registries import Registries
 from mayfly.services.secrets import Secrets
 from mayfly.worker.secrets import credentials_finder, open_secrets
+from tests.docs.reader import prints
 from tests.integration.bus.test_store import a_function
 from tests.support.backup import mayfly
 from tests.support.bus import installation
+from tests.support.page import commands, printed
 from tests.support.sealing import SealingKeys
+
+PAGE = "docs/howto/rotate-keys.md"
 
 pytestmark = [pytest.mark.F4, pytest.mark.A4, pytest.mark.D7]
 
@@ -73,13 +77,16 @@ async def installed(keys: SealingKeys) -> AsyncIterator[Installed]:
 
 
 async def test_resealed_the_old_key_is_not_needed_any_more(tmp_path: Path) -> None:
-    """The command seals everything anew, says what can be removed, and then the newest key alone opens it all."""
+    """The page's command seals all anew, says what can be removed, and then the newest key alone opens it all."""
     keys = SealingKeys(tmp_path)
     async with installed(keys) as system:
         [old] = keys.kids
         new = keys.add(f"{old}-z")
-        status, said, complained = await (await mayfly(system.made, "secrets", "reseal", keys.private)).ended()
+        (typed,) = commands(PAGE, "The sealing key")
+        words = typed.replace("./secrets/worker/sealing-keys", str(keys.private)).split()
+        status, said, complained = await (await mayfly(system.made, *words[1:])).ended()
         assert status == 0, complained
+        assert prints(*printed(PAGE, "The sealing key"), said), said
         assert f"sealed 3 anew with {new}" in said
         assert f"NEXT remove {old}.pem" in said
         assert b"one" not in said.encode()

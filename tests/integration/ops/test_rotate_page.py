@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mayfly.ops.layout import Layout
-from tests.support.page import commands
+from tests.docs.reader import prints
+from tests.support.page import commands, printed
 
 pytestmark = [pytest.mark.A1, pytest.mark.D7]
 
@@ -45,6 +46,7 @@ def test_the_steps_do_what_the_page_says(secrets: Path) -> None:
     (old,) = names(secrets / "api/token-keys")
 
     said = typed(verify, secrets.parent)
+    assert prints(*printed(PAGE, "The steps"), said), said
     assert "NEXT render the gateway's files again, and restart the API servers one after the other" in said
     assert len(names(secrets / "gateway/token-keys")) == 2
     assert {name for name in names(secrets / "api/token-keys") if name.endswith(".pem")} == {old}
