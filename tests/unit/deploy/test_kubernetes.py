@@ -32,6 +32,7 @@ from tests.support.kubernetes import (
 )
 from tests.support.kustomize import CannotBuild, Object, build, identity
 from tests.support.need import need
+from tests.support.page import blocks_of
 
 pytestmark = pytest.mark.D7
 
@@ -777,11 +778,11 @@ def test_the_readme_links_lead_somewhere() -> None:
 
 
 def test_it_comes_up_in_five_commands() -> None:
-    """The block under "Bring it up" has five commands, the files that they name are there, and so is each overlay."""
-    block = README.partition("## Bring it up")[2].partition("```sh\n")[2].partition("```")[0]
-    commands = block.replace("\\\n", "").splitlines()
+    """The blocks under "Bring it up" have five commands, the files that they name are there, and so is each overlay."""
+    blocks = [each for each in blocks_of(KUBERNETES / "README.md") if each.heading == "Bring it up"]
+    lines = "".join(each.text for each in blocks if each.language == "sh").replace("\\\n", "").splitlines()
 
-    assert len(commands) == 5
+    assert len(lines) == 5
     for overlay in re.findall(r"overlays/([\w-]+)", README):
         assert overlay in OVERLAYS
 

@@ -21,13 +21,13 @@ import yaml
 from mayfly.ops.bundle import BUNDLE_MAX_CHARACTERS, unpack
 from tests.support.kubernetes import certified
 from tests.support.kumori import KUMORI, PACKAGES, ROOT, Cue, Tree, components, environment, faults, module, sizes
+from tests.support.page import commands
 
 pytestmark = pytest.mark.D5
 
 README = (KUMORI / "README.md").read_text(encoding="utf-8")
 HOWTO = (ROOT / "docs/howto/deploy-on-kumori.md").read_text(encoding="utf-8")
 UNPACKED = "/dev/shm/mayfly"
-REGISTERING = re.compile(r"^deploy/kumori/make-secrets .*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.parametrize("package", [*(f"./{name}:component" for name in PACKAGES), "./service:service"])
@@ -99,17 +99,6 @@ def test_it_fits_into_a_small_tenant(deployment: Tree) -> None:
     assert 500 < processor <= 2000
 
 
-def test_every_resource_is_registered(deployment: Tree) -> None:
-    """Each registered name that the deployment asks for is registered by a command of the README, as what it is."""
-    commands = REGISTERING.search(README)
-    assert commands
-    script = f'kumorictl() {{ echo "$1 $2 $3"; }}\ncat() {{ :; }}\n{commands[1]}'
-    run = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=True)
-
-    wanted = [next(iter(resource.items())) for resource in deployment["config"]["resource"].values()]
-    assert sorted(run.stdout.splitlines()) == sorted(f"register {kind} {name}" for kind, name in wanted)
-
-
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A secrets directory as deploy/kumori/make-secrets makes it."""
@@ -126,6 +115,19 @@ def make_secrets(directory: Path, *arguments: str) -> subprocess.CompletedProces
     """Run deploy/kumori/make-secrets."""
     command = [sys.executable, str(KUMORI / "make-secrets"), str(directory), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_every_resource_is_registered(deployment: Tree, secrets: Path) -> None:
+    """Each name that the deployment asks for is registered by a command of the README, as what it is, each secret with
+    its line: the commands are typed, with a stand-in for the platform's tool."""
+    typed = commands("deploy/kumori/README.md", "Bring it up")[0].replace("~/kumori-secrets", str(secrets))
+    typed = typed.replace("deploy/kumori/make-secrets", f"{sys.executable} {KUMORI}/make-secrets")
+    script = f'kumorictl() {{ echo "$1 $2 $3 $(wc --lines <<<"${{5:?}}")"; }}\n{typed}'
+    run = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=True)
+
+    wanted = [next(iter(resource.items())) for resource in deployment["config"]["resource"].values()]
+    registered = [line for line in run.stdout.splitlines() if line.startswith("register ")]
+    assert sorted(registered) == sorted(f"register {kind} {name} 1" for kind, name in wanted)
 
 
 def test_the_secrets_are_those_of_the_deployment(deployment: Tree, secrets: Path) -> None:
