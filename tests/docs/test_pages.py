@@ -87,7 +87,7 @@ async def test_a_reader_who_follows_the_page_gets_what_it_says(
     typed = "".join(step.block.text for step in steps_of(ROOT / page))
     shelf.bring(typed)
     elsewhere = _elsewhere()
-    settings = {name: typed_as(str(value), elsewhere) for name, value in FOLLOWED[page].items()}
+    settings: dict[str, Any] = {name: typed_as(str(value), elsewhere) for name, value in FOLLOWED[page].items()}
     brings_up = any(step.block.remarks.get("terminal") and UP.search(step.block.text) for step in steps_of(ROOT / page))
     folder = tmp_path / "reader"
     trust(shelf.registry, folder)

@@ -185,12 +185,14 @@ def settings(
 
 def inspect(
     name: Annotated[str | None, typer.Argument(help="A stream (ACT, RESPONSES, AUDIT) or bucket (users, ...).")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="That of the running `mayfly up`.")] = None,
+    data_dir: backup_commands.DataDir = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """
     Look into NATS: all streams and buckets, or what lies in one of them. Nothing is changed or claimed.
+
+    Without --data-dir the settings of `mayfly bootstrap` say where NATS is, or else the usual data directory.
 
     Of more than a thousand messages those among the last thousand sequences are shown, as of the moment it begins.
 
@@ -200,9 +202,7 @@ def inspect(
     """
     from mayfly.ops.inspect import inspect as run_inspect
 
-    given = _settings(UpSettings, data_dir=data_dir)
-    _configure_logs(given, "inspect")
-    for line in _run(run_inspect(given.data_dir, name, as_json=as_json)):
+    for line in _run(run_inspect(data_dir, name, as_json=as_json)):
         typer.echo(line)
 
 

@@ -12,17 +12,17 @@ from mayfly.bus import subjects
 from mayfly.bus.connection import connect
 from mayfly.bus.inspect import Message, messages, overview
 from mayfly.domain.audit import AuditEntry
-from mayfly.ops.layout import Layout, admin_settings
+from mayfly.ops.access import admin_access
 from mayfly.ops.nats_config import ADMIN
 
 
-async def inspect(data_dir: Path, name: str | None, *, as_json: bool) -> list[str]:
+async def inspect(data_dir: Path | None, name: str | None, *, as_json: bool) -> list[str]:
     """
     Word what lies in NATS: everything as a whole, or one stream or bucket message by message.
 
-    Raises: NotFound; QueueUnavailable when no `up` runs with this data directory.
+    Raises: NotFound; SettingsError; QueueUnavailable when no `up` runs with this data directory.
     """
-    async with connect(admin_settings(Layout(data_dir)), role=ADMIN) as bus:
+    async with connect(admin_access(data_dir, "inspect"), role=ADMIN) as bus:
         if name is None:
             return [
                 json.dumps({"name": one.name, "messages": one.messages, "bytes": one.size_bytes})

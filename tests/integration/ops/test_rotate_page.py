@@ -46,7 +46,7 @@ def test_the_steps_do_what_the_page_says(secrets: Path) -> None:
     (old,) = names(secrets / "api/token-keys")
 
     said = typed(verify, secrets.parent)
-    assert prints(*printed(PAGE, "The steps"), said), said
+    assert prints(printed(PAGE, "The steps")[0], said), said
     assert "NEXT render the gateway's files again, and restart the API servers one after the other" in said
     assert len(names(secrets / "gateway/token-keys")) == 2
     assert {name for name in names(secrets / "api/token-keys") if name.endswith(".pem")} == {old}
