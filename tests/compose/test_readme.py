@@ -1,8 +1,4 @@
-"""
-The commands of deploy/compose/README.md, typed in turn while callers call: what is said to lose no call loses none.
-
-A block that begins with `#` is not typed: it needs the network, or ends what the other tests need.
-"""
+"""The commands of deploy/compose/README.md, typed while callers call: what is said to lose no call loses none."""
 
 from __future__ import annotations
 
@@ -19,27 +15,38 @@ import yaml
 from mayfly.domain.ids import new_id
 from tests.compose.load import CALLERS, Load, calling
 from tests.compose.terminal import README, Terminal
+from tests.docs.reader import prints
 from tests.e2e.conftest import Shell
 from tests.support.compose import containers, settled
-from tests.support.page import commands
+from tests.support.page import ROOT, blocks_of, commands
 from tests.support.up import PASSWORD, Up
 
+END = "--- here a block ends ---"
 LASTING = ("gateway", "api-1", "api-2", "worker", "nats-1", "nats-2", "nats-3")
 
 
 @pytest.mark.D4
 @pytest.mark.F2
 async def test_the_first_call(whole: Shell, terminal: Terminal) -> None:
-    """Bring it up (which it is), and what follows prints what the page says; only name, password and image differ."""
+    """
+    Bring it up (which it is), make a call, see both workers and what is in NATS: each block prints what the page says.
+    Only the user's name, the password, the image and the port differ.
+    """
     for block in commands(README, "Bring it up"):
         await terminal.type(block)
-    (block,) = commands(README, "First call")
-    ours = (
-        block.replace("register ann", f"register ann-{new_id()[:8]} --password-stdin <<<'{PASSWORD}'")
-        .replace(" busybox ", f" {whole.image} ")
-        .replace(":8443", f":{httpx.URL(terminal.up.url).port}")
-    )
-    assert "HELLO, MAYFLY" in await terminal.type(ours)
+    name, port = f"ann-{new_id()[:8]}", httpx.URL(terminal.up.url).port
+
+    def ours(text: str) -> str:
+        text = text.replace("register ann\n", f"register ann --password-stdin <<<'{PASSWORD}'\n")
+        text = re.sub(r"\bann\b", name, text).replace(":8443", f":{port}")
+        return re.sub(r"\bbusybox\b", whole.image, text)
+
+    blocks = [each for each in blocks_of(ROOT / README) if each.heading in ("First call", "Two workers")]
+    typed = [ours(each.text) for each in blocks if each.language == "sh"]
+    said = await terminal.type("exec 2>&1\n" + f"echo {END}\n".join(typed))
+    told = [ours(each.text) for each in blocks if each.language == "output"]
+    for printed, expected in zip(said.split(f"{END}\n"), told, strict=True):
+        assert prints(expected, printed), printed
 
 
 @pytest.mark.D3

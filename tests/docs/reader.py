@@ -35,6 +35,8 @@ CHANGES = [
     (r"\b[a-z0-9]{20,32}-[0-9a-z]{26}\b", "AN-ACTIVATION"),
     (r"\b[a-z0-9]{20,32}-[0-9a-z]{0,25}…", "AN-ACTIVATION"),
     (r"\b01[0-9a-z]{24}\b", "AN-ID"),
+    (r"^[a-z0-9]{24}  +\S+(?=  +\d+\.\d+\.\d+  )", "A-WORKER ITS-HOST"),
+    (r"\bnats-[123]\b(?= +\d of \d )", "A-LEADER"),
     (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "A-UUID"),
     (r"\bsha256:[0-9a-f]{12,64}\b", "A-DIGEST"),
     (r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?", "A-TIME"),
@@ -200,6 +202,6 @@ def prints(told: str, said: str) -> bool:
 
 def _same_in_each_run(text: str) -> str:
     for pattern, name in CHANGES:
-        text = re.sub(pattern, name, text)
+        text = re.sub(pattern, name, text, flags=re.MULTILINE)
     lines = (re.sub(r"[ \t]+", " ", line).strip() for line in text.strip().splitlines())
     return "\n".join(line for line in lines if line)

@@ -34,6 +34,7 @@ FOLLOWED: dict[str, dict[str, Any]] = {
         "max_activations": 16,
         "max_activations_per_user": 16,
     },
+    "docs/howto/troubleshoot.md": {"metrics_listen": "127.0.0.1:9464"},
     "docs/howto/upgrade.md": {"metrics_listen": "127.0.0.1:9464"},
     "docs/howto/when-the-store-is-full.md": {"metrics_listen": "127.0.0.1:9464"},
     "docs/tutorial/first-function.md": {},
