@@ -72,10 +72,10 @@ class RegistryPolicy:
         for address in found:
             if _is_special(address) and not self._lists_address(address):
                 raise ImageUnavailable(
-                    f"Registry {authority} is at a private address, which no function may name or lead to. The "
-                    "operator can list it in MAYFLY_PRIVATE_REGISTRIES, and, if it has no TLS, in "
-                    f"MAYFLY_PLAIN_HTTP_REGISTRIES; with `mayfly up`: --private-registries {authority} "
-                    f"--plain-http-registries {authority}"
+                    f"Registry {authority} is at a private address, which no function may name or lead to. "
+                    "The operator can list it in MAYFLY_PRIVATE_REGISTRIES. If it has no TLS, "
+                    "MAYFLY_PLAIN_HTTP_REGISTRIES needs it too. "
+                    f"With `mayfly up`: --private-registries {authority} --plain-http-registries {authority}"
                 )
         return found
 

@@ -78,9 +78,11 @@ async def test_who_runs_a_registry_at_home_is_told_all_it_takes() -> None:
     with pytest.raises(ImageUnavailable) as refused:
         await RegistryPolicy().check(parse_reference("127.0.0.1:5000/x"))
 
-    assert "MAYFLY_PRIVATE_REGISTRIES, and, if it has no TLS, in MAYFLY_PLAIN_HTTP_REGISTRIES" in refused.value.detail
+    assert (
+        "in MAYFLY_PRIVATE_REGISTRIES. If it has no TLS, MAYFLY_PLAIN_HTTP_REGISTRIES needs it" in refused.value.detail
+    )
     assert refused.value.detail.endswith(
-        "`mayfly up`: --private-registries 127.0.0.1:5000 --plain-http-registries 127.0.0.1:5000"
+        "With `mayfly up`: --private-registries 127.0.0.1:5000 --plain-http-registries 127.0.0.1:5000"
     )
 
 
