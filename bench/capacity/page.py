@@ -1,15 +1,13 @@
 """
 The page docs/explanation/capacity.md: below each command that it shows stands what this command prints, so that the
 page says nothing that the model does not. Its curves (capacity-overload.svg) are drawn from one of these tables.
-
-    scripts/docs-capacity [--check]
+`scripts/docs` writes both.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-import sys
 from pathlib import Path
 
 from bench.capacity.command import parser, simulated
@@ -54,13 +52,3 @@ def curves(text: str) -> str:
     """Draw what the page's table of an overload says."""
     title = f"{OVERLOADED_SLOTS} slots, a function of 300 ms: what M does when more calls come than can run"
     return overload(title, read(text), NAMES, full_per_s=OVERLOADED_SLOTS / OVERLOADED_S)
-
-
-if __name__ == "__main__":
-    there = PAGE.read_text(encoding="utf-8")
-    now = refreshed(there)
-    if "--check" not in sys.argv:
-        PAGE.write_text(now, encoding="utf-8")
-        CURVES.write_text(curves(now), encoding="utf-8")
-    elif there != now or CURVES.read_text(encoding="utf-8") != curves(now):
-        sys.exit(f"{PAGE.name} or its curves are not what its commands print: run scripts/docs-capacity")

@@ -565,4 +565,5 @@ def refuse_unknown(environ: Mapping[str, str]) -> None:
 def _sentence(problem: dict[str, object]) -> str:
     location = problem["loc"]
     field = str(location[0]) if isinstance(location, tuple) and location else "?"
-    return f"{PREFIX}{field.upper()}: {problem['msg']} (got {problem.get('input')!r})."
+    rule = str(problem["msg"]).removeprefix("Value error, ")  # pydantic's word for a rule of ours
+    return f"{PREFIX}{field.upper()}: {rule} (got {problem.get('input')!r})."

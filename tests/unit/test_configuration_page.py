@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import re
-import runpy
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from mayfly.bus import subjects
 from mayfly.settings import known_names
+from pages import configuration
 
 pytestmark = pytest.mark.D7
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs/reference/configuration.md"
-SCRIPT = ROOT / "scripts/docs-configuration"
 DEPLOY = ROOT / "deploy"
-
-
-@pytest.fixture(scope="module")
-def script() -> dict[str, Any]:
-    """What the script defines."""
-    return runpy.run_path(str(SCRIPT))
 
 
 def part(text: str, heading: str) -> str:
@@ -36,13 +25,6 @@ def part(text: str, heading: str) -> str:
     found = re.search(rf"^## {heading}\n.*?(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     assert found, heading
     return found[0]
-
-
-def test_the_page_is_what_the_files_say() -> None:
-    """scripts/docs-configuration would write the page just as it is."""
-    check = subprocess.run([sys.executable, str(SCRIPT), "--check"], capture_output=True, text=True, check=False)
-
-    assert check.returncode == 0, check.stderr
 
 
 def test_every_setting_is_on_the_page() -> None:
@@ -81,7 +63,7 @@ def test_every_variable_of_a_platform_is_on_the_page(heading: str, pattern: str,
     assert [each for each in found if f"`{each}`" not in described and f".{each}" not in described] == []
 
 
-def test_every_file_of_a_platform_is_read(script: dict[str, Any]) -> None:
+def test_every_file_of_a_platform_is_read() -> None:
     """Each service of compose, component of Kumori and workload of Kubernetes has its row."""
     text = PAGE.read_text()
     main = yaml.safe_load((DEPLOY / "compose/compose.yaml").read_text())
@@ -89,7 +71,7 @@ def test_every_file_of_a_platform_is_read(script: dict[str, Any]) -> None:
     assert [name for name in main["services"] if f"\n| {name} | " not in part(text, "Compose")] == []
     components = [path.parent.name for path in (DEPLOY / "kumori").glob("*/component.cue")]
     assert [name for name in components if f"\n| {name} | " not in part(text, "Kumori")] == []
-    workloads = [each for each in script["manifests"](ROOT) if each["kind"] in ("Deployment", "StatefulSet", "Job")]
+    workloads = [each for each in configuration.manifests(ROOT) if each["kind"] in ("Deployment", "StatefulSet", "Job")]
     names = [f"{each['kind']} {each['metadata']['name']}" for each in workloads]
     assert len(names) >= 4
     assert [name for name in names if f"\n| {name} | " not in part(text, "Kubernetes")] == []
@@ -129,16 +111,15 @@ def test_the_gateways_routes_and_limits_are_on_the_page() -> None:
     ],
 )
 def test_what_is_added_to_a_file_comes_to_the_page(
-    script: dict[str, Any], tmp_path: Path, file: str, before: str, planted: str, row: str
+    tmp_path: Path, file: str, before: str, planted: str, row: str
 ) -> None:
     """A variable that somebody adds to compose, Kumori or Kubernetes changes the page, so the first test fails."""
     shutil.copytree(DEPLOY, tmp_path / "deploy")
-    page: Callable[[Path], str] = script["page"]
-    assert row not in page(tmp_path)
+    assert row not in configuration.page(tmp_path)
     path = tmp_path / "deploy" / file
     pattern, with_it = rf"^(\s*){re.escape(before)}", rf"\g<1>{planted}\n\g<0>"
     changed, times = re.subn(pattern, with_it, path.read_text(), count=1, flags=re.MULTILINE)
     assert times == 1
     path.write_text(changed)
 
-    assert row in page(tmp_path)
+    assert row in configuration.page(tmp_path)

@@ -75,13 +75,23 @@ class AdminUserShape(Shape):
     """An account, as operators see it."""
 
     id: str
+    """Random and never used again, unlike the name."""
+
     username: str
+    """The user name."""
+
     role: Role
+    """`operator` or `user`."""
+
     created_at: datetime
+    """When it was registered."""
+
     max_activations: int | None
     """Its own limit, below that for every user; null: it has none."""
 
     suspended: bool
+    """Whether its logins and calls are refused."""
+
     invitation: str | None
     """The id of the invitation that it was made with."""
 
@@ -115,6 +125,8 @@ class AdminUserPage(Shape):
     """Some of the accounts, by name. A page can have fewer than `limit`, or none."""
 
     users: list[AdminUserShape]
+    """By name."""
+
     next: str | None
     """What to give as `after` for the next page; null at the end."""
 
@@ -130,14 +142,32 @@ class AdminActivationShape(Shape):
     """Somebody's call, as operators see it: when, how long, how much, and nothing of what it was about."""
 
     id: str
+    """Of the call."""
+
     function: str
+    """The function's name."""
+
     image: str
+    """The image reference, as it was registered."""
+
     state: State
+    """queued, running, succeeded, failed, timed-out, cancelled, refused or worker-lost."""
+
     ran: Ran
+    """Whether the container ran."""
+
     created_at: datetime
+    """When the call arrived."""
+
     started_at: datetime | None
+    """When the command was started."""
+
     ended_at: datetime | None
+    """When the outcome was written down."""
+
     worker: str | None
+    """The id of the worker process."""
+
     code: str | None
     """Of the error, if it ended with one."""
 
@@ -145,7 +175,10 @@ class AdminActivationShape(Shape):
     """How long its processes lived, in seconds."""
 
     cpu_s: float | None
+    """Processor time used, in seconds."""
+
     memory_peak_bytes: int | None
+    """The most memory that it had at once."""
 
     @classmethod
     def of(cls, record: Activation) -> AdminActivationShape:
@@ -171,6 +204,8 @@ class AdminActivationPage(Shape):
     """Some of a user's activations, the newest first."""
 
     activations: list[AdminActivationShape]
+    """The newest first."""
+
     next: str | None
     """What to give as `after` for the next page; null at the end."""
 
@@ -179,6 +214,8 @@ class EndedShape(Shape):
     """What became of the activations that were to be ended."""
 
     ended: int
+    """How many have ended."""
+
     going_on: int
     """Their workers were told, and need longer."""
 
@@ -206,12 +243,19 @@ class InvitationShape(Shape):
     """An invitation that can still be used."""
 
     id: str
+    """The first half of its code."""
+
     note: str
+    """What an operator wrote beside it."""
+
     created_by: str
     """The name of the operator; `(host)` for one that was made by `mayfly users invite`."""
 
     created_at: datetime
+    """When it was made."""
+
     expires_at: datetime
+    """Until when it is good."""
 
     @classmethod
     def of(cls, invitation: Invitation) -> InvitationShape:
@@ -241,6 +285,8 @@ class InvitationPage(Shape):
     """Some of the invitations, the newest first. A page can have fewer than `limit`, or none."""
 
     invitations: list[InvitationShape]
+    """The newest first."""
+
     next: str | None
     """What to give as `after` for the next page; null at the end."""
 
@@ -249,3 +295,4 @@ class WorkersShape(Shape):
     """All workers that live."""
 
     workers: list[WorkerShape]
+    """Each that lives."""

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 import mayfly
-from mayfly.api.auth import RightExceeded, check_routes
+from mayfly.api.auth import RightExceeded, check_routes, needs
 from mayfly.api.description import INTRODUCTION, describe
 from mayfly.api.door import Door, read_secrets
 from mayfly.api.envelope import Envelope, exchange_of
@@ -100,6 +100,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Conflict, _conflict)
     app.add_exception_handler(Undecodable, _undecodable)
+    app.state.needs = {(method, route.path): needs(route) for route in ROUTES for method in route.methods or ()}
     app.state.description = describe(app)  # in the order of ROUTERS
     routes = app.router.routes
     routes.insert(0, routes.pop(ROUTERS.index(invoke.private)))  # they are tried in turn: calls first

@@ -12,12 +12,13 @@ Only the token counts. Headers in which a gateway says who somebody is are not r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Path, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
 from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
@@ -99,8 +100,11 @@ async def authenticated(request: Request, claims: Annotated[Claims, Depends(genu
     return await asking()
 
 
+FunctionInPath = Annotated[str, Path(description="The function's name.")]
+
+
 async def authenticated_for_function(
-    request: Request, name: str, claims: Annotated[Claims, Depends(genuine_token)]
+    request: Request, name: FunctionInPath, claims: Annotated[Claims, Depends(genuine_token)]
 ) -> tuple[Session, Function]:
     """
     Require a token as `authenticated` does, and read the function of the path at the same time: a call waits for one
@@ -199,6 +203,26 @@ def private_router(
 ) -> APIRouter:
     """Make a router all of whose routes need a token, checked by one of `AUTHENTICATORS`."""
     return APIRouter(dependencies=[Depends(authenticator)], tags=tags, route_class=route_class)
+
+
+Needs = Literal["nothing", "token", "login", "operator"]
+"""What a caller needs: nothing; a token, of a login or a key; one of a login; the login of an operator."""
+
+
+def needs(route: APIRoute) -> Needs:
+    """Say what a caller needs for a route, for its description."""
+    asked = set(_asked(route.dependant))
+    if operator in asked:
+        return "operator"
+    if logged_in in asked:
+        return "login"
+    return "token" if asked & AUTHENTICATORS else "nothing"
+
+
+def _asked(dependant: Dependant) -> Iterator[object]:
+    for inner in dependant.dependencies:
+        yield inner.call
+        yield from _asked(inner)
 
 
 def check_routes(routes: Iterable[APIRoute]) -> None:

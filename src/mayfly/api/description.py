@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from mayfly.api.admin_shapes import NewInvitation, UserChange
-from mayfly.api.answers import add_errors
+from mayfly.api.answers import add_errors, add_headers, add_meanings
 from mayfly.api.errors import MEANINGS
 from mayfly.api.page import page
 from mayfly.api.secret_shapes import NewRegistryCredentials
@@ -43,7 +43,7 @@ INTRODUCTION = (
 ERRORS_HEAD = """\
 # Errors
 
-<!-- made by scripts/openapi from src/mayfly/api/errors.py -->
+<!-- made by scripts/docs from src/mayfly/api/errors.py -->
 
 Every error of the API is a problem (RFC 9457, `application/problem+json`) with these members:
 
@@ -96,8 +96,11 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         schemas.pop(unused, None)
     schema["components"]["schemas"] = dict(sorted(schemas.items()))
     for path, methods in schema["paths"].items():
-        for operation in methods.values():
+        for method, operation in methods.items():
             add_errors(path, operation)
+            add_headers(operation)
+            add_meanings(operation, schemas)
+            operation["x-needs"] = app.state.needs[method.upper(), path]
     return schema
 
 

@@ -51,6 +51,8 @@ class SandboxShape(Shape):
     """Files that a call writes count as memory."""
 
     swap_bytes: int
+    """Swap beside the memory."""
+
     writable_bytes: int
     """Room in the writable layer over the image, part of the memory."""
 
@@ -127,6 +129,7 @@ class FunctionDetail(FunctionShape):
     """A function, and what its calls are held in."""
 
     sandbox: SandboxShape
+    """What its calls are held in."""
 
     @classmethod
     def of(cls, function: Function) -> FunctionDetail:

@@ -34,11 +34,16 @@ class SecretShape(Shape):
     model_config = ConfigDict(serialize_by_alias=True)
 
     key: str
+    """Its name."""
+
     as_: Annotated[Delivery, Field(alias="as")]
     """How the container gets it: as a variable of the `environment`, or as a `file` in /run/secrets."""
 
     size_bytes: int
+    """How long the value is."""
+
     updated_at: datetime
+    """When it was set."""
 
     @classmethod
     def of(cls, ref: SecretRef) -> SecretShape:
@@ -57,12 +62,15 @@ class SecretList(Shape):
     """A function's secrets, by key."""
 
     secrets: list[SecretShape]
+    """By key."""
 
 
 class NewRegistryCredentials(Shape):
     """One's account at a registry."""
 
     username: Annotated[str, Field(min_length=1, max_length=USERNAME_MAX_CHARACTERS), AfterValidator(_account_name)]
+    """One's name there: printable, without a colon."""
+
     password: Annotated[str, Field(min_length=1, json_schema_extra={"format": "password"}), AfterValidator(_one_line)]
     """Or what the registry calls a token. Sealed when it arrives, and never shown again."""
 
@@ -71,8 +79,13 @@ class RegistryShape(Shape):
     """One's account at a registry, without the password."""
 
     host: str
+    """HOST or HOST:PORT, in lower case."""
+
     username: str
+    """One's name there."""
+
     updated_at: datetime
+    """When it was set."""
 
     @classmethod
     def of(cls, entry: RegistryCredentials) -> RegistryShape:
@@ -84,3 +97,4 @@ class RegistryList(Shape):
     """One's accounts at registries, by host."""
 
     registries: list[RegistryShape]
+    """By host."""

@@ -205,8 +205,13 @@ class UserShape(Shape):
     """Random and never used again, unlike the name."""
 
     username: str
+    """The user name."""
+
     role: Literal["user", "operator"]
+    """`operator` for a user who runs the installation through the API, else `user`."""
+
     created_at: datetime
+    """When it was registered."""
 
     @classmethod
     def of(cls, user: User) -> UserShape:
@@ -221,6 +226,8 @@ class Tokens(Shape):
     """For the header `Authorization: Bearer ACCESS_TOKEN`."""
 
     token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - the name of a scheme
+    """How the access token is sent (RFC 6750)."""
+
     expires_in: int
     """Seconds that the access token is good for."""
 
@@ -247,9 +254,17 @@ class KeyShape(Shape):
     """A key: a long-lived token for a machine."""
 
     id: str
+    """Random and never used again."""
+
     name: str
+    """What its owner called it."""
+
     created_at: datetime
+    """When it was made."""
+
     expires_at: datetime
+    """When it ends."""
+
     usable: bool
     """false: the token key that signed it was removed by the operator, so it is refused. Make another."""
 
@@ -277,6 +292,7 @@ class KeyList(Shape):
     """All of one's keys, by name."""
 
     keys: list[KeyShape]
+    """Those that are good, and those that are not `usable`."""
 
 
 class LimitsShape(Shape):
@@ -342,6 +358,7 @@ class FunctionChange(Shape):
     """How the container gets the parameter: on stdin, as last argument, or in MAYFLY_PARAMETER."""
 
     limits: LimitsShape = LimitsShape()
+    """What one activation may use."""
 
     result_type: Annotated[
         str,
@@ -364,6 +381,8 @@ class FunctionShape(Shape):
     """A function."""
 
     name: str
+    """The name, among its owner's."""
+
     id: str
     """New with each registration, kept by a replacement."""
 
@@ -377,17 +396,34 @@ class FunctionShape(Shape):
     """`ready`, or `pending`: no worker could be asked yet, and the first one that can prepares the image."""
 
     command: list[str] | None
+    """What replaces the image's entrypoint and cmd; null: nothing does."""
+
     args: list[str] | None
+    """What replaces the image's cmd; null: nothing does."""
+
     env: dict[str, str]
+    """Variables in addition to the image's."""
+
     parameter: ParameterMode
+    """How the container gets the parameter."""
+
     limits: LimitsShape
+    """What one activation may use."""
+
     result_type: str
+    """The Content-Type of results."""
+
     network: Network
+    """What its containers can reach."""
+
     secrets: list[str]
     """The names of its secrets."""
 
     created_at: datetime
+    """When it was registered."""
+
     updated_at: datetime
+    """When it was last replaced, or its secrets changed."""
 
     @classmethod
     def of(cls, function: Function) -> FunctionShape:
@@ -440,6 +476,8 @@ class FunctionPage(Shape):
     """Some of one's functions, by name."""
 
     functions: list[FunctionShape]
+    """By name."""
+
     next: str | None
     """What to give as `after` for the next page; null at the end."""
 
@@ -467,7 +505,11 @@ class ActivationShape(Shape):
     """One call and what became of it."""
 
     id: str
+    """Of this call, for the paths below /v1/activations."""
+
     function: str
+    """The function's name."""
+
     state: State
     """queued, running, succeeded, failed, timed-out, cancelled, refused or worker-lost."""
 
@@ -475,13 +517,23 @@ class ActivationShape(Shape):
     """Whether the container ran: `no`, `yes`, or `unknown` when the worker was lost."""
 
     image: str
+    """The image reference, as it was registered."""
+
     digest: str | None
+    """What the reference meant, and what ran."""
+
     parameter_bytes: int
+    """How long the parameter was."""
+
     parameter_sha256: str
+    """Its SHA-256, in hex."""
+
     created_at: datetime
     """When the call arrived. All times are by NATS's clock."""
 
     deadline_at: datetime
+    """When its time is over."""
+
     admitted_at: datetime | None
     """When it was in the queue; null until a worker has taken it out."""
 
@@ -507,6 +559,8 @@ class ActivationShape(Shape):
     """When nothing of the container was left on its worker; null until then, or if nobody could say."""
 
     steps: StepsShape
+    """How long each step took."""
+
     worker: str | None
     """The id of the worker process."""
 
@@ -520,12 +574,19 @@ class ActivationShape(Shape):
     """Of a time-out: where the time ran out, in the `queue`, preparing the `image`, or in the `run`."""
 
     exit_code: int | None
+    """Of the command, if it ended by itself."""
+
     result_bytes: int | None
+    """How long the result is."""
+
     stderr_bytes: int | None
+    """How much of stderr is kept."""
+
     cpu_s: float | None
     """Processor time used, in seconds."""
 
     memory_peak_bytes: int | None
+    """The most memory that it had at once."""
 
     @classmethod
     def of(cls, record: Activation) -> ActivationShape:
@@ -573,6 +634,8 @@ class ActivationPage(Shape):
     """Some of one's activations, the newest first."""
 
     activations: list[ActivationShape]
+    """The newest first."""
+
     next: str | None
     """What to give as `after` for the next page; null at the end."""
 
@@ -581,6 +644,8 @@ class AuditEntryShape(Shape):
     """One line of the audit trail."""
 
     id: str
+    """Of this entry. Later ones are greater."""
+
     at: datetime
     """When, by NATS's clock."""
 
@@ -609,6 +674,7 @@ class AuditEntryShape(Shape):
     """From where: an IP address, or `unknown`. null: by the operator, or from more addresses than are told apart."""
 
     request_id: str | None
+    """The one that the answer had."""
 
     @classmethod
     def of(cls, entry: AuditEntry) -> AuditEntryShape:
@@ -633,6 +699,8 @@ class AuditPage(Shape):
     """Some of one's audit trail, the newest first."""
 
     entries: list[AuditEntryShape]
+    """The newest first."""
+
     next: str | None
     """What to give as `after` for the next page; null at the end."""
 
@@ -644,6 +712,7 @@ class UsageShape(Shape):
     """null: there is none."""
 
     in_flight: int
+    """Activations, waiting and running."""
 
 
 class WorkerShape(Shape):
@@ -653,7 +722,11 @@ class WorkerShape(Shape):
     """New with each start."""
 
     host: str
+    """The name of its machine."""
+
     version: str
+    """Of Mayfly."""
+
     runtime: str
     """What runs its containers."""
 
@@ -661,6 +734,8 @@ class WorkerShape(Shape):
     """Activations that it may run at once."""
 
     running: int
+    """Activations that it runs now."""
+
     held: int
     """Containers that are created and wait for a call."""
 
@@ -668,6 +743,8 @@ class WorkerShape(Shape):
     """Unpacked images that it has."""
 
     since: datetime
+    """When it started."""
+
     draining: bool
     """It claims nothing more. Told to stop, it leaves when what runs has ended; drained by an operator, it stays."""
 
@@ -692,6 +769,8 @@ class StreamShape(Shape):
     """One of NATS's streams; a bucket's is named `KV_` and the bucket."""
 
     name: str
+    """Of the stream."""
+
     leader: str | None
     """The server that leads it; null: none does, so nothing is written or read, and the numbers are 0."""
 
@@ -705,7 +784,11 @@ class StreamShape(Shape):
     """The servers whose copy is not: they are offline or lag."""
 
     messages: int
+    """How many lie in it."""
+
     bytes: int
+    """How much lies in it, of one copy."""
+
     max_bytes: int | None
     """null: there is no limit but the disk."""
 
@@ -728,14 +811,21 @@ class OperatorStatusShape(Shape):
     """What only a user of role `operator` is shown, as it names hosts and servers."""
 
     workers: list[WorkerShape]
+    """Each that lives."""
+
     streams: list[StreamShape]
+    """Each there is."""
 
 
 class StatusShape(Shape):
     """How the platform and one's own share of it stand now."""
 
     version: str
+    """Of the API server that answers."""
+
     workers: int
+    """How many live."""
+
     slots: int
     """Activations that can run at once, all workers together."""
 
@@ -746,7 +836,11 @@ class StatusShape(Shape):
     """Activations that are admitted and not handed to a worker yet."""
 
     platform: UsageShape
+    """Of all users together."""
+
     user: UsageShape
+    """Of the caller."""
+
     remark: str | None = None
     """What a caller ought to know about these numbers, if anything; for the operator, what there is to do."""
 
@@ -779,12 +873,15 @@ class HealthShape(Shape):
     """The process answers."""
 
     status: Literal["ok"] = "ok"
+    """Always the same: an answer is all it says."""
 
 
 class ReadyShape(Shape):
     """Whether this API server wants calls."""
 
     ready: bool
+    """Whether all `checks` are `ok`."""
+
     checks: dict[str, str]
     """`ok`, or what is wrong, for each thing it needs."""
 
@@ -796,6 +893,7 @@ class FieldProblem(Shape):
     """Its path, such as `limits.memory_mib`; empty for the body as a whole."""
 
     problem: str
+    """Its rule, in words."""
 
 
 class Problem(BaseModel):
@@ -807,7 +905,11 @@ class Problem(BaseModel):
     """Where the code is explained."""
 
     title: str
+    """The status in words."""
+
     status: int
+    """The HTTP status."""
+
     detail: str
     """What is wrong, and what to do about it."""
 
@@ -821,6 +923,8 @@ class Problem(BaseModel):
     """Whether the function's container ran. `no`: it is safe to call again."""
 
     request_id: str
+    """Finds the request in the operator's log."""
+
     retry_after_s: float | None = None
     """When to try again, in seconds; also in the header Retry-After."""
 
@@ -828,12 +932,20 @@ class Problem(BaseModel):
     """For `invalid-request`: each field that is wrong."""
 
     activation_id: str | None = None
+    """Of the activation that ended so."""
+
     scope: str | None = None
     """For `concurrency-limit`: platform, user or function."""
 
     limit: int | None = None
+    """For `concurrency-limit`: how many may be in flight."""
+
     in_use: int | None = None
+    """For `concurrency-limit`: how many are."""
+
     exit_code: int | None = None
+    """For errors of the function: how its command ended."""
+
     stderr: str | None = None
     """For errors of the function: the last lines it logged."""
 

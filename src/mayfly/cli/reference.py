@@ -12,7 +12,7 @@ from mayfly.cli.terminal import PANEL
 
 HEAD = """# The command line
 
-<!-- made by scripts/docs-cli from src/mayfly/cli and src/mayfly/ops/*commands.py -->
+<!-- made by scripts/docs from src/mayfly/cli and src/mayfly/ops/*commands.py -->
 
 stdout is data, stderr is talk. The result of `mayfly invoke` and of `mayfly activations result`, and logs, are written
 byte for byte. With `--json` each user's command writes one JSON document to stdout, and errors as one JSON object to

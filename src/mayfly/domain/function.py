@@ -19,6 +19,15 @@ COMMAND_MAX_BYTES = 32 * 1024
 RESERVED_ENV_PREFIX = "MAYFLY_"
 DEFAULT_RESULT_TYPE = "text/plain; charset=utf-8"
 
+OWN_VARIABLES = {
+    "MAYFLY_FUNCTION": "The function's name.",
+    "MAYFLY_ACTIVATION_ID": "The activation's id, by which its record, result and logs are found.",
+    "MAYFLY_DEADLINE": "When its time is over, in seconds since 1970, with three decimals, by NATS's clock.",
+    "MAYFLY_TRACEPARENT": "The call's header `traceparent` (W3C Trace Context), if it had a valid one.",
+    "MAYFLY_PARAMETER": "The parameter, if the function takes it from the environment.",
+}
+"""What is ours in a function's environment, and what it says."""
+
 
 class ParameterMode(enum.StrEnum):
     """How the container gets the parameter."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Query
+from fastapi import Path, Query
 from starlette.responses import Response
 
-from mayfly.api.answers import ENDINGS, raises
+from mayfly.api.answers import ENDINGS, RETRY_AFTER, heads, raises
 from mayfly.api.auth import Caller, private_router
 from mayfly.api.routes.invoke import RESULT
 from mayfly.api.shapes import RESULT_WAIT_MAX_S, ActivationPage, ActivationQuery, ActivationShape
@@ -22,12 +22,16 @@ from mayfly.services.activations import Wanted
 
 private = private_router(tags=["Activations"])
 
+ActivationInPath = Annotated[str, Path(description="The activation's id.")]
+
+AGAIN = {"schema": {"type": "string"}, "description": "Seconds until it is worth asking again: 1."}
+
 CANCELLED = frozenset({ActivationState.CANCELLED, ActivationState.RUNNING})
 """How an activation is after a cancellation that came before its own end: ended by it, or going to be."""
 
 LOGS: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "What the function wrote to stderr, or its end: then the header `Mayfly-Logs-Truncated: true`.",
+        "description": "What the function wrote to stderr, or its end.",
         "content": {"text/plain": {"schema": {"type": "string"}}},
     }
 }
@@ -47,7 +51,7 @@ async def list_activations(state: State, caller: Caller, page: Annotated[Activat
 
 
 @private.get("/v1/activations/{activation_id}", response_model=ActivationShape, openapi_extra=raises())
-async def show_activation(activation_id: str, state: State, caller: Caller) -> Response:
+async def show_activation(activation_id: ActivationInPath, state: State, caller: Caller) -> Response:
     """Show the record of an activation."""
     return write(ActivationShape.of(await state.activations.get(caller.user_id, activation_id)))
 
@@ -58,7 +62,9 @@ async def show_activation(activation_id: str, state: State, caller: Caller) -> R
     responses={202: {"model": ActivationShape, "description": "It is being ended, and has not ended yet. Ask again."}},
     openapi_extra=raises(),
 )
-async def cancel_activation(activation_id: str, state: State, caller: Caller, trail: CallersTrail) -> Response:
+async def cancel_activation(
+    activation_id: ActivationInPath, state: State, caller: Caller, trail: CallersTrail
+) -> Response:
     """
     Cancel an activation, and show how it ended: a waiting one never runs, a running one is ended. One that had ended
     before stays as it is.
@@ -73,11 +79,12 @@ async def cancel_activation(activation_id: str, state: State, caller: Caller, tr
 @private.get(
     "/v1/activations/{activation_id}/result",
     response_class=Response,
-    responses=RESULT | {202: {"model": ActivationShape, "description": "It has not ended. Ask again."}},
+    responses=RESULT
+    | {202: {"model": ActivationShape, "description": "It has not ended. Ask again.", "headers": {RETRY_AFTER: AGAIN}}},
     openapi_extra=raises(*ENDINGS),
 )
 async def show_result(
-    activation_id: str,
+    activation_id: ActivationInPath,
     state: State,
     caller: Caller,
     wait: Annotated[float, Query(ge=0, le=RESULT_WAIT_MAX_S, description="Seconds to wait for its end.")] = 0,
@@ -93,9 +100,12 @@ async def show_result(
 
 
 @private.get(
-    "/v1/activations/{activation_id}/logs", response_class=Response, responses=LOGS, openapi_extra=raises(Gone)
+    "/v1/activations/{activation_id}/logs",
+    response_class=Response,
+    responses=LOGS,
+    openapi_extra=raises(Gone) | heads("Mayfly-Logs-Truncated"),
 )
-async def show_logs(activation_id: str, state: State, caller: Caller) -> Response:
+async def show_logs(activation_id: ActivationInPath, state: State, caller: Caller) -> Response:
     """Show what the function wrote to stderr; empty while it runs."""
     logs = await state.activations.logs(caller.user_id, activation_id)
     headers = {"Mayfly-Logs-Truncated": "true"} if logs.truncated else {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from typing import Annotated
 
-from fastapi import Query, Request
+from fastapi import Path, Query, Request
 from starlette.responses import Response
 
 from mayfly.api.admin_shapes import (
@@ -26,7 +26,7 @@ from mayfly.api.admin_shapes import (
     UserChange,
     WorkersShape,
 )
-from mayfly.api.answers import raises
+from mayfly.api.answers import LOCATION, heads, raises
 from mayfly.api.auth import Operator, operator, private_router
 from mayfly.api.bodies import read_json, takes_json
 from mayfly.api.shapes import Page, WorkerShape
@@ -40,6 +40,11 @@ from mayfly.services.status import read_workers
 
 private = private_router(operator, tags=["Operators"])
 
+UserInPath = Annotated[str, Path(description="The user's name.")]
+ActivationInPath = Annotated[str, Path(description="The activation's id.")]
+InvitationInPath = Annotated[str, Path(description="The invitation's id, which is the first half of its code.")]
+WorkerInPath = Annotated[str, Path(description="The worker's id.")]
+
 
 @private.get("/v1/admin/users", response_model=AdminUserPage, openapi_extra=raises())
 async def list_users(state: State, page: Annotated[Page, Query()]) -> Response:
@@ -49,13 +54,15 @@ async def list_users(state: State, page: Annotated[Page, Query()]) -> Response:
 
 
 @private.get("/v1/admin/users/{name}", response_model=AccountShape, openapi_extra=raises())
-async def show_user(name: str, state: State) -> Response:
+async def show_user(name: UserInPath, state: State) -> Response:
     """Show an account, and how many activations it has in flight."""
     return write(AccountShape.of_account(await state.operators.show(name)))
 
 
 @private.patch("/v1/admin/users/{name}", response_model=AdminUserShape, openapi_extra=takes_json(UserChange) | raises())
-async def change_user(request: Request, name: str, state: State, caller: Operator, trail: CallersTrail) -> Response:
+async def change_user(
+    request: Request, name: UserInPath, state: State, caller: Operator, trail: CallersTrail
+) -> Response:
     """
     Set an account's role or limit, or suspend it, from the next call on, in all logins. One's own role stays.
     """
@@ -69,7 +76,7 @@ async def change_user(request: Request, name: str, state: State, caller: Operato
 
 
 @private.delete("/v1/admin/users/{name}", status_code=204, response_class=Response, openapi_extra=raises())
-async def delete_user(name: str, state: State, caller: Operator, trail: CallersTrail) -> Response:
+async def delete_user(name: UserInPath, state: State, caller: Operator, trail: CallersTrail) -> Response:
     """Delete an account with its logins, functions and records, and end what it has in flight."""
     user = (await state.operators.show(name)).user
     async with trail(Action.USER_DELETE, user.name, about=user.id):
@@ -78,7 +85,9 @@ async def delete_user(name: str, state: State, caller: Operator, trail: CallersT
 
 
 @private.get("/v1/admin/users/{name}/activations", response_model=AdminActivationPage, openapi_extra=raises())
-async def list_users_activations(name: str, state: State, page: Annotated[AdminActivationQuery, Query()]) -> Response:
+async def list_users_activations(
+    name: UserInPath, state: State, page: Annotated[AdminActivationQuery, Query()]
+) -> Response:
     """List a user's activations, the newest first: when, how long and how much. A page can have fewer than `limit`."""
     user = (await state.operators.show(name)).user
     records, more = await state.activations.list(user.id, Wanted(state=page.state), limit=page.limit, after=page.after)
@@ -86,7 +95,7 @@ async def list_users_activations(name: str, state: State, page: Annotated[AdminA
 
 
 @private.delete("/v1/admin/users/{name}/activations", response_model=EndedShape, openapi_extra=raises())
-async def end_users_activations(name: str, state: State, trail: CallersTrail) -> Response:
+async def end_users_activations(name: UserInPath, state: State, trail: CallersTrail) -> Response:
     """End all that a user has in flight. Suspend the account first, or it goes on calling."""
     user = (await state.operators.show(name)).user
     async with trail(Action.ACTIVATION_CANCEL, user.name, about=user.id):
@@ -100,7 +109,9 @@ async def end_users_activations(name: str, state: State, trail: CallersTrail) ->
     responses={202: {"model": AdminActivationShape, "description": "It is being ended, and has not ended yet."}},
     openapi_extra=raises(),
 )
-async def end_users_activation(name: str, activation_id: str, state: State, trail: CallersTrail) -> Response:
+async def end_users_activation(
+    name: UserInPath, activation_id: ActivationInPath, state: State, trail: CallersTrail
+) -> Response:
     """End one activation of a user, and show how it ended. Its owner is told that an operator did it."""
     user = (await state.operators.show(name)).user
     record = await state.activations.get(user.id, activation_id)
@@ -114,7 +125,7 @@ async def end_users_activation(name: str, activation_id: str, state: State, trai
     "/v1/admin/invitations",
     status_code=201,
     response_model=IssuedShape,
-    openapi_extra=takes_json(NewInvitation) | raises(),
+    openapi_extra=takes_json(NewInvitation) | raises() | heads(LOCATION),
 )
 async def invite(request: Request, state: State, caller: Operator, trail: CallersTrail) -> Response:
     """Make an invitation. Its code is in this answer, and nowhere else."""
@@ -136,7 +147,7 @@ async def list_invitations(state: State, page: Annotated[Page, Query()]) -> Resp
 @private.delete(
     "/v1/admin/invitations/{invitation_id}", status_code=204, response_class=Response, openapi_extra=raises()
 )
-async def revoke_invitation(invitation_id: str, state: State, trail: CallersTrail) -> Response:
+async def revoke_invitation(invitation_id: InvitationInPath, state: State, trail: CallersTrail) -> Response:
     """Revoke an invitation: its code is good for nothing from now on."""
     async with trail(Action.INVITATION_REVOKE) as change:
         await state.invitations.revoke(invitation_id)
@@ -152,7 +163,7 @@ async def list_workers(state: State) -> Response:
 
 
 @private.post("/v1/admin/workers/{worker_id}/drain", response_model=WorkerShape, openapi_extra=raises(NoWorkers))
-async def drain_worker(worker_id: str, state: State, trail: CallersTrail) -> Response:
+async def drain_worker(worker_id: WorkerInPath, state: State, trail: CallersTrail) -> Response:
     """
     Drain a worker: it claims nothing more, gives back what it has not started, finishes what runs, and stays, idle,
     until the drain is taken back or it is started anew.
@@ -164,7 +175,7 @@ async def drain_worker(worker_id: str, state: State, trail: CallersTrail) -> Res
 
 
 @private.delete("/v1/admin/workers/{worker_id}/drain", response_model=WorkerShape, openapi_extra=raises(NoWorkers))
-async def undrain_worker(worker_id: str, state: State, trail: CallersTrail) -> Response:
+async def undrain_worker(worker_id: WorkerInPath, state: State, trail: CallersTrail) -> Response:
     """Let a drained worker claim again."""
     async with trail(Action.WORKER_UNDRAIN) as change:
         beat = await state.operators.drain(worker_id, drained=False)

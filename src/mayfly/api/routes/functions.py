@@ -12,8 +12,8 @@ from fastapi import Header, Query, Request
 from pydantic import WithJsonSchema
 from starlette.responses import Response
 
-from mayfly.api.answers import raises
-from mayfly.api.auth import Caller, function_name, private_router
+from mayfly.api.answers import ETAG, LOCATION, heads, raises
+from mayfly.api.auth import Caller, FunctionInPath, function_name, private_router
 from mayfly.api.bodies import read_json, takes_json
 from mayfly.api.envelope import ask_again
 from mayfly.api.sandbox import FunctionDetail
@@ -35,6 +35,8 @@ IfMatch = Annotated[
     WithJsonSchema({"type": "string", "pattern": r'^(\*|"[0-9]{1,19}")$'}),
 ]
 
+FLAG = {"true": True, "1": True, "": True, "false": False, "0": False}
+
 _ETAG = re.compile(r'"(\d{1,19})"')
 
 
@@ -45,7 +47,7 @@ _ETAG = re.compile(r'"(\d{1,19})"')
     responses={
         202: {"model": FunctionDetail, "description": "Registered; no worker could be asked for the image yet."}
     },
-    openapi_extra=takes_json(NewFunction) | raises(AlreadyExists, ImageUnavailable, NotAllowed),
+    openapi_extra=takes_json(NewFunction) | raises(AlreadyExists, ImageUnavailable, NotAllowed) | heads(LOCATION, ETAG),
 )
 async def register_function(request: Request, state: State, caller: Caller, trail: CallersTrail) -> Response:
     """Register a function. A worker fetches the image first, so what cannot be had is not registered."""
@@ -64,8 +66,8 @@ async def list_functions(state: State, caller: Caller, page: Annotated[Page, Que
     return write(FunctionPage(functions=[FunctionShape.of(entry.value) for entry in entries], next=more))
 
 
-@private.get("/v1/functions/{name}", response_model=FunctionDetail, openapi_extra=raises())
-async def show_function(name: str, state: State, caller: Caller) -> Response:
+@private.get("/v1/functions/{name}", response_model=FunctionDetail, openapi_extra=raises() | heads(ETAG))
+async def show_function(name: FunctionInPath, state: State, caller: Caller) -> Response:
     """Show a function, and the sandbox that its calls run in. The ETag is for If-Match."""
     entry = await state.functions.get(caller.user_id, function_name(name))
     return write(FunctionDetail.of(entry.value), headers={"ETag": _etag(entry)})
@@ -75,17 +77,21 @@ async def show_function(name: str, state: State, caller: Caller) -> Response:
     "/v1/functions/{name}",
     response_model=FunctionDetail,
     responses={202: {"model": FunctionDetail, "description": "Replaced; no worker could be asked for the image yet."}},
-    openapi_extra=takes_json(FunctionChange) | raises(PreconditionFailed, ImageUnavailable),
+    openapi_extra=takes_json(FunctionChange) | raises(PreconditionFailed, ImageUnavailable) | heads(LOCATION, ETAG),
 )
 async def replace_function(
     request: Request,
-    name: str,
+    name: FunctionInPath,
     *,
     state: State,
     caller: Caller,
     trail: CallersTrail,
     if_match: IfMatch = None,
-    pull: Annotated[str | None, Query(description="Resolve the image reference anew, though it is the same.")] = None,
+    pull: Annotated[
+        str | None,
+        Query(description="Resolve the image reference anew, though it is the same. `?pull` is enough."),
+        WithJsonSchema({"type": "string", "enum": list(FLAG), "default": "false"}),
+    ] = None,
 ) -> Response:
     """Replace all of a function but its name. Calls that were admitted before run as they were."""
     checked = function_name(name)
@@ -108,7 +114,7 @@ async def replace_function(
     "/v1/functions/{name}", status_code=204, response_class=Response, openapi_extra=raises(PreconditionFailed)
 )
 async def deregister_function(
-    name: str, *, state: State, caller: Caller, trail: CallersTrail, if_match: IfMatch = None
+    name: FunctionInPath, *, state: State, caller: Caller, trail: CallersTrail, if_match: IfMatch = None
 ) -> Response:
     """Deregister a function. New and waiting calls are refused from now on, running ones finish."""
     checked, revision = function_name(name), _revision(if_match)
@@ -159,7 +165,8 @@ def _revision(if_match: str | None) -> int | None:
 
 def _flag(name: str, text: str | None) -> bool:
     """Read a flag of the query: `?pull`, `?pull=true`, `?pull=false`."""
-    values = {None: False, "": True, "true": True, "1": True, "false": False, "0": False}
-    if text not in values:
+    if text is None:
+        return False
+    if text not in FLAG:
         raise InvalidRequest(f"`{name}` must be true or false.", field=name)
-    return values[text]
+    return FLAG[text]

@@ -26,7 +26,7 @@ from mayfly.api.state import State, api_state
 from mayfly.api.write import accepted, result
 from mayfly.domain.errors import IdempotencyConflict, InvalidRequest, ParameterNotText, ParameterTooLarge
 from mayfly.domain.idempotency import KEY_MAX_CHARACTERS
-from mayfly.domain.limits import TIMEOUT_MAX_S, TIMEOUT_MIN_S
+from mayfly.domain.limits import ARGUMENT_MAX_BYTES, PARAMETER_MAX_BYTES, TIMEOUT_MAX_S, TIMEOUT_MIN_S
 from mayfly.services.call import Call, CallOptions
 
 
@@ -61,17 +61,20 @@ private = private_router(authenticated_for_function, tags=["Activations"], route
 TAKES_PARAMETER: dict[str, Any] = {
     "requestBody": {
         "required": False,
-        "description": "The parameter: text in UTF-8, whatever the content type. No body is the empty string.",
+        "description": "The parameter: text in UTF-8, whatever the content type, at most "
+        f"{PARAMETER_MAX_BYTES:,} bytes, or {ARGUMENT_MAX_BYTES:,} for a function that takes it as argument or in the "
+        "environment. No body is the empty string.",
         "content": {"*/*": {"schema": {}}},
     }
 }
+ACTIVATION_ID = {"schema": {"type": "string"}, "description": "The activation's id."}
 RESULT: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The function's stdout, byte for byte, in the function's `result_type`.",
         "content": {"text/plain": {"schema": {"type": "string"}}, "*/*": {"schema": {"type": "string"}}},
         "headers": {
             "Location": {"schema": {"type": "string"}, "description": "Of the activation's record."},
-            "Mayfly-Activation-Id": {"schema": {"type": "string"}},
+            "Mayfly-Activation-Id": ACTIVATION_ID,
             "Server-Timing": {
                 "schema": {"type": "string"},
                 "description": "admit, queue, image, start and run, in milliseconds; then `total`, from the request's "
@@ -89,8 +92,9 @@ ACCEPTED: dict[int | str, dict[str, Any]] = {
         "will be under `/result` there.",
         "headers": {
             "Location": {"schema": {"type": "string"}, "description": "Of the activation's record."},
-            "Mayfly-Activation-Id": {"schema": {"type": "string"}},
-            "Preference-Applied": {"schema": {"type": "string"}},
+            "Mayfly-Activation-Id": ACTIVATION_ID,
+            "Preference-Applied": {"schema": {"type": "string"}, "description": "`respond-async`."},
+            "Retry-After": {"schema": {"type": "string"}, "description": "Seconds until it is worth asking again: 1."},
         },
     }
 }

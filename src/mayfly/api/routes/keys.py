@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
-from mayfly.api.answers import raises
+from mayfly.api.answers import LOCATION, heads, raises
 from mayfly.api.auth import Caller, Login, private_router
 from mayfly.api.bodies import read_json, takes_json
 from mayfly.api.shapes import KeyList, KeyShape, MadeKey, NewKey
@@ -17,12 +19,14 @@ from mayfly.domain.errors import AlreadyExists, NotAllowed, NotFound
 
 private: APIRouter = private_router(tags=["Keys"])
 
+KeyInPath = Annotated[str, Path(description="The key's id or name.")]
+
 
 @private.post(
     "/v1/keys",
     status_code=201,
     response_model=MadeKey,
-    openapi_extra=takes_json(NewKey) | raises(NotAllowed, AlreadyExists),
+    openapi_extra=takes_json(NewKey) | raises(NotAllowed, AlreadyExists) | heads(LOCATION),
 )
 async def make_key(request: Request, state: State, login: Login, trail: CallersTrail) -> Response:
     """Make a key: a token for a machine, shown here and never again. Nothing but a login may make one."""
@@ -40,7 +44,7 @@ async def list_keys(state: State, caller: Caller) -> Response:
 
 
 @private.delete("/v1/keys/{key}", status_code=204, response_class=Response, openapi_extra=raises(NotAllowed, NotFound))
-async def delete_key(key: str, state: State, login: Login, trail: CallersTrail) -> Response:
+async def delete_key(key: KeyInPath, state: State, login: Login, trail: CallersTrail) -> Response:
     """End a key, by its id or name: it is refused from now on."""
     async with trail(Action.KEY_DELETE, key):
         await state.keys.delete(login.user_id, key)

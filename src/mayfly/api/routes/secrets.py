@@ -10,7 +10,7 @@ from fastapi import Path, Query, Request
 from starlette.responses import Response
 
 from mayfly.api.answers import raises
-from mayfly.api.auth import Caller, function_name, private_router
+from mayfly.api.auth import Caller, FunctionInPath, function_name, private_router
 from mayfly.api.bodies import read_secret
 from mayfly.api.errors import BodyTooLarge
 from mayfly.api.secret_shapes import KEY_RULE, SecretList, SecretShape
@@ -26,8 +26,8 @@ private = private_router(tags=["Secrets"])
 TAKES_VALUE: dict[str, Any] = {
     "requestBody": {
         "required": False,
-        "description": f"The value, byte for byte: text in UTF-8, at most {VALUE_MAX_BYTES} bytes, whatever its media "
-        "type. Without a body it is empty.",
+        "description": f"The value, byte for byte: text in UTF-8, at most {VALUE_MAX_BYTES:,} bytes, whatever its "
+        "media type. Without a body it is empty.",
         "content": {"*/*": {"schema": {"type": "string", "format": "password"}}},
     }
 }
@@ -45,7 +45,7 @@ SecretKey = Annotated[
 )
 async def set_secret(
     request: Request,
-    name: str,
+    name: FunctionInPath,
     key: SecretKey,
     *,
     state: State,
@@ -65,14 +65,14 @@ async def set_secret(
 
 
 @private.get("/v1/functions/{name}/secrets", response_model=SecretList, openapi_extra=raises())
-async def list_secrets(name: str, state: State, caller: Caller) -> Response:
+async def list_secrets(name: FunctionInPath, state: State, caller: Caller) -> Response:
     """List a function's secrets, without their values."""
     found = await state.secrets.list(caller.user_id, function_name(name))
     return write(SecretList(secrets=[SecretShape.of(ref) for ref in found]))
 
 
 @private.get("/v1/functions/{name}/secrets/{key}", response_model=SecretShape, openapi_extra=raises())
-async def show_secret(name: str, key: SecretKey, state: State, caller: Caller) -> Response:
+async def show_secret(name: FunctionInPath, key: SecretKey, state: State, caller: Caller) -> Response:
     """Show a secret's size and when it was set; not its value."""
     return write(SecretShape.of(await state.secrets.get(caller.user_id, function_name(name), _key(key))))
 
@@ -83,7 +83,9 @@ async def show_secret(name: str, key: SecretKey, state: State, caller: Caller) -
     response_class=Response,
     openapi_extra=raises(PreconditionFailed),
 )
-async def delete_secret(name: str, key: SecretKey, *, state: State, caller: Caller, trail: CallersTrail) -> Response:
+async def delete_secret(
+    name: FunctionInPath, key: SecretKey, *, state: State, caller: Caller, trail: CallersTrail
+) -> Response:
     """Delete a secret: the next call does not have it."""
     checked, key = function_name(name), _key(key)
     async with trail(Action.SECRET_DELETE, f"{checked}/{key}"):

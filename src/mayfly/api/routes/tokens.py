@@ -47,16 +47,19 @@ TAKES_GRANT: dict[str, Any] = {
                         {
                             "type": "object",
                             "properties": {
-                                "grant_type": {"const": "password"},
-                                "username": TEXT,
-                                "password": TEXT | {"format": "password"},
+                                "grant_type": {"const": "password", "description": "Log in."},
+                                "username": TEXT | {"description": "The user name."},
+                                "password": TEXT | {"format": "password", "description": "The password."},
                             },
                             "required": ["grant_type", "username", "password"],
                             "additionalProperties": OTHER,
                         },
                         {
                             "type": "object",
-                            "properties": {"grant_type": {"const": "refresh_token"}, "refresh_token": TEXT},
+                            "properties": {
+                                "grant_type": {"const": "refresh_token", "description": "Go on with a login."},
+                                "refresh_token": TEXT | {"description": "The one that came last."},
+                            },
                             "required": ["grant_type", "refresh_token"],
                             "additionalProperties": OTHER,
                         },

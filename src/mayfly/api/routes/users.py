@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from starlette.responses import Response
 
 from mayfly.api.address import caller_network
-from mayfly.api.answers import raises
+from mayfly.api.answers import LOCATION, heads, raises
 from mayfly.api.auth import Caller, Login, private_router
 from mayfly.api.bodies import read_json, takes_json
 from mayfly.api.shapes import NewUser, PasswordChange, UserShape
@@ -26,7 +26,9 @@ private = private_router(tags=["Users"])
     "/v1/users",
     status_code=201,
     response_model=UserShape,
-    openapi_extra=takes_json(NewUser) | raises(NotAllowed, AlreadyExists, TooManyAttempts, QueueUnavailable),
+    openapi_extra=takes_json(NewUser)
+    | raises(NotAllowed, AlreadyExists, TooManyAttempts, QueueUnavailable)
+    | heads(LOCATION),
 )
 async def register(request: Request, state: State, trail: NobodysTrail) -> Response:
     """

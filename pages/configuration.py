@@ -1,16 +1,12 @@
-#!/usr/bin/env -S .venv/bin/python
 """
-Write docs/reference/configuration.md, the one page with every point of configuration; with --check only say whether it
-is up to date. Each part is read from what it describes: mayfly.settings, the files in deploy/, mayfly.ops.nats_config,
-mayfly.bus.schema. Rows: D7.
+docs/reference/configuration.md: every point of configuration on one page. Each part is read from what it describes:
+mayfly.settings, the files in deploy/, mayfly.ops.nats_config, mayfly.bus.schema. Rows: D7.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +16,15 @@ from mayfly.bus.schema import all_streams, work_consumer
 from mayfly.domain import limits
 from mayfly.ops.nats_config import ROLES as NATS_ROLES
 from mayfly.ops.nats_config import Node, node_config
-from mayfly.settings import PREFIX, ROLES, BootstrapSettings
+from mayfly.settings import BootstrapSettings
+from pages import functions, settings
+from pages.page import ROOT, code, table
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGE = "docs/reference/configuration.md"
 HEAD = """# Configuration
 
-Every point of configuration, on one page. Made by `scripts/docs-configuration` from the files themselves; a test fails
-when it is not what they say.
+<!-- made by scripts/docs from src/mayfly/{settings,domain/limits,ops/nats_config,bus/schema}.py and deploy -->
+
+Every point of configuration, on one page, read from the files themselves; a test fails when it is not what they say.
 
 | part | where |
 |---|---|
@@ -42,7 +39,7 @@ when it is not what they say.
 
 Options of commands stand in [command line](cli.md). What Prometheus reads and Grafana shows is set in
 `deploy/compose/monitoring/`. What each function may set for itself stands in
-[write a function](../howto/write-a-function.md), and what to turn when the load changes in the
+[functions](functions.md), and what to turn when the load changes in the
 [write-up](../writeup.md#5-adapting-to-changes-in-load).
 """
 SERVICES = """## The services
@@ -82,25 +79,6 @@ KUBERNETES = """## Kubernetes
 Apply an overlay, or one of your own on top of it."""
 
 
-def table(head: tuple[str, ...], rows: Iterable[Iterable[object]]) -> str:
-    """Write a table."""
-    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *(map(_cell, row) for row in rows))]
-    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
-
-
-def _cell(value: object) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|")
-
-
-def code(value: object) -> str:
-    """Write a value as it would be set."""
-    if value in (None, (), "", [], {}):
-        return "none"
-    if isinstance(value, bool):
-        value = str(value).lower()
-    return f"`{','.join(map(str, value)) if isinstance(value, tuple | list) else value}`"
-
-
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """Return every value of a tree with its path, but for texts too long to be read in a table."""
     if isinstance(value, dict) and value:
@@ -133,28 +111,18 @@ def _text(value: Any) -> str:
 
 def services(root: Path) -> str:
     """Describe the settings of all roles."""
-    fields = {name: field for role in ROLES.values() for name, field in role.model_fields.items()}
-    machine = {"slots": "4 a core", "login_concurrency": "half the cores"}
-    rows = (
-        (
-            f"`{PREFIX}{name.upper()}`",
-            machine.get(name) or code(field.default),
-            ", ".join(role for role, settings in ROLES.items() if name in settings.model_fields),
-            field.description or "",
-        )
-        for name, field in sorted(fields.items())
-    )
-    return f"{SERVICES}\n\n{table(('variable', 'default', 'of', 'meaning'), rows)}"
+    return f"{SERVICES}\n\n{table(('variable', 'default', 'of', 'meaning'), settings.rows())}"
 
 
 def fixed(root: Path) -> str:
     """Describe what no setting moves."""
-    rows = [(f"`{name}`", code(value)) for name, value in vars(limits).items() if name.isupper() and "_" in name]
+    rows = [(f"`{name}`", code(value), words) for name, value, words in functions.fixed()]
     defaults = limits.Limits()
     rows += [
-        (f"default of a function's `{name}`", code(getattr(defaults, name))) for name in defaults.__struct_fields__
+        (f"default of a function's `{name}`", code(getattr(defaults, name)), "Where the registration says nothing.")
+        for name in defaults.__struct_fields__
     ]
-    return f"{FIXED}\n\n{table(('limit', 'value'), rows)}"
+    return f"{FIXED}\n\n{table(('limit', 'value', 'meaning'), rows)}"
 
 
 def gateway(root: Path) -> str:
@@ -174,10 +142,10 @@ def nats(root: Path) -> str:
     users = {name: account.get("users", []) for name, account in config.pop("accounts").items()}
     for secret in ("routes", "authorization"):
         config["cluster"].pop(secret)
-    settings = BootstrapSettings()
+    bootstrap = BootstrapSettings()
     streams = table(
         ("stream", "subjects", "keeps", "at most", "one message", "lives", "when full"),
-        map(_stream, all_streams(settings)),
+        map(_stream, all_streams(bootstrap)),
     )
     consumer = work_consumer()
     return "\n\n".join(
@@ -188,7 +156,7 @@ def nats(root: Path) -> str:
             + " `cluster.routes` names the other servers.",
             STREAMS,
             streams,
-            f"Copies: {code(settings.nats_replicas)} (`MAYFLY_NATS_REPLICAS`; deployments: `3`), all on disk.\n"
+            f"Copies: {code(bootstrap.nats_replicas)} (`MAYFLY_NATS_REPLICAS`; deployments: `3`), all on disk.\n"
             f"The one consumer of `ACT` is {code(consumer.durable_name)}: explicit ack within {consumer.ack_wait:g} s, "
             f"`max_deliver` {code(consumer.max_deliver)},\n`max_ack_pending` {code(consumer.max_ack_pending)}, "
             f"`max_waiting` {code(consumer.max_waiting)}.",
@@ -489,18 +457,3 @@ PARTS = (services, fixed, gateway, nats, images, compose, kumori, kubernetes)
 def page(root: Path = ROOT) -> str:
     """Write the whole page from the project in *root*."""
     return "\n\n".join([HEAD.rstrip(), *(part(root) for part in PARTS)]) + "\n\n<!-- Rows: D7. -->\n"
-
-
-def main() -> None:
-    """Write the page, or compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="change nothing; status 1 when the page is out of date")
-    text, path = page(), ROOT / PAGE
-    if not parser.parse_args().check:
-        path.write_text(text, encoding="utf-8")
-    elif not path.exists() or path.read_text(encoding="utf-8") != text:
-        sys.exit(f"{PAGE} is not what the files say: run scripts/docs-configuration")
-
-
-if __name__ == "__main__":
-    main()

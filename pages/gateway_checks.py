@@ -1,11 +1,10 @@
-#!/usr/bin/env -S .venv/bin/python
-"""Write docs/reference/gateway-checks.md from the checks; with --check only say whether it is up to date."""
+"""docs/reference/gateway-checks.md: every demand and rule, from mayfly.ops.gateway.checks."""
+
+from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from itertools import groupby
-from pathlib import Path
 
 from mayfly.ops.gateway.check import FORMS, RULES
 from mayfly.ops.gateway.checks.plugin_forms import PLUGINS
@@ -14,13 +13,14 @@ from mayfly.ops.gateway.checks.rule import Rule
 from mayfly.ops.gateway.checks.shape import Shape, demands, refusals
 from mayfly.ops.gateway.checks.words import demanded
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "gateway-checks.md"
 HEAD = f"""# What `mayfly gateway check` looks at
+
+<!-- made by scripts/docs from src/mayfly/ops/gateway/checks -->
 
 APISIX takes a mistyped key of a plugin without a word, drops a global rule with an error in it and lets traffic flow
 on, and of two objects with one id loses the first. So what it is given is checked before: [how to run the
 gateway](../howto/run-the-gateway.md) says when. There are three steps, and each needs the one before. A problem names
-file, place, rule and remedy, and never a value: that may be a secret. Made by `scripts/docs-gateway`.
+file, place, rule and remedy, and never a value: that may be a secret.
 
 ## 1. The files can be read
 
@@ -78,10 +78,3 @@ def title(room: str) -> str:
 def item(rule: Rule) -> str:
     """Write one rule."""
     return f"- `{rule.name}` ({rule.file}): {rule.promise}\n"
-
-
-if __name__ == "__main__":
-    if "--check" not in sys.argv:
-        PAGE.write_text(page(), encoding="utf-8")
-    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page():
-        sys.exit(f"{PAGE.name} is not what the code checks: run scripts/docs-gateway")

@@ -1,14 +1,12 @@
-#!/usr/bin/env -S .venv/bin/python
-"""Draw mayfly.domain.activation.TRANSITIONS in the page on an activation's life; with --check only compare."""
+"""What follows what, drawn in docs/explanation/life-of-an-activation.md from mayfly.domain.activation.TRANSITIONS."""
 
-import sys
+from __future__ import annotations
+
 from collections.abc import Iterator
-from pathlib import Path
 
 from mayfly.domain.activation import TRANSITIONS, State
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "explanation" / "life-of-an-activation.md"
-BEGIN, END = "<!-- Drawn by scripts/docs-transitions. -->\n", "<!-- Drawn until here. -->\n"
+BEGIN, END = "<!-- Drawn by scripts/docs. -->\n", "<!-- Drawn until here. -->\n"
 
 
 def drawing() -> Iterator[str]:
@@ -36,18 +34,14 @@ def table() -> Iterator[str]:
 
 
 def page(text: str) -> str:
-    """Put drawing and table between the marks of a page."""
+    """
+    Put drawing and table between the marks of a page.
+
+    Raises: ValueError when it has none.
+    """
     head, _, rest = text.partition(BEGIN)
     _, mark, tail = rest.partition(END)
     if not mark:
-        sys.exit(f"{PAGE.name} has no place for them: {BEGIN.strip()} ... {END.strip()}")
+        raise ValueError(f"The page has no place for the states: {BEGIN.strip()} ... {END.strip()}")
     lines = ["", "```text", *drawing(), "```", "", *table(), ""]
     return head + BEGIN + "\n".join(lines) + "\n" + END + tail
-
-
-if __name__ == "__main__":
-    found = PAGE.read_text(encoding="utf-8")
-    if "--check" not in sys.argv:
-        PAGE.write_text(page(found), encoding="utf-8")
-    elif found != page(found):
-        sys.exit(f"{PAGE.name} does not have the transitions of the code: run scripts/docs-transitions")
