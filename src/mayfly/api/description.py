@@ -62,6 +62,11 @@ Every error of the API is a problem (RFC 9457, `application/problem+json`) with 
 | `clock` | for `timed-out`: where the time ran out, `queue`, `image` or `run` |
 | `error` | for POST /v1/tokens: the code of RFC 6749, section 5.2 |
 
+Below stands each code with what has happened and what to do. Where a remedy is a command it is one of the
+[command line](cli.md); the operator is whoever runs the installation. Which endpoint can answer with which code stands
+in [the API](api.md), and which exit status the command line makes of it in
+[its reference](cli.md#which-error-ends-with-which-status).
+
 """
 
 
