@@ -261,3 +261,51 @@ def test_every_code_that_a_page_names_with_its_status_exists() -> None:
             seen += 1
             assert (status, code) in known, f"{page}: {status} {code}"
     assert seen > 5
+
+
+VERBS = """
+    admin bootstrap cancel check create delete import inspect install invite invoke kill list login logout mayfly
+    register render reseal restore resume rotate set show suspend undrain unpack up update whoami
+"""
+"""What commands do, and `admin`, below which operators' commands are."""
+
+UNITS = """
+    actions after build bytes connected created current duration info left lost messages not reconnects removed seconds
+    timestamp total use
+"""
+"""What a metric's name says beside the noun that it is of."""
+
+PATHS = "v1 admin me current docs openapi.json healthz readyz"
+
+
+def nouns() -> set[str]:
+    """Each noun of the API's paths, of the commands, and of the metrics and their labels, as it stands there."""
+    described = [each for role in (ApiMetrics(), WorkerMetrics()) for each in role.described]
+    paths = {part for route in ROUTES for part in route.path.split("/") if part and "{" not in part}
+    words = {word for name, _ in commands(compose()) for word in name.split()}
+    metrics = {part for each in described for part in each.name.removeprefix("mayfly_").split("_")}
+    labels = {label for each in described for label in each.labels}
+    known = {*PATHS.split(), *VERBS.split(), *UNITS.split()}
+    return (paths | words | metrics | labels) - known
+
+
+def entries(glossary: str) -> set[str]:
+    """The words of the glossary's first column, each in the forms in which it may stand."""
+    columns = " ".join(re.findall(r"^\| (.*?) \|", glossary, re.MULTILINE)).lower()
+    words = set(re.findall(r"[a-z]+", columns))
+    return words | {f"{word}s" for word in words} | {word[:-1] + "ies" for word in words if word.endswith("y")}
+
+
+def test_every_noun_is_in_the_glossary() -> None:
+    """One word for one thing: what the API, the commands and the metrics speak of is explained in one place."""
+    missing = nouns() - entries((REFERENCE / "glossary.md").read_text())
+
+    assert len(nouns()) > 40
+    assert missing == set()
+
+
+def test_a_noun_that_is_not_in_the_glossary_is_noticed() -> None:
+    """Without the row of a noun the test above would fail."""
+    without = re.sub(r"^\| (slot|invitation) \|.*\n", "", (REFERENCE / "glossary.md").read_text(), flags=re.MULTILINE)
+
+    assert nouns() - entries(without) == {"slots", "invitations"}
