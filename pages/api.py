@@ -64,14 +64,18 @@ for people at `/docs`. The [command line](cli.md) speaks this API and no other.
 - **Errors** are [problems](errors.md), with a `code` for programs; `ran` says whether the function ran.
 
 """
+TYPED = "<!-- typed by: tests/e2e/test_api_examples.py::test_every_example_is_answered_as_it_says -->"
 EXAMPLES = """## The examples
 
+<!-- not typed: the test says where its own installation is -->
 ```sh
 {setup}```
 
 They were run on an installation of their own, by curl with `--include`, and a test runs them again and compares. Left
 out are the headers that every answer has. JSON is shown with line breaks, of a token its first characters, and as
 `{{...}}` an object that stands in full with [GET /v1/functions/{{name}}](#get-v1functionsname).
+Their times are those of a first call, on a machine that was busy with other things; [performance](performance.md) has
+what was measured.
 """
 ANYWHERE = """## Errors of every endpoint
 
@@ -342,7 +346,7 @@ def _example(example: Played) -> str:
     if isinstance(body, dict | list):
         body = _in_lines(json.dumps(_folded(body, example.operation), indent=2, ensure_ascii=False))
     answer = "\n".join([f"HTTP/1.1 {example.status}", *headers, *(["", str(body).rstrip("\n")] if body else [])])
-    return f"```console\n$ {example.command}\n```\n\n```http\n{answer}\n```"
+    return f"{TYPED}\n```sh\n{example.command}\n```\n\n```http\n{answer}\n```"
 
 
 def _in_lines(text: str) -> str:

@@ -12,7 +12,7 @@ from tests.support.up import running_up
 
 
 @pytest.mark.F1
-def test_every_example_of_the_reference_is_answered_as_it_says(registry: str, image: str, tmp_path: Path) -> None:
+def test_every_example_is_answered_as_it_says(registry: str, image: str, tmp_path: Path) -> None:
     """
     Each command of the page, run by bash and curl on an installation that nobody has used, is answered with the status,
     the headers and the body that stand there, but for ids, times and the like.
