@@ -34,9 +34,9 @@ terminal() { # NAME FILE OUTPUT WORDS: end what runs in that terminal, type the 
 CHANGES = [
     (r"\b[a-z0-9]{20,32}-[0-9a-z]{26}\b", "AN-ACTIVATION"),
     (r"\b[a-z0-9]{20,32}-[0-9a-z]{0,25}…", "AN-ACTIVATION"),
-    (r"\b01[0-9a-z]{24}\b", "AN-ID"),
     (r"^[a-z0-9]{24}  +\S+(?=  +\d+\.\d+\.\d+  )", "A-WORKER ITS-HOST"),
     (r"\bnats-[123]\b(?= +\d of \d )", "A-LEADER"),
+    (r"\b[a-z0-9]{24,32}\b", "AN-ID"),
     (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "A-UUID"),
     (r"\bsha256:[0-9a-f]{12,64}\b", "A-DIGEST"),
     (r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?", "A-TIME"),
@@ -194,10 +194,15 @@ def _said(file: Path) -> str:
 def prints(told: str, said: str) -> bool:
     """
     Whether *said* is what a page says is printed: the same words, but for what differs in every run (`CHANGES`), for
-    how wide the columns are, and for what the page leaves out with `...`.
+    how wide the columns are, and for what the page leaves out with `...`; as a line of its own, any number of lines.
     """
-    pattern = r"[\s\S]*?".join(re.escape(part) for part in _same_in_each_run(told).split("..."))
-    return re.fullmatch(pattern, _same_in_each_run(said)) is not None
+    lines = _same_in_each_run(told).splitlines()
+    pattern = "".join(r"(?:.*\n)*?" if line == "..." else _as_pattern(line) for line in lines)
+    return re.fullmatch(pattern, f"{_same_in_each_run(said)}\n") is not None
+
+
+def _as_pattern(line: str) -> str:
+    return r"[\s\S]*?".join(re.escape(part) for part in line.split("...")) + r"\n"
 
 
 def _same_in_each_run(text: str) -> str:

@@ -269,7 +269,7 @@ class Admission:
         except QueueUnavailable as error:
             raise QueueUnavailable(retry_after_s=1, ran="no", activation_id=record.id) from error
         return LimitReached(
-            f"{_whose(scope, call.function.name)} {limit} activations in flight, which is the limit. "
+            f"{_whose(scope, call.function.name)} {limit} {_activations(limit)} in flight, which is the limit. "
             "Nothing was queued; try again later.",
             retry_after_s=self.run_times.retry_after_s,
             scope=scope,
@@ -298,6 +298,10 @@ class Admission:
             budget_s=record.deadline_at - self._bus.clock.now(),
             traceparent=call.options.traceparent,
         )
+
+
+def _activations(count: int | None) -> str:
+    return "activation" if count == 1 else "activations"
 
 
 def _whose(scope: str, function: FunctionName) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,12 +75,21 @@ def verdict_of(ending: Ending, limits: Limits, *, allowed_s: float, cancelled_by
 
 def _exited(ending: Ending) -> Verdict:
     if ending.exit_code != 0:
-        return _failed(FunctionFailed, f"The function ended with exit code {ending.exit_code}.")
+        return _failed(FunctionFailed, f"The function ended with exit code {ending.exit_code}{_signal(ending)}.")
     try:
         ending.stdout.decode()
     except UnicodeDecodeError as error:
         return _failed(ResultNotText, f"The function's stdout is not UTF-8: byte {error.start} cannot be read.")
     return Verdict(state=State.SUCCEEDED, result=ending.stdout)
+
+
+def _signal(ending: Ending) -> str:
+    """Name the signal that an exit code stands for. A command may choose such a code itself, so no more than that."""
+    number = (ending.exit_code or 0) - 128
+    try:
+        return f", as after signal {number} ({signal.Signals(number).name})"
+    except ValueError:
+        return ""
 
 
 def verdict_of_failure(error: RuntimeFailed, *, cancelled_by: CancelledBy | None = None) -> Verdict:

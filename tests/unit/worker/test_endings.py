@@ -61,6 +61,20 @@ def test_each_ending_has_its_own_code(ending: Ending, state: State, code: str, c
     assert verdict.detail
 
 
+@pytest.mark.parametrize(
+    ("exit_code", "detail"),
+    [
+        (1, "The function ended with exit code 1."),
+        (139, "The function ended with exit code 139, as after signal 11 (SIGSEGV)."),
+        (128, "The function ended with exit code 128."),
+        (255, "The function ended with exit code 255."),
+    ],
+)
+def test_an_exit_code_that_stands_for_a_signal_names_it(exit_code: int, detail: str) -> None:
+    """128 and a signal's number is how a command's death by it looks; other codes are what they are."""
+    assert verdict_of(an_ending(exit_code=exit_code), Limits(), allowed_s=30.0).detail == detail
+
+
 @pytest.mark.parametrize("ran", ["no", "unknown"])
 def test_a_runtime_that_failed_says_whether_the_command_ran(ran: Any) -> None:
     """What the runtime knows about the start reaches the caller."""
