@@ -24,6 +24,7 @@ FOLLOWED: dict[str, dict[str, Any]] = {
     "docs/howto/allow-registries.md": {"allowed_registries": "docker.io,10.0.0.5:5000"},
     "docs/howto/call-asynchronously.md": {},
     "docs/howto/call-from-a-machine.md": {},
+    "docs/howto/call-from-javascript.md": {},
     "docs/howto/call-from-python.md": {},
     "docs/howto/keep-secrets.md": {},
     "docs/howto/limit-concurrency.md": {},
