@@ -554,9 +554,9 @@ def refuse_unknown(environ: Mapping[str, str]) -> None:
 
     Raises: SettingsError with the nearest name.
     """
-    known = known_names() | READ_ELSEWHERE
+    known = known_names()
     for name in sorted(environ):
-        if name.startswith(PREFIX) and name not in known:
+        if name.startswith(PREFIX) and name not in known | READ_ELSEWHERE:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]}?" if near else " `mayfly settings` lists them all."
             raise SettingsError(f"{name} is not a setting.{hint}")

@@ -12,10 +12,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.docs.images import IMAGES, Shelf
 from tests.docs.reader import Reader, prints, steps_of, typed_as
 from tests.support.nats import free_port
+from tests.docs.reader import Reader, prints, steps_of
+from tests.support.need import need
 from tests.support.page import PAGES, ROOT, blocks_of
 from tests.support.up import PASSWORD, Up, running_up
 
@@ -24,6 +27,7 @@ FOLLOWED: dict[str, dict[str, Any]] = {
     "docs/howto/allow-registries.md": {"allowed_registries": "docker.io,10.0.0.5:5000"},
     "docs/howto/call-asynchronously.md": {},
     "docs/howto/call-from-a-machine.md": {},
+    "docs/howto/call-from-ci.md": {},
     "docs/howto/call-from-javascript.md": {},
     "docs/howto/call-from-python.md": {},
     "docs/howto/keep-secrets.md": {},
@@ -81,6 +85,8 @@ AT_HOME = r"\b127\.0\.0\.1:5000\b"
 DOCKER = re.compile(r"\bdocker (build|login|push|run|save)\b")
 """A page that has its reader build or run images; what is typed so goes to a real daemon."""
 
+NODE = re.compile(r"^node ", re.MULTILINE)
+
 
 @pytest.mark.parametrize("page", FOLLOWED)
 async def test_a_reader_who_follows_the_page_gets_what_it_says(
@@ -103,6 +109,7 @@ async def test_a_reader_who_follows_the_page_gets_what_it_says(
         if LOGGED_IN in " ".join((ROOT / page).read_text(encoding="utf-8").split()):
             environment |= await _registered(up)
             first = "mayfly login ann"
+        need(not NODE.search(typed) or shutil.which("node"), "node 20 or later")
         if DOCKER.search(typed):
             environment["DOCKER_HOST"] = docker()
         theirs = {AT_HOME: f"127.0.0.1:{free_port()}" if brings_up else shelf.registry}
@@ -237,6 +244,23 @@ def test_every_block_of_commands_is_typed_or_says_why_not() -> None:
                 )
             typed += reason is None
     assert typed > 50
+
+
+def test_what_a_pipeline_types_is_typed() -> None:
+    """Each command of the pipelines that a page shows stands among those that are typed, as it is."""
+    page = ROOT / "docs/howto/call-from-ci.md"
+    lines = "".join(step.block.text for step in steps_of(page) if not step.block.title).splitlines()
+    typed = {line.partition(" || ")[0] for line in lines}
+    shown = [each for step in steps_of(page) if step.block.language == "yaml" for each in _commands_in(step.block.text)]
+    assert len(shown) == 3
+    assert set(shown) <= typed
+
+
+def _commands_in(pipeline: str) -> list[str]:
+    """What the jobs of GitHub Actions (`run`) or GitLab CI (`script`) run."""
+    jobs = yaml.safe_load(pipeline)
+    steps = [step for job in jobs.get("jobs", {}).values() for step in job["steps"] if "run" in step]
+    return [step["run"] for step in steps] or jobs["deploy"]["script"]
 
 
 def test_every_block_says_what_it_is() -> None:

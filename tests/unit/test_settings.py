@@ -26,6 +26,14 @@ def test_a_mistyped_setting_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> 
         load(WorkerSettings)
 
 
+def test_nobody_is_sent_to_a_variable_of_the_test_suites(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nearest name is one that a user can set, though MAYFLY_E2E_CA were nearer."""
+    monkeypatch.setenv("MAYFLY_CA", "ca.crt")
+
+    with pytest.raises(SettingsError, match=r"MAYFLY_CA is not a setting\. Did you mean MAYFLY_CA_FILE\?"):
+        load(WorkerSettings)
+
+
 def test_a_value_that_cannot_be_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bad value is an error that names the variable, the rule and what was given."""
     monkeypatch.setenv("MAYFLY_SLOTS", "none")
