@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from tests.docs.images import Shelf
 from tests.support.dockerd_bare import PROGRAM, dockerd
 from tests.support.need import need
-from tests.support.registry import Registry
+from tests.support.registry import HTPASSWD, Registry
 
 SUDO = '#!/bin/sh\nexec env "$@"\n'
 """The tests are root already, and their machine need not have it."""
@@ -21,11 +21,23 @@ SUDO = '#!/bin/sh\nexec env "$@"\n'
 @pytest.fixture(scope="session")
 def shelf() -> Iterator[Shelf]:
     """A real registry, for the images that pages name."""
-    server = Registry()
+    with _running(Registry()) as registry:
+        yield Shelf(registry)
+
+
+@pytest.fixture(scope="session")
+def locked() -> Iterator[str]:
+    """Another one, which knows ann and asks for her password, as host:port."""
+    with _running(Registry(HTPASSWD)) as registry:
+        yield registry
+
+
+@contextmanager
+def _running(server: Registry) -> Iterator[str]:
     with asyncio.Runner() as runner:
         runner.run(server.start())
         try:
-            yield Shelf(server.url)
+            yield server.url
         finally:
             runner.run(server.__aexit__(None, None, None))
 

@@ -17,9 +17,9 @@ import yaml
 from tests.docs.images import IMAGES, Shelf
 from tests.docs.reader import Reader, prints, steps_of, typed_as
 from tests.support.nats import free_port
-from tests.docs.reader import Reader, prints, steps_of
 from tests.support.need import need
 from tests.support.page import PAGES, ROOT, blocks_of
+from tests.support.registry import HTPASSWD_PASSWORD
 from tests.support.up import PASSWORD, Up, running_up
 
 FOLLOWED: dict[str, dict[str, Any]] = {
@@ -46,6 +46,7 @@ FOLLOWED: dict[str, dict[str, Any]] = {
     "docs/howto/upgrade.md": {"metrics_listen": "127.0.0.1:9464"},
     "docs/howto/when-the-store-is-full.md": {"metrics_listen": "127.0.0.1:9464"},
     "docs/howto/see-who-did-what.md": {},
+    "docs/howto/use-a-private-registry.md": {},
     "docs/tutorial/first-function.md": {},
     "docs/tutorial/go.md": {},
     "docs/tutorial/javascript.md": {},
@@ -79,6 +80,9 @@ LOGGED_IN = "expect a login"
 UP = re.compile(r"\bmayfly up\b")
 """What a page types in a terminal if it begins with an installation of its own."""
 
+PRIVATE = r"\bprivate\.example\b"
+"""The registry of pages that asks for a password, which is in $REGISTRY_PASSWORD."""
+
 AT_HOME = r"\b127\.0\.0\.1:5000\b"
 """The registry of the reader's own that pages name."""
 
@@ -90,7 +94,7 @@ NODE = re.compile(r"^node ", re.MULTILINE)
 
 @pytest.mark.parametrize("page", FOLLOWED)
 async def test_a_reader_who_follows_the_page_gets_what_it_says(
-    page: str, shelf: Shelf, docker: Callable[[], str], programs: Path, tmp_path: Path
+    page: str, shelf: Shelf, locked: str, docker: Callable[[], str], programs: Path, tmp_path: Path
 ) -> None:
     """
     Every command ends well, and prints what the page says. What is typed otherwise than it stands there is where the
@@ -103,7 +107,7 @@ async def test_a_reader_who_follows_the_page_gets_what_it_says(
     brings_up = any(step.block.remarks.get("terminal") and UP.search(step.block.text) for step in steps_of(ROOT / page))
     folder = tmp_path / "reader"
     trust(shelf.registry, folder)
-    with (to_be_started if brings_up else running)(shelf.registry, settings) as (up, given):
+    with (to_be_started if brings_up else running)(f"{shelf.registry},{locked}", settings) as (up, given):
         environment = {**given, "PATH": _path(programs)}
         first = ":"
         if LOGGED_IN in " ".join((ROOT / page).read_text(encoding="utf-8").split()):
@@ -111,8 +115,8 @@ async def test_a_reader_who_follows_the_page_gets_what_it_says(
             first = "mayfly login ann"
         need(not NODE.search(typed) or shutil.which("node"), "node 20 or later")
         if DOCKER.search(typed):
-            environment["DOCKER_HOST"] = docker()
-        theirs = {AT_HOME: f"127.0.0.1:{free_port()}" if brings_up else shelf.registry}
+            environment |= {"DOCKER_HOST": docker(), "REGISTRY_PASSWORD": HTPASSWD_PASSWORD}
+        theirs = {AT_HOME: f"127.0.0.1:{free_port()}" if brings_up else shelf.registry, PRIVATE: locked}
         instead = _instead(up, shelf.registry) | elsewhere | theirs
         reader = Reader(directory=folder, environment=environment, instead=instead, first=first)
         await reader.follow(ROOT / page)

@@ -1,7 +1,4 @@
-"""
-Calls that outlive their connection, with real containers: not waited for, asked for again, cancelled, limited; and what
-the pages say about them, typed.
-"""
+"""Calls that outlive their connection, with real containers: not waited for, asked for again, cancelled, limited."""
 
 from __future__ import annotations
 
@@ -18,10 +15,10 @@ import pytest
 from mayfly.domain.ids import new_id
 from tests.e2e.conftest import Shell
 from tests.support.leftovers import function_processes, leftovers, seconds_until_nothing_is_left
-from tests.support.page import ROOT, blocks_of
+from tests.support.page import ROOT
 from tests.support.rounds import in_one_round
 from tests.support.through_gateway import stand_in_before
-from tests.support.up import PASSWORD, Up
+from tests.support.up import Up
 
 pytestmark = pytest.mark.F12
 
@@ -236,32 +233,17 @@ async def test_all_of_it_passes_a_gateway(own_up: Up, image: str) -> None:
     assert (told.status_code, told.headers["mayfly-activation-id"]) == (499, location.rpartition("/")[2])
 
 
-def typed(page: str) -> list[str]:
-    """What a page has a reader type or run, in its order."""
-    return [block.text for block in blocks_of(ROOT / "docs" / "howto" / f"{page}.md") if block.language == "sh"]
-
-
-async def token_of(up: Up, name: str) -> str:
-    """Log a user in."""
-    async with up.client() as client:
-        form = {"grant_type": "password", "username": name, "password": PASSWORD}
-        answer: httpx.Response = await client.post("/v1/tokens", data=form)
-        return str(answer.json()["access_token"])
-
-
-async def run(
-    *command: str, stdin: str = "", directory: Path = ROOT, env: dict[str, str] | None = None
-) -> tuple[int, str]:
+async def run(*command: str) -> tuple[int, str]:
     """Run a command; return its status and what it said, stdout and stderr as they come."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MAYFLY_")}
     inherited["PATH"] = f"{Path(sys.executable).parent}:{inherited['PATH']}"
     process = await asyncio.create_subprocess_exec(
         *command,
-        cwd=directory,
-        env=inherited | (env or {}),
-        stdin=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+        env=inherited,
+        stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    output, _ = await process.communicate(stdin.encode())
+    output, _ = await process.communicate()
     return process.returncode or 0, output.decode()

@@ -1,4 +1,4 @@
-"""Secrets and private registries in a whole installation: what the pages say, where no value is, and who gets none."""
+"""Secrets and private registries in a whole installation: where no value is, and who gets none."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from mayfly.domain.ids import new_id
 from mayfly.domain.sandbox import FIRST_HOST_ID
-from tests.e2e.test_asynchronous import run, token_of, typed
 from tests.support.images import build_and_push
 from tests.support.registry import HTPASSWD, HTPASSWD_PASSWORD, Registry
-from tests.support.up import PASSWORD, Up, running_up
+from tests.support.up import Up, running_up
 
 pytestmark = [pytest.mark.F4, pytest.mark.F6]
 
@@ -53,51 +51,7 @@ def image(locked: Locked) -> str:
     return f"{locked.registry}/busybox:1"
 
 
-@pytest.mark.parametrize(
-    ("page", "said"),
-    [
-        (
-            "keep-secrets",
-            [
-                r"API_TOKEN +environment +20 .*CLIENT_KEY +file +16 ",
-                r"21\na key in a file\n",
-                r'"key":"CLIENT_KEY","as":"file"',
-            ],
-        ),
-        (
-            "use-a-private-registry",
-            [r"127.* ann ", r"not for everybody\n", r'"username":"ann"', r"HOST +USERNAME +UPDATED\n$"],
-        ),
-    ],
-)
-async def test_what_the_pages_say_can_be_typed(
-    locked: Locked, image: str, tmp_path: Path, page: str, said: list[str]
-) -> None:
-    """All blocks of a page, in one shell; but for the registry's name, and the image, which is the registry's."""
-    name = f"ann-{new_id()[:12]}"
-    environment = {
-        "MAYFLY_URL": locked.up.url,
-        "MAYFLY_CA_FILE": str(locked.up.ca_file),
-        "MAYFLY_CONFIG_DIR": str(tmp_path / "config"),
-        "REGISTRY_PASSWORD": HTPASSWD_PASSWORD,
-    }
-    registered = await run("mayfly", "register", name, "--password-stdin", stdin=PASSWORD, env=environment)
-    assert registered[0] == 0, registered[1]
-    token = await token_of(locked.up, name)
-    account = ["mayfly", "registries", "set", locked.registry, "ann", "--password-stdin"]
-    assert (await run(*account, stdin=HTPASSWD_PASSWORD, env=environment))[0] == 0
-    script = "\n".join(typed(page)).replace(" busybox ", f" {image} ").replace("REGISTRY/", f"{locked.registry}/")
-    script = re.sub(r"\bREGISTRY\b", locked.registry, script)
-    status, output = await run(
-        "bash", "-euo", "pipefail", "-c", script, directory=tmp_path, env=environment | {"TOKEN": token}
-    )
-
-    assert status == 0, output
-    for words in said:
-        assert re.search(words, output, re.DOTALL), output
-
-
-async def test_no_value_is_anywhere_but_in_its_container(locked: Locked, image: str, tmp_path: Path) -> None:
+async def test_no_value_is_anywhere_but_in_its_container(locked: Locked, image: str) -> None:
     """
     While a function runs that has been given a variable and a file, and after it has failed, neither value nor the
     registry's password is in any file of the installation, NATS's store and the log included, in the environment or on

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
 from pathlib import Path
 
 import jwt
@@ -12,11 +9,8 @@ import pytest
 
 from mayfly.client import Client, FixedToken
 from tests.integration.cli.command import Mayfly
-from tests.support.page import commands
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.F3]
-
-PAGE = "docs/howto/call-from-a-machine.md"
 
 
 async def test_a_key_is_made_used_listed_and_ended(with_echo: Mayfly, tmp_path: Path) -> None:
@@ -73,22 +67,3 @@ async def test_the_client_makes_and_uses_a_key(with_echo: Mayfly) -> None:
     async with Client(mayfly.url, ca_file=mayfly.ca_file, tokens=FixedToken(token)) as machine:
         assert (await machine.invoke("echo", "hello")).text == "hello"
         assert [key.name for key in await machine.keys()] == ["first"]
-
-
-async def test_the_page_does_what_it_says(with_echo: Mayfly, tmp_path: Path) -> None:
-    """Its commands, typed in turn, make a key, call with it twice, and end it."""
-    script = "".join(commands(PAGE, "Make one") + commands(PAGE, "Use it") + commands(PAGE, "End it"))
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    process = await asyncio.create_subprocess_exec(
-        *("bash", "-euo", "pipefail", "-c", script),
-        cwd=tmp_path,
-        env={**with_echo._env(), "PATH": path},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output = (await process.communicate())[0].decode()
-
-    assert process.returncode == 0, output
-    assert "from a machine" in output
-    assert "from curl" in output
-    assert "The key ci has ended." in output
