@@ -10,10 +10,15 @@ from examples.build import node, python
 from examples.oci import Image, push
 from tests.support.need import need
 
-IMAGES = r"(?<![\w/.-])(busybox(?::[\w.-]+)?|(?:python|node):\d[\w.-]*)(?![\w/.-])"
+IMAGES = r"(?<![\w/.-])((?:s390x/)?busybox(?::[\w.-]+)?|(?:python|node):\d[\w.-]*)(?![\w/.-])"
 """A pattern of them."""
 
-MADE: dict[str, Callable[[], Image]] = {"busybox": lambda: Image(cmd=("/bin/sh",)), "python": python, "node": node}
+MADE: dict[str, Callable[[], Image]] = {
+    "busybox": lambda: Image(cmd=("/bin/sh",)),
+    "s390x/busybox": lambda: Image(cmd=("/bin/sh",), architecture="s390x"),
+    "python": python,
+    "node": node,
+}
 """What stands in for them. The version of Python and of Node is this machine's, whatever the tag says."""
 
 

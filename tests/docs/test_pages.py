@@ -30,6 +30,7 @@ FOLLOWED: dict[str, dict[str, Any]] = {
     "docs/howto/call-from-ci.md": {},
     "docs/howto/call-from-javascript.md": {},
     "docs/howto/call-from-python.md": {},
+    "docs/howto/debug-a-function.md": {},
     "docs/howto/keep-secrets.md": {},
     "docs/howto/limit-concurrency.md": {},
     "docs/howto/log-in-under-attack.md": {"metrics_listen": "127.0.0.1:9464"},
