@@ -26,6 +26,13 @@ def shelf() -> Iterator[Shelf]:
 
 
 @pytest.fixture(scope="session")
+def registry(shelf: Shelf) -> str:
+    """The same, with the image that most commands name, as host:port."""
+    shelf.bring("busybox")
+    return shelf.registry
+
+
+@pytest.fixture(scope="session")
 def locked() -> Iterator[str]:
     """Another one, which knows ann and asks for her password, as host:port."""
     with _running(Registry(HTPASSWD)) as registry:

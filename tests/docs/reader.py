@@ -20,7 +20,7 @@ from pathlib import Path
 from tests.support.page import Block, blocks_of
 from tests.support.up import PASSWORD
 
-TAKES_S = 150
+TAKES_S = 300  # a page has up to fifty commands, each of which starts a Python
 CTRL_C_S = 30
 TERMINAL = """\
 terminal() { # NAME FILE OUTPUT WORDS: end what runs in that terminal, type the file there, wait until it prints words

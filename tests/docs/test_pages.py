@@ -48,6 +48,7 @@ FOLLOWED: dict[str, dict[str, Any]] = {
     "docs/howto/when-the-store-is-full.md": {"metrics_listen": "127.0.0.1:9464"},
     "docs/howto/see-who-did-what.md": {},
     "docs/howto/use-a-private-registry.md": {},
+    "docs/howto/write-a-function.md": {},
     "docs/tutorial/first-function.md": {},
     "docs/tutorial/go.md": {},
     "docs/tutorial/javascript.md": {},
