@@ -274,10 +274,8 @@ def test_every_block_says_what_it_is() -> None:
     for page in PAGES:
         for block in blocks_of(page):
             assert block.language, block
-            first = block.text.split(maxsplit=1)[:1]
-            assert block.language in ("sh", "output") or block.title or first not in (["mayfly"], ["curl"], ["sudo"]), (
-                block
-            )
+            is_typed = block.text.split(maxsplit=1)[:1] in (["mayfly"], ["curl"], ["sudo"])
+            assert block.language in ("sh", "output") or block.title or not is_typed, block
 
 
 def test_every_page_that_is_followed_has_something_to_do() -> None:
