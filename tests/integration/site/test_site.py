@@ -73,7 +73,7 @@ def test_every_page_fits_a_narrow_window(reader: Browser, site: Path, pages: lis
 
 
 def test_search_leads_to_the_page_with_the_word(reader: Browser, place: str) -> None:
-    """A word that is typed into the search, letter by letter, is answered with a page, which has the word and opens at a click."""
+    """A word typed letter by letter into the search is answered with a page that has it and opens at a click."""
     reader.open(f"{place}/{KINDS['Start']}")
     reader.find("[data-md-component=search-query]").send_keys("watchdog")
     reader.find("a.md-search-result__link").click()
