@@ -31,7 +31,7 @@ def test_nats_server_leaves_half_of_the_machine_to_the_rest(
 
 @pytest.mark.parametrize(
     ("started_as", "typed"),
-    [("/home/ann/mayfly/.venv/bin/mayfly", "sudo /home/ann/mayfly/.venv/bin/mayfly"), ("__main__.py", "sudo mayfly")],
+    [("/srv/ann/mayfly/.venv/bin/mayfly", "sudo /srv/ann/mayfly/.venv/bin/mayfly"), ("__main__.py", "sudo mayfly")],
 )
 @pytest.mark.parametrize("command", [["up"], ["images", "import", "mean.tar", "mean"]])
 def test_without_root_it_says_what_to_type(
@@ -51,8 +51,8 @@ def test_what_it_says_in_the_end_can_be_copied(tmp_path: Path, monkeypatch: pyte
     """The lines to try name URL and CA; and where `mayfly` is, if that is a virtual environment."""
     system = System(UpSettings(listen="127.0.0.1:8449"), Layout(tmp_path))
     exports = f"export MAYFLY_URL=https://127.0.0.1:8449 MAYFLY_CA_FILE={tmp_path}/ca.crt"
-    monkeypatch.setattr(sys, "prefix", "/home/ann b/.venv")
+    monkeypatch.setattr(sys, "prefix", "/srv/ann b/.venv")
 
-    assert f"  {exports}\n  export PATH='/home/ann b/.venv/bin':$PATH\n  mayfly register ann\n" in system.welcome()
+    assert f"  {exports}\n  export PATH='/srv/ann b/.venv/bin':$PATH\n  mayfly register ann\n" in system.welcome()
     monkeypatch.setattr(sys, "prefix", sys.base_prefix)
     assert f"  {exports}\n  mayfly register ann\n" in system.welcome()
