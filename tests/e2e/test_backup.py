@@ -18,7 +18,7 @@ from tests.e2e.test_asynchronous import record_of
 from tests.e2e.test_up_killed import an_up
 from tests.support.nats import free_port
 from tests.support.page import commands, printed
-from tests.support.up import PASSWORD, Up
+from tests.support.up import PASSWORD, Up, running_up
 
 pytestmark = [pytest.mark.A4, pytest.mark.D7]
 
@@ -89,33 +89,34 @@ async def log_in(up: Up) -> str:
         return str((await client.post("/v1/tokens", data=form)).json()["access_token"])
 
 
-async def test_the_nightly_script_keeps_two_weeks(own_up: Up, tmp_path: Path) -> None:
+async def test_the_nightly_script_keeps_two_weeks(registry: str, tmp_path: Path) -> None:
     """
     The script of the page makes today's backup and removes old ones, and what a killed one has left; no others. That
     backup passes the trial of the page, beside the installation that it was made of.
     """
-    async with await own_up.user("ann"):
-        pass
-    (script,) = commands(PAGE, "Every night")
-    script = script.replace("/var/backups/mayfly", str(tmp_path)).replace("/var/lib/mayfly", str(own_up.data_dir))
-    days = {"old.tar": 20, "recent.tar": 10, ".old.tar.abc": 3, ".now.tar.abc": 0, "notes.txt": 99}
-    for name, age in days.items():
-        (tmp_path / name).touch()
-        os.utime(tmp_path / name, (time.time() - age * 86_400,) * 2)
+    with running_up(registry) as up:
+        async with await up.user("ann"):
+            pass
+        (script,) = commands(PAGE, "Every night")
+        script = script.replace("/var/backups/mayfly", str(tmp_path)).replace("/var/lib/mayfly", str(up.data_dir))
+        days = {"old.tar": 20, "recent.tar": 10, ".old.tar.abc": 3, ".now.tar.abc": 0, "notes.txt": 99}
+        for name, age in days.items():
+            (tmp_path / name).touch()
+            os.utime(tmp_path / name, (time.time() - age * 86_400,) * 2)
 
-    await typed(script, tmp_path)
+        await typed(script, tmp_path)
 
-    made = {path.name for path in tmp_path.iterdir()} - set(days)
-    assert len(made) == 1
-    backup = made.pop()
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d\.tar", backup)
-    assert {path.name for path in tmp_path.iterdir()} & set(days) == {"recent.tar", ".now.tar.abc", "notes.txt"}
+        made = {path.name for path in tmp_path.iterdir()} - set(days)
+        assert len(made) == 1
+        backup = made.pop()
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d\.tar", backup)
+        assert {path.name for path in tmp_path.iterdir()} & set(days) == {"recent.tar", ".now.tar.abc", "notes.txt"}
 
-    (trial,) = commands(PAGE, "Try it")
-    said = await typed(trial.replace("mayfly.tar", backup).replace("18443", str(free_port())), tmp_path)
+        (trial,) = commands(PAGE, "Try it")
+        said = await typed(trial.replace("mayfly.tar", backup).replace("18443", str(free_port())), tmp_path)
 
-    (told,) = printed(PAGE, "Try it")
-    assert prints(told, said), said
+        (told,) = printed(PAGE, "Try it")
+        assert prints(told, said), said
 
 
 async def typed(script: str, directory: Path) -> str:

@@ -86,7 +86,7 @@ async def test_a_function_can_have_a_limit_of_its_own(ann: Someone, worker: Answ
 
     assert refused.status_code == 429
     assert {"scope": "function", "limit": 1, "in_use": 1, "ran": "no"}.items() <= refused.json().items()
-    assert "Function 'echo' has 1 activations in flight" in refused.json()["detail"]
+    assert "Function 'echo' has 1 activation in flight" in refused.json()["detail"]
     await _result(ann, first)
 
 

@@ -107,7 +107,7 @@ async def test_a_user_can_have_a_lower_limit(world: World) -> None:
         with pytest.raises(LimitReached) as caught:
             await world.invoke(function, b"x", options)
         assert (caught.value.members["scope"], caught.value.members["limit"]) == ("user", 1)
-        assert "You have 1 activations in flight" in caught.value.detail
+        assert "You have 1 activation in flight" in caught.value.detail
         world.runtime.gate.set()
         await first
 
