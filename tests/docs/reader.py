@@ -40,7 +40,8 @@ CHANGES = [
     (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "A-UUID"),
     (r"\bsha256:[0-9a-f]{12,64}\b", "A-DIGEST"),
     (r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?", "A-TIME"),
-    (r"\b\d+(\.\d+)? (ms|s|KiB|MiB|kB|MB)\b", "SOME \\2"),
+    (r"\b\d+(\.\d+)? ms\b", "SOME ms"),
+    (r"\b\d+\.\d+ (s|KiB|MiB|kB|MB)\b", "SOME \\1"),  # what was measured: limits are whole numbers
     (r"\b(dur=|took )\d+(\.\d+)?", "\\1SOME"),
 ]
 """What differs from one run to the next, and so is not compared: the pattern, and what stands for it."""
@@ -93,6 +94,7 @@ class Reader:
             await asyncio.to_thread(_close, sorted(scratch.glob("*.terminal")))
         at = int((scratch / "at").read_text())
         assert ended == 0, f"{steps[at].block}: status {ended}\n{_said(scratch / str(at))}"
+        assert (scratch / "end").exists(), f"{steps[at].block}: the shell ended here, before the page did"
         for number, step in enumerate(steps):
             if step.told:
                 said = _said(scratch / str(number))
@@ -119,7 +121,10 @@ class Reader:
             elif status == "0":
                 lines.append(f". {here} </dev/null")
             else:
-                lines.append(f"set +e; . {here} </dev/null; ended=$?; set -e; [ $ended = {int(status)} ] || exit 99")
+                lines.append(
+                    f"set +e; (set -e; . {here} </dev/null); ended=$?; set -e; [ $ended = {int(status)} ] || exit 99"
+                )
+        lines.append(f"touch {scratch}/end")
         return "\n".join(lines)
 
     async def _run(self, script: str) -> int:
@@ -194,7 +199,8 @@ def _said(file: Path) -> str:
 def prints(told: str, said: str) -> bool:
     """
     Whether *said* is what a page says is printed: the same words, but for what differs in every run (`CHANGES`), for
-    how wide the columns are, and for what the page leaves out with `...`; as a line of its own, any number of lines.
+    how wide the columns are, and for what the page leaves out with `...`, which is a part of a line or, as a line of
+    its own, any number of lines.
     """
     lines = _same_in_each_run(told).splitlines()
     pattern = "".join(r"(?:.*\n)*?" if line == "..." else _as_pattern(line) for line in lines)
@@ -202,7 +208,7 @@ def prints(told: str, said: str) -> bool:
 
 
 def _as_pattern(line: str) -> str:
-    return r"[\s\S]*?".join(re.escape(part) for part in line.split("...")) + r"\n"
+    return ".*?".join(re.escape(part) for part in line.split("...")) + r"\n"
 
 
 def _same_in_each_run(text: str) -> str:

@@ -288,11 +288,15 @@ def test_every_page_that_is_followed_has_something_to_do() -> None:
     ("told", "said", "same"),
     [
         ("HELLO\n", "HELLO\n", True),
+        ("timeout 30 s\n", "timeout 31 s\n", False),
+        ("took 1.5 s\n", "took 2.25 s\n", True),
+        ("a ... c\n", "a b c\n", True),
+        ("a ... c\n", "a b\na stack\nc\n", False),
         ("HELLO\n", "HELLO\nand more\n", False),
         ("HELLO\n...\n", "HELLO\nand more\n", True),
         ("HELLO\n...\nYOU\n", "HELLO\nYOU\n", True),
         ("HELLO\n...\nYOU\n", "HELLO\nand YOU\n", False),
-        ("HELLO ... YOU\n", "HELLO and\nmore YOU\n", True),
+        ("HELLO ... YOU\n", "HELLO and\nmore YOU\n", False),
         ("a   1.5 ms\n", "a 23 ms\n", True),
         ("a   1.5 ms\n", "b 23 ms\n", False),
         ("2026-12-02 10:11:12 x\n", "2027-01-02 00:00:00   x\n", True),
@@ -302,3 +306,23 @@ def test_every_page_that_is_followed_has_something_to_do() -> None:
 def test_what_is_printed_is_compared(told: str, said: str, same: bool) -> None:
     """Other words are noticed; other times are not."""
     assert prints(told, said) is same
+
+
+@pytest.mark.parametrize(
+    ("typed", "wrong"),
+    [
+        ("```sh\nfalse\ntrue\n```\n", "page.md:1: status 1"),
+        ("```sh\nexit 0\n```\n\n```sh\ntrue\n```\n", "page.md:1: the shell ended here"),
+        ("<!-- ends with: 3 -->\n```sh\nfalse\n(exit 3)\n```\n", "page.md:2: status 99"),
+        ("<!-- ends with: 3 -->\n```sh\n(exit 3)\n```\n\n```sh\necho a\n```\n\n```output\nb\n```\n", "page.md:10"),
+    ],
+)
+async def test_a_page_that_goes_wrong_is_noticed(typed: str, wrong: str, tmp_path: Path) -> None:
+    """A command that fails, a shell that ends early, another status than the page's, other words: each by its line."""
+    page = tmp_path / "page.md"
+    page.write_text(typed)
+    folder = tmp_path / "reader"
+    folder.mkdir()
+
+    with pytest.raises(AssertionError, match=re.escape(wrong)):
+        await Reader(directory=folder, environment={}).follow(page)

@@ -58,7 +58,8 @@ class Block:
 
     def __str__(self) -> str:
         """Where it stands."""
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
+        place = self.page.relative_to(ROOT) if self.page.is_relative_to(ROOT) else self.page.name
+        return f"{place}:{self.line}"
 
 
 def blocks_of(page: Path) -> Iterator[Block]:
