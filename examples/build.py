@@ -100,7 +100,10 @@ IMAGES: dict[str, Callable[[], Image]] = {
 }
 """What makes the image of each example."""
 
-PROGRAMS = {"words": "node", "factor": "go"}
+PLAIN: dict[str, Callable[[], Image]] = {"python": python, "node": node}
+"""Of this machine's interpreters, for functions whose code is an argument. Built when named."""
+
+PROGRAMS = {"words": "node", "node": "node", "factor": "go"}
 """What an image is made of or by, if not every machine that Mayfly runs on has it."""
 
 
@@ -132,7 +135,7 @@ def main(registry: str, *names: str) -> None:
             print(f"{name} is left out: this machine has no {program}", file=sys.stderr)
             continue
         reference = f"{registry}/{name}:1"
-        print(f"{reference}@{push(IMAGES[name](), reference)}")
+        print(f"{reference}@{push((IMAGES | PLAIN)[name](), reference)}")
 
 
 if __name__ == "__main__":

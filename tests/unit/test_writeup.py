@@ -304,7 +304,8 @@ def test_the_worked_configurations_are_calculated() -> None:
         store_gib, room, used = numbers(memory)
         assert used == pytest.approx(records * CLUSTERED_BYTES, rel=0.02)
         assert used < room
-        assert store_gib * UNITS["GiB"] > 2 * records * DISK_BYTES + UNITS["GiB"]
+        held = records * DISK_BYTES + UNITS["GiB"]  # with the results; old states in the files do not count
+        assert 1.1 * held < store_gib * UNITS["GiB"] < 2 * held
         assert re.search(rf"\b{math.ceil(records / 50_000)}\b", prose)
     workers, slots_each, all_slots = numbers(rows["workers x slots"][2])[:3]
     assert workers * slots_each == all_slots
