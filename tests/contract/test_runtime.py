@@ -49,7 +49,8 @@ async def test_what_a_call_carried_goes_with_its_container(world: World) -> None
         await container.run(Call(argv=("cat",), stdin=b"x" * PARAMETER_MAX_BYTES), timeout_s=20)
         await container.remove()
         del container
-        await asyncio.sleep(0)  # the loop lets go of what it called last
+        for _ in range(10):  # the loop, and a thread that ends just now, let go of what they called last
+            await asyncio.sleep(0.01)
         assert gone() is None
     finally:
         gc.enable()
