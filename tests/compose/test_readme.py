@@ -18,7 +18,7 @@ from tests.compose.terminal import README, Terminal
 from tests.docs.reader import prints
 from tests.e2e.conftest import Shell
 from tests.support.compose import containers, settled
-from tests.support.page import ROOT, blocks_of, commands
+from tests.support.page import commands, printed
 from tests.support.up import PASSWORD, Up
 
 END = "--- here a block ends ---"
@@ -41,12 +41,12 @@ async def test_the_first_call(whole: Shell, terminal: Terminal) -> None:
         text = re.sub(r"\bann\b", name, text).replace(":8443", f":{port}")
         return re.sub(r"\bbusybox\b", whole.image, text)
 
-    blocks = [each for each in blocks_of(ROOT / README) if each.heading in ("First call", "Two workers")]
-    typed = [ours(each.text) for each in blocks if each.language == "sh"]
+    headings = ("First call", "Two workers")
+    typed = [ours(text) for heading in headings for text in commands(README, heading)]
+    told = [ours(text) for heading in headings for text in printed(README, heading)]
     said = await terminal.type("exec 2>&1\n" + f"echo {END}\n".join(typed))
-    told = [ours(each.text) for each in blocks if each.language == "output"]
-    for printed, expected in zip(said.split(f"{END}\n"), told, strict=True):
-        assert prints(expected, printed), printed
+    for words, expected in zip(said.split(f"{END}\n"), told, strict=True):
+        assert prints(expected, words), words
 
 
 @pytest.mark.D3
