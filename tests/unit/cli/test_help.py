@@ -122,6 +122,14 @@ def test_a_call_does_not_load_the_platform(tmp_path: Path) -> None:
     assert not {"mayfly.ops.commands", "mayfly.api", "mayfly.bus", "nats", "fastapi", "uvicorn", "structlog"} & loaded
 
 
+def test_a_command_loads_nothing_that_it_does_not_use(tmp_path: Path) -> None:
+    """httpx and httpcore load a command of their own and another event loop where they are installed: not for ours."""
+    loaded = imported("functions", "list", config_dir=tmp_path)
+
+    assert "httpcore" in loaded
+    assert not {"click", "rich", "pygments", "outcome"} & loaded  # the last one is trio's
+
+
 def test_version_loads_next_to_nothing(tmp_path: Path) -> None:
     """`mayfly --version` is not kept waiting by HTTP or settings."""
     assert not {"httpx", "pydantic", "msgspec", "rich"} & imported("--version", config_dir=tmp_path)
