@@ -313,6 +313,11 @@ def test_the_worked_configurations_are_calculated() -> None:
     assert f"nats-servers {2 * COSTS['nats']:.1f} cores" in prose
 
 
+def deployed(pattern: str, file: str) -> list[float]:
+    """What a file below deploy/ sets, as the pattern's first group has it."""
+    return [float(value) for value in re.findall(pattern, (ROOT / "deploy" / file).read_text(encoding="utf-8"))]
+
+
 @pytest.mark.D6
 def test_every_knob_is_a_setting_with_that_default() -> None:
     """Section 5: each variable in the table of knobs is a setting, and the default beside it is the code's."""
@@ -324,8 +329,16 @@ def test_every_knob_is_a_setting_with_that_default() -> None:
         for name in re.findall(r"`(MAYFLY_\w+)`", knob):
             knobs += 1
             words = {"MAYFLY_SLOTS": "4 a core", "MAYFLY_LOGIN_CONCURRENCY": "half the cores"}.get(name)
-            assert words == shown if words else defaults[name] in numbers(shown), (name, shown)
+            assert words == shown.partition(";")[0] if words else defaults[name] in numbers(shown), (name, shown)
     assert knobs >= 12
+
+    rows = {knob: shown for knob, shown, *_ in table(section(5), "knob")}
+    slots, cache = rows["`MAYFLY_SLOTS`"].partition(";")[2], rows["`MAYFLY_IMAGE_CACHE_BYTES`"].partition(";")[2]
+    assert deployed(r"MAYFLY_SLOTS: \$\{MAYFLY_SLOTS:-(\d+)", "compose/compose.yaml") == numbers(slots)
+    assert deployed(r'MAYFLY_SLOTS, value: "(\d+)"', "kubernetes/base/worker.yaml") == numbers(slots)
+    assert deployed(r'slots: +\*"(\d+)"', "kumori/service/service.cue") == numbers(slots)
+    assert deployed(r'MAYFLY_IMAGE_CACHE_BYTES, value: "(\d+)"', "kubernetes/base/worker.yaml") == numbers(cache)
+    assert deployed(r'MAYFLY_IMAGE_CACHE_BYTES: value: +"(\d+)"', "kumori/worker/component.cue") == numbers(cache)
 
     limits = Limits()
     by_function = {

@@ -12,6 +12,7 @@ import base64
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Iterable
 from html import escape
 from typing import Any
@@ -136,7 +137,9 @@ def _first_call(schema: dict[str, Any]) -> str:
     return (
         "<h2 id=first-call>A first call</h2><p>Here and below, <code>$URL</code> is where this page is, without "
         "<code>/docs</code>, and <code>ca.crt</code> is what its operator gave you; with a public certificate leave "
-        f"<code>--cacert</code> out.<pre><code>{escape(chr(10).join(lines))}</code></pre>"
+        "<code>--cacert</code> out. On a machine of several users, who can see what stands in a command, let curl read "
+        "passwords and tokens: <code>--json @FILE</code>, <code>--data-urlencode password@FILE</code>, <code>--header "
+        f"@FILE</code>.<pre><code>{escape(chr(10).join(lines))}</code></pre>"
     )
 
 
@@ -182,7 +185,7 @@ def curl(method: str, path: str, operation: dict[str, Any]) -> str:
 
 def _sent(media_type: str, content: dict[str, Any]) -> str:
     if media_type == "application/json":
-        return f"--json '{json.dumps(BODIES[_referred(content['schema'])])}'"
+        return f"--json {shlex.quote(json.dumps(BODIES[_referred(content['schema'])]))}"
     if media_type == "application/x-www-form-urlencoded":
         return FORM
     return "--data 'what nobody may know'" if "format" in content["schema"] else "--data 'hello, mayfly'"
