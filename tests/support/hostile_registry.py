@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from examples.oci import Image, write_layout
+from tests.support.nats import free_port
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
@@ -140,12 +141,11 @@ class PrivateService:
     def __init__(self, addresses: Iterable[str]) -> None:
         """Listen on one free port of all *addresses*."""
         self.connections = 0
-        self._sockets: list[socket.socket] = []
-        self.port = 0
-        for address in addresses:
-            family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            self._sockets.append(socket.create_server((address, self.port), family=family))
-            self.port = self._sockets[0].getsockname()[1]
+        self.port = free_port()  # and not the kernel's choice for one address, which can be in use at another
+        self._sockets = [
+            socket.create_server((address, self.port), family=socket.AF_INET6 if ":" in address else socket.AF_INET)
+            for address in addresses
+        ]
         self._threads = [threading.Thread(target=self._serve, args=(each,)) for each in self._sockets]
 
     def _serve(self, listener: socket.socket) -> None:

@@ -146,7 +146,8 @@ async def store_usage(bus: Bus) -> StoreUsage:
 
 async def waiting(bus: Bus) -> int:
     """
-    Count the activations that are admitted and were not handed to a worker yet.
+    Count the activations that are admitted and were not handed to a worker yet. nats-server counts a moment after it
+    has confirmed them.
 
     Raises: QueueUnavailable.
     """
