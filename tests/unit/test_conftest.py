@@ -24,6 +24,8 @@ def pytest_run(code: str, directory: Path, *arguments: str, **environment: str) 
         "-q",
         "-p",
         "tests.conftest",
+        "-p",
+        "no:schemathesis",  # which takes as long to load as all the rest of pytest
         "-c",
         "/dev/null",
         f"--rootdir={directory}",

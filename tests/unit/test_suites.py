@@ -28,6 +28,7 @@ def pytest_configure(config):
     path = pathlib.Path(config.option.xmlpath)
     atexit.register(lambda: path.write_bytes(path.read_bytes()[:100]))
 """
+LIGHT = "-p no:schemathesis"  # which takes as long to load as all the rest of pytest
 SUITES = ("unit", "contract", "integration", "e2e", "docs", "attacks", "chaos", "bench", "compose")
 
 
@@ -83,7 +84,7 @@ def whole(project: Path, *arguments: str, **tests: str) -> tuple[int, str]:
         (project / "tests" / suite / f"test_{suite}.py").write_text(code)
     ended = subprocess.run(
         [project / "scripts/test", *arguments],
-        env={"PATH": os.environ["PATH"]},
+        env={"PATH": os.environ["PATH"], "PYTEST_ADDOPTS": LIGHT},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
