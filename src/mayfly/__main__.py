@@ -12,8 +12,8 @@ from mayfly.cli.app import build, names
 UNUSED = "httpx._main"
 """
 What httpx loads wherever it can: a command of its own, with click, rich and pygments. Without it `mayfly functions
-list` starts in nine tenths of the time. Trio, which httpcore loads likewise, is not kept out: libraries such as tenacity
-take its name among the modules for a sign that it runs.
+list` starts in nine tenths of the time. Trio, which httpcore loads likewise, is not kept out: libraries such as
+tenacity take its name among the modules for a sign that it runs.
 """
 
 
