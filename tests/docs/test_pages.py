@@ -242,7 +242,8 @@ def test_every_block_of_commands_is_typed_or_says_why_not() -> None:
                 file, _, test = named.partition("::")
                 text = (ROOT / file).read_text(encoding="utf-8")
                 assert f"def {test}(" in text, f"{block}: {named} is not there"
-                assert block.heading in text or page.name in text, f"{block}: {named} does not read it"
+                reads_it = f'"{block.heading}"' in text or str(page.relative_to(ROOT)) in text
+                assert reads_it, f"{block}: {named} does not read it"
             elif reason is None and (measured := MEASURED.get(str(page.relative_to(ROOT)))):
                 assert (ROOT / measured).exists(), block
             elif reason is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 
@@ -28,3 +29,6 @@ async def test_the_demo_shows_what_it_promises() -> None:
     assert said.decode().rstrip().endswith("answers were right, and nothing is left.")
     told = next(block for block in blocks_of(ROOT / "README.md") if block.language == "output")
     assert prints(told.text, said.decode())
+    lines = re.search(r"prints ([\d,]+) lines", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert lines is not None
+    assert said.count(b"\n") == pytest.approx(int(lines[1].replace(",", "")), rel=0.1)  # logs differ from run to run

@@ -325,14 +325,14 @@ def test_every_knob_is_a_setting_with_that_default() -> None:
         f"MAYFLY_{name.upper()}": field.default for role in ROLES.values() for name, field in role.model_fields.items()
     }
     knobs = 0
-    for knob, shown, *_ in table(section(5), "knob"):
+    rows = {knob: shown for knob, shown, *_ in table(section(5), "knob")}
+    for knob, shown in rows.items():
         for name in re.findall(r"`(MAYFLY_\w+)`", knob):
             knobs += 1
             words = {"MAYFLY_SLOTS": "4 a core", "MAYFLY_LOGIN_CONCURRENCY": "half the cores"}.get(name)
             assert words == shown.partition(";")[0] if words else defaults[name] in numbers(shown), (name, shown)
     assert knobs >= 12
 
-    rows = {knob: shown for knob, shown, *_ in table(section(5), "knob")}
     slots, cache = rows["`MAYFLY_SLOTS`"].partition(";")[2], rows["`MAYFLY_IMAGE_CACHE_BYTES`"].partition(";")[2]
     assert deployed(r"MAYFLY_SLOTS: \$\{MAYFLY_SLOTS:-(\d+)", "compose/compose.yaml") == numbers(slots)
     assert deployed(r'MAYFLY_SLOTS, value: "(\d+)"', "kubernetes/base/worker.yaml") == numbers(slots)
@@ -341,9 +341,7 @@ def test_every_knob_is_a_setting_with_that_default() -> None:
     assert deployed(r'MAYFLY_IMAGE_CACHE_BYTES: value: +"(\d+)"', "kumori/worker/component.cue") == numbers(cache)
 
     limits = Limits()
-    by_function = {
-        knob: numbers(shown) for knob, shown, *_ in table(section(5), "knob") if knob.startswith("a function's")
-    }
+    by_function = {knob: numbers(shown) for knob, shown in rows.items() if knob.startswith("a function's")}
     assert by_function["a function's `timeout_s`"][0] == limits.timeout_s
     assert by_function["a function's `memory_mib`, `cpus`, `pids`"] == [limits.memory_mib, limits.cpus, limits.pids]
 
