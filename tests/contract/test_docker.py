@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from mayfly.domain.image import ProcessConfig
 from mayfly.domain.limits import PARAMETER_MAX_BYTES, STDERR_MAX_BYTES
 from tests.contract.exceptions import table
 from tests.support import dockerd_bare
-from tests.support.containers import SCALE, SHIFT, World, copy_rootfs, died, open_runtime
+from tests.support.containers import SCALE, SHIFT, World, copy_rootfs, died, open_runtime, spoken
 
 pytestmark = [pytest.mark.root, pytest.mark.F9]
 
@@ -159,6 +160,21 @@ async def test_a_parameter_that_is_never_read_holds_nothing_up(world: World) -> 
     parameter = b"x" * PARAMETER_MAX_BYTES
     assert (await world.shell("sleep 0.2; echo done", stdin=parameter)).stdout == b"done\n"
     assert (await world.run("sleep", "60", stdin=parameter, timeout_s=0.5)).reason is EndReason.TIMED_OUT
+
+
+async def test_a_call_whose_init_hangs_is_over_when_it_is_dead(world: World) -> None:
+    """A run that is cancelled many times ends when the daemon has killed all, where the init does not obey any more."""
+    async with world.held() as container:
+        running = asyncio.create_task(container.run(Call(argv=("escape_death",)), timeout_s=60))
+        await spoken(container)
+        for process in world.living(container):
+            os.kill(process, signal.SIGSTOP)
+        for _ in range(20):
+            running.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert not world.living(container)
 
 
 async def test_137_by_its_own_hand_is_no_lack_of_memory(world: World) -> None:

@@ -287,7 +287,7 @@ class DockerContainer:
             await asyncio.shield(dead)
         except asyncio.CancelledError:
             self.kill()
-            await asyncio.wait({dead})
+            await finish(dead)
             raise
 
     async def _death(self) -> None:
