@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     """Base of each role's settings: frozen, from the environment only."""
 
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True
+        env_prefix=PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True
     )
 
     @field_validator("*", mode="before")
