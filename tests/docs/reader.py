@@ -40,9 +40,12 @@ CHANGES = [
     (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "A-UUID"),
     (r"\bsha256:[0-9a-f]{12,64}\b", "A-DIGEST"),
     (r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?", "A-TIME"),
+    (r"\b[A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d \d{4} GMT\b", "A-TIME"),  # as OpenSSL writes it
     (r"\b\d+(\.\d+)? ms\b", "SOME ms"),
     (r"\b\d+\.\d+ (s|KiB|MiB|kB|MB)\b", "SOME \\1"),  # what was measured: limits are whole numbers
     (r"\b(dur=|took )\d+(\.\d+)?", "\\1SOME"),
+    (r"(?<= messages) +\d+ bytes$", " SOME bytes"),  # of `mayfly inspect`
+    (r"(?<=[ \[,])\d+\.\d{3,}\b", "A-FIGURE"),  # to the thousandth: it was measured
 ]
 """What differs from one run to the next, and so is not compared: the pattern, and what stands for it."""
 
