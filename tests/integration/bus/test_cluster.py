@@ -89,6 +89,20 @@ async def test_everything_has_three_copies(nats: Cluster) -> None:
         assert len(consumer.cluster.replicas or ()) == 2
 
 
+async def test_the_end_of_a_connection_warns_of_nothing(nats: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither we nor a server that ends a TLS connection make asyncio warn of what nobody can change."""
+    async with nats.connect("admin"):
+        pass
+    async with nats.connect("admin") as bus:
+        assert bus.client.connected_url is not None
+        port = bus.client.connected_url.port
+        await next(node for node in nats.nodes if node.port == port).end(signal.SIGTERM)
+        async with asyncio.timeout(FAILOVER_S):
+            while not bus.reconnects:
+                await asyncio.sleep(0.05)
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
+
+
 async def test_routes_are_tls_between_the_three_and_nobody_else(nats: Cluster) -> None:
     """Each server is linked to both others, and a route's port takes no clear text and no certificate of a stranger."""
     for node in nats.nodes:
