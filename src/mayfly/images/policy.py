@@ -107,7 +107,10 @@ async def _resolve(host: str) -> list[Address]:
         async with asyncio.timeout(RESOLVE_TIMEOUT_S):
             found = await loop.run_in_executor(_LOOKUPS, look_up)
     except (OSError, UnicodeError, TimeoutError) as error:
-        raise ImageUnavailable(f"The registry's host {host!r} cannot be found: {_words(error)}.") from error
+        raise ImageUnavailable(
+            f"The registry's host {host!r} cannot be found: {_words(error)}. Is the name right? Where the workers "
+            "reach no such registry, name one that they do in the image, as in registry.example/NAME."
+        ) from error
     return [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
 
 
