@@ -44,6 +44,8 @@ REMEDIES = {
     "unreachable": "Is `mayfly up` running, and is --url (or MAYFLY_URL) right?",
     "not-trusted": "Name its certificate authority with --ca FILE or MAYFLY_CA_FILE; `mayfly up` prints where its own "
     "is.",
+    "timed-out": "`mayfly functions update NAME --timeout SECONDS` gives it more time.",
+    "out-of-memory": "`mayfly functions update NAME --memory MIB` gives it more.",
 }
 
 

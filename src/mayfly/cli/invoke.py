@@ -34,7 +34,8 @@ async def invoke(
         Path | None, typer.Option("--file", "-f", metavar="FILE", help="Read the parameter from a file.")
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Shorten the function's own time-out for this call.")
+        float | None,
+        typer.Option(metavar="SECONDS", help="Shorten the function's time-out for this call; never lengthens it."),
     ] = None,
     asynchronous: Annotated[
         bool, typer.Option("--async", help="Do not wait for the result: print the activation's id.")
