@@ -271,8 +271,10 @@ MEANINGS: dict[type[MayflyError], Meaning] = {
     ),
     domain.OutOfMemory: Meaning(
         502,
-        "The function needed more memory than its limit, and was killed. Files that it writes count as memory.",
-        "Give it more, `mayfly functions update NAME --memory MIB`, or have it need less.",
+        "The function needed more memory than its limit, and was killed; or its worker had no more, and then `detail` "
+        "says so. Files that it writes count as memory.",
+        "Give it more, `mayfly functions update NAME --memory MIB`, or have it need less. If it was the worker, the "
+        "operator has to give that more memory, or fewer slots.",
     ),
     domain.WorkerLost: Meaning(
         502,

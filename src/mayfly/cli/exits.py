@@ -45,7 +45,7 @@ REMEDIES = {
     "not-trusted": "Name its certificate authority with --ca FILE or MAYFLY_CA_FILE; `mayfly up` prints where its own "
     "is.",
     "timed-out": "`mayfly functions update NAME --timeout SECONDS` gives it more time.",
-    "out-of-memory": "`mayfly functions update NAME --memory MIB` gives it more.",
+    "out-of-memory": "If that limit is too low: `mayfly functions update NAME --memory MIB`.",
 }
 
 

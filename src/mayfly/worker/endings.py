@@ -20,7 +20,10 @@ from mayfly.domain.errors import (
     TimedOut,
     WorkerLost,
 )
-from mayfly.domain.limits import RESULT_MAX_BYTES, Limits
+from mayfly.domain.limits import MIB, RESULT_MAX_BYTES, Limits
+
+AT_ITS_LIMIT = 0.95
+"""Of its memory limit: a function that the kernel ended with at least that much met its own. See tests/contract."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +60,7 @@ def verdict_of(ending: Ending, limits: Limits, *, allowed_s: float, cancelled_by
             detail = f"The call's {allowed_s:.4g} s were over while the function ran, and it was ended."
             return Verdict(state=State.TIMED_OUT, code=TimedOut.code, detail=detail, clock="run")
         case EndReason.OUT_OF_MEMORY:
-            return _failed(
-                OutOfMemory, f"The function needed more than its {limits.memory_mib} MiB of memory and was ended."
-            )
+            return _failed(OutOfMemory, _why_no_memory(ending.memory_peak_bytes, limits))
         case EndReason.RESULT_TOO_LARGE:
             return _failed(
                 ResultTooLarge, f"The function wrote more than {RESULT_MAX_BYTES} bytes to stdout and was ended."
@@ -90,6 +91,16 @@ def _signal(ending: Ending) -> str:
         return f", as after signal {number} ({signal.Signals(number).name})"
     except ValueError:
         return ""
+
+
+def _why_no_memory(peak_bytes: int, limits: Limits) -> str:
+    """One that was far below its own limit met another: its worker's, which its neighbours share, or the machine's."""
+    if peak_bytes >= AT_ITS_LIMIT * limits.memory_mib * MIB:
+        return f"The function needed more than its {limits.memory_mib} MiB of memory and was ended."
+    return (
+        f"The function was ended for lack of memory when it had {peak_bytes / MIB:.0f} MiB, less than its "
+        f"{limits.memory_mib} MiB: its worker, or the machine, had no more to give."
+    )
 
 
 def verdict_of_failure(error: RuntimeFailed, *, cancelled_by: CancelledBy | None = None) -> Verdict:
