@@ -100,8 +100,9 @@ class CgroupV2:
     def memory_peak_bytes(self) -> int:
         try:
             return read_int(f"{self.directory}/memory.peak")
-        except FileNotFoundError:  # kernels before 5.19
-            return read_int(f"{self.directory}/memory.current")
+        except FileNotFoundError:  # kernels before 5.19: the limit, if it was met, or what is used now
+            was_full = read_key(f"{self.directory}/memory.events", "oom")
+            return read_int(f"{self.directory}/memory.{'max' if was_full else 'current'}")
 
     def oom_kills(self) -> int:
         return read_key(f"{self.directory}/memory.events", "oom_kill")

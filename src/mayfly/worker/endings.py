@@ -98,8 +98,8 @@ def _why_no_memory(peak_bytes: int, limits: Limits) -> str:
     if peak_bytes >= AT_ITS_LIMIT * limits.memory_mib * MIB:
         return f"The function needed more than its {limits.memory_mib} MiB of memory and was ended."
     return (
-        f"The function was ended for lack of memory when it had {peak_bytes / MIB:.0f} MiB, less than its "
-        f"{limits.memory_mib} MiB: its worker, or the machine, had no more to give."
+        f"The function was ended for lack of memory when it had less than its {limits.memory_mib} MiB: its worker, or "
+        "the machine, had no more to give."
     )
 
 

@@ -150,12 +150,15 @@ def test_a_users_group_is_kept_while_it_has_containers(tmp_path: Path) -> None:
 
 
 def test_counters_of_version_2(tmp_path: Path) -> None:
-    """Cpu, peak (or what is used now, before Linux 5.19), and kills."""
+    """Cpu, peak (before Linux 5.19 the limit, if it was met, or what is used now), and kills."""
     (tmp_path / "cpu.stat").write_text("usage_usec 1234\nuser_usec 1000\n")
-    (tmp_path / "memory.events").write_text("low 0\noom 2\noom_kill 1\n")
+    (tmp_path / "memory.events").write_text("low 0\noom 0\noom_kill 1\n")
     (tmp_path / "memory.current").write_text("77\n")
+    (tmp_path / "memory.max").write_text("88\n")
     group = CgroupV2(tmp_path)
     assert (group.cpu_us(), group.memory_peak_bytes(), group.oom_kills()) == (1234, 77, 1)
+    (tmp_path / "memory.events").write_text("low 0\noom 2\noom_kill 1\n")
+    assert group.memory_peak_bytes() == 88
     (tmp_path / "memory.peak").write_text("99\n")
     assert group.memory_peak_bytes() == 99
 

@@ -69,8 +69,8 @@ def test_each_ending_has_its_own_code(ending: Ending, state: State, code: str, c
         (127, "The function needed more than its 128 MiB of memory and was ended."),
         (
             118,
-            "The function was ended for lack of memory when it had 118 MiB, less than its 128 MiB: its worker, or the "
-            "machine, had no more to give.",
+            "The function was ended for lack of memory when it had less than its 128 MiB: its worker, or the machine, "
+            "had no more to give.",
         ),
     ],
 )
