@@ -257,7 +257,7 @@ def _says_something(record: logging.LogRecord) -> bool:
     False for what asyncio warns of at the end of each TLS connection of nats-py's, which does not tell its stream that
     there is TLS: nobody can act on it, and an operator's command would print it.
     """
-    return not record.getMessage().startswith("returning true from eof_received()")
+    return not str(record.msg).startswith("returning true from eof_received()")
 
 
 def inbox_prefix(role: str) -> str:

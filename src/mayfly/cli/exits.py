@@ -44,9 +44,8 @@ REMEDIES = {
     "unreachable": "Is `mayfly up` running, and is --url (or MAYFLY_URL) right?",
     "not-trusted": "Name its certificate authority with --ca FILE or MAYFLY_CA_FILE; `mayfly up` prints where its own "
     "is.",
-    "timed-out": "`mayfly functions update NAME --timeout SECONDS` gives it more time.",
-    "out-of-memory": "If that limit is too low: `mayfly functions update NAME --memory MIB`.",
 }
+MORE_TIME = "`mayfly functions update NAME --timeout SECONDS` gives it more time."
 
 
 class Refused(Exception):
@@ -98,6 +97,8 @@ def _hints(error: ClientError, members: dict[str, Any]) -> list[str]:
     # a wrong password, or a login that has ended, is said with its remedy by the API
     if error.code in REMEDIES and members.get("error") != "invalid_grant":
         hints.append(REMEDIES[error.code])
+    if error.code == "timed-out" and members.get("clock") == "run":
+        hints.append(MORE_TIME)
     retry_after_s = getattr(error, "retry_after_s", None)
     if retry_after_s is not None:
         hints.append(f"Try again in {retry_after_s:g} s.")
