@@ -1,4 +1,4 @@
-"""Processor time is shared out by user, not by call."""
+"""Processor time is shared out by user, not by call; memory is whose it was that was not enough."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ import pytest
 from mayfly.containers.cgroups import USER, open_cgroups, read_int
 from mayfly.containers.held import HeldContainer
 from mayfly.containers.local import LocalRuntime
-from mayfly.containers.runtime import Call
+from mayfly.containers.runtime import Call, EndReason
 from mayfly.domain.ids import UserId, new_id
-from tests.contract.exceptions import not_with
+from tests.contract.exceptions import local_only, not_with
 from tests.support.containers import SCALE, World, groups_of, spoken
 
 pytestmark = [pytest.mark.root, pytest.mark.F9]
 
 BUSY, IDLE = "echo up; while :; do :; done", "echo up; sleep 600"
+LIMITS = ("memory.max", "memory.limit_in_bytes")
+"""What the memory limit of a group is called, on cgroup v2 and v1."""
 ENOUGH_US = 400_000
 """Of all together: a hundred turns of the scheduler's."""
 
@@ -60,6 +62,17 @@ async def test_a_users_group_goes_with_his_last_call(world: World) -> None:
                 assert _users(world) == {first, second}
             assert _users(world) == {second}
     assert _users(world) == set()
+
+
+@local_only
+async def test_what_others_have_taken_is_not_a_functions_limit(world: World) -> None:
+    """A function that is killed because all groups above it have no more is not said to have met its own limit."""
+    async with world.held(world.spec(memory_mib=256)) as container:
+        above = {group.parent for group in world.cgroups(container)}
+        [limit] = [each / name for each in above for name in LIMITS if (each / name).exists()]
+        limit.write_text(str(64 << 20))
+        ending = await container.run(Call(argv=("eat_memory",)), timeout_s=20 * SCALE)
+    assert (ending.reason, ending.exit_code) == (EndReason.NO_MEMORY_LEFT, None)
 
 
 def test_several_workers_of_a_machine_are_capped_together() -> None:

@@ -72,8 +72,16 @@ class Cgroup(Protocol):
         ...
 
     def oom_kills(self) -> int:
-        """Processes that the kernel killed at the memory limit: the one proof of having run out of memory."""
+        """Processes that the kernel killed for lack of memory: the one proof of having run out of it."""
         ...
+
+    def has_met_its_limit(self) -> bool:
+        """Whether its own memory limit was ever in the way, and not only that of a group above it."""
+        ...
+
+
+NEAR_BYTES = 1024 * 1024
+"""So far below its limit a group counts as having met it, where no more than its peak is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +108,14 @@ class CgroupV2:
     def memory_peak_bytes(self) -> int:
         try:
             return read_int(f"{self.directory}/memory.peak")
-        except FileNotFoundError:  # kernels before 5.19: the limit, if it was met, or what is used now
-            was_full = read_key(f"{self.directory}/memory.events", "oom")
-            return read_int(f"{self.directory}/memory.{'max' if was_full else 'current'}")
+        except FileNotFoundError:  # kernels before 5.19
+            return read_int(f"{self.directory}/memory.current")
 
     def oom_kills(self) -> int:
         return read_key(f"{self.directory}/memory.events", "oom_kill")
+
+    def has_met_its_limit(self) -> bool:
+        return read_key(f"{self.directory}/memory.events", "oom") > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +149,11 @@ class CgroupV1:
 
     def oom_kills(self) -> int:
         return read_key(f"{self.memory}/memory.oom_control", "oom_kill")
+
+    def has_met_its_limit(self) -> bool:
+        # `failcnt` stays 0 at the limit with some kernels (6.18). What is asked for last is charged page by page, but for
+        # the kernel's own pages, a few at once.
+        return self.memory_peak_bytes() + NEAR_BYTES >= read_int(f"{self.memory}/memory.limit_in_bytes")
 
 
 class Cgroups:

@@ -250,7 +250,7 @@ class HeldContainer(ABC):
         if self._reason is EndReason.CANCELLED and report is None:
             return EndReason.CANCELLED
         if self._group.oom_kills():
-            return EndReason.OUT_OF_MEMORY
+            return EndReason.OUT_OF_MEMORY if self._group.has_met_its_limit() else EndReason.NO_MEMORY_LEFT
         if self._stdio.result.is_too_large:
             return EndReason.RESULT_TOO_LARGE
         return EndReason.EXITED if report is not None or self._reason is None else self._reason

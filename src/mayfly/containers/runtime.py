@@ -74,6 +74,9 @@ class EndReason(enum.Enum):
     EXITED = "exited"  # by itself, whatever its exit code
     TIMED_OUT = "timed-out"  # killed at its deadline
     OUT_OF_MEMORY = "out-of-memory"  # the kernel killed a process of it at its memory limit
+    NO_MEMORY_LEFT = (
+        "no-memory-left"  # the same below its limit: at the worker's, which all its calls share, or the machine's
+    )
     RESULT_TOO_LARGE = "result-too-large"  # killed when stdout exceeded RESULT_MAX_BYTES
     CANCELLED = "cancelled"  # killed by `kill()`
 

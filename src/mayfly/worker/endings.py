@@ -20,10 +20,7 @@ from mayfly.domain.errors import (
     TimedOut,
     WorkerLost,
 )
-from mayfly.domain.limits import MIB, RESULT_MAX_BYTES, Limits
-
-AT_ITS_LIMIT = 0.95
-"""Of its memory limit: a function that the kernel ended with at least that much met its own. See tests/contract."""
+from mayfly.domain.limits import RESULT_MAX_BYTES, Limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +45,11 @@ NOT_STARTED: dict[CancelledBy, str] = {
     "owner": "The activation was cancelled before its command was started.",
     "operator": "The activation was ended by an operator of this installation before its command was started.",
 }
+LACK_OF_MEMORY = {
+    EndReason.OUT_OF_MEMORY: "The function needed more than its {} MiB of memory and was ended.",
+    EndReason.NO_MEMORY_LEFT: "The function was ended for lack of memory when it had less than its {} MiB: its worker, "
+    "or the machine, had no more to give.",
+}
 
 
 def verdict_of(ending: Ending, limits: Limits, *, allowed_s: float, cancelled_by: CancelledBy | None = None) -> Verdict:
@@ -59,8 +61,8 @@ def verdict_of(ending: Ending, limits: Limits, *, allowed_s: float, cancelled_by
         case EndReason.TIMED_OUT:
             detail = f"The call's {allowed_s:.4g} s were over while the function ran, and it was ended."
             return Verdict(state=State.TIMED_OUT, code=TimedOut.code, detail=detail, clock="run")
-        case EndReason.OUT_OF_MEMORY:
-            return _failed(OutOfMemory, _why_no_memory(ending.memory_peak_bytes, limits))
+        case EndReason.OUT_OF_MEMORY | EndReason.NO_MEMORY_LEFT:
+            return _failed(OutOfMemory, LACK_OF_MEMORY[ending.reason].format(limits.memory_mib))
         case EndReason.RESULT_TOO_LARGE:
             return _failed(
                 ResultTooLarge, f"The function wrote more than {RESULT_MAX_BYTES} bytes to stdout and was ended."
@@ -91,16 +93,6 @@ def _signal(ending: Ending) -> str:
         return f", as after signal {number} ({signal.Signals(number).name})"
     except ValueError:
         return ""
-
-
-def _why_no_memory(peak_bytes: int, limits: Limits) -> str:
-    """One that was far below its own limit met another: its worker's, which its neighbours share, or the machine's."""
-    if peak_bytes >= AT_ITS_LIMIT * limits.memory_mib * MIB:
-        return f"The function needed more than its {limits.memory_mib} MiB of memory and was ended."
-    return (
-        f"The function was ended for lack of memory when it had less than its {limits.memory_mib} MiB: its worker, or "
-        "the machine, had no more to give."
-    )
 
 
 def verdict_of_failure(error: RuntimeFailed, *, cancelled_by: CancelledBy | None = None) -> Verdict:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mayfly.containers import cgroups
-from mayfly.containers.cgroups import Cgroups, CgroupV1, CgroupV2, hierarchies_v1, unified_mount
+from mayfly.containers.cgroups import NEAR_BYTES, Cgroups, CgroupV1, CgroupV2, hierarchies_v1, unified_mount
 from mayfly.containers.mounts import Mount, mounts
 from mayfly.domain.errors import RuntimeFailed
 from mayfly.domain.limits import Limits
@@ -150,15 +150,15 @@ def test_a_users_group_is_kept_while_it_has_containers(tmp_path: Path) -> None:
 
 
 def test_counters_of_version_2(tmp_path: Path) -> None:
-    """Cpu, peak (before Linux 5.19 the limit, if it was met, or what is used now), and kills."""
+    """Cpu, peak (or what is used now, before Linux 5.19), and kills."""
     (tmp_path / "cpu.stat").write_text("usage_usec 1234\nuser_usec 1000\n")
-    (tmp_path / "memory.events").write_text("low 0\noom 0\noom_kill 1\n")
+    (tmp_path / "memory.events").write_text("low 0\noom 2\noom_kill 1\n")
     (tmp_path / "memory.current").write_text("77\n")
-    (tmp_path / "memory.max").write_text("88\n")
     group = CgroupV2(tmp_path)
     assert (group.cpu_us(), group.memory_peak_bytes(), group.oom_kills()) == (1234, 77, 1)
-    (tmp_path / "memory.events").write_text("low 0\noom 2\noom_kill 1\n")
-    assert group.memory_peak_bytes() == 88
+    assert group.has_met_its_limit()
+    (tmp_path / "memory.events").write_text("low 0\noom 0\noom_kill 1\n")
+    assert not group.has_met_its_limit()
     (tmp_path / "memory.peak").write_text("99\n")
     assert group.memory_peak_bytes() == 99
 
@@ -170,6 +170,9 @@ def test_counters_of_version_1(tmp_path: Path) -> None:
     (tmp_path / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
     group = CgroupV1(memory=tmp_path, pids=tmp_path, cpu=tmp_path, cpuacct=tmp_path)
     assert (group.cpu_us(), group.memory_peak_bytes(), group.oom_kills()) == (1234, 99, 3)
+    for limit, has_met_it in ((99 + NEAR_BYTES, True), (100 + NEAR_BYTES, False)):
+        (tmp_path / "memory.limit_in_bytes").write_text(f"{limit}\n")
+        assert group.has_met_its_limit() == has_met_it
 
 
 def test_own_leaf_is_beside_the_functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,7 @@ def test_exit_code_0_with_text_is_a_result() -> None:
         (an_ending(stdout="\ud800".encode(errors="surrogatepass")), State.FAILED, "result-not-text", None, "yes"),
         (an_ending(reason=EndReason.RESULT_TOO_LARGE, exit_code=None), State.FAILED, "result-too-large", None, "yes"),
         (an_ending(reason=EndReason.OUT_OF_MEMORY, exit_code=137), State.FAILED, "out-of-memory", None, "yes"),
+        (an_ending(reason=EndReason.NO_MEMORY_LEFT, exit_code=None), State.FAILED, "out-of-memory", None, "yes"),
         (an_ending(reason=EndReason.TIMED_OUT, exit_code=None), State.TIMED_OUT, "timed-out", "run", "yes"),
         (an_ending(reason=EndReason.CANCELLED, exit_code=None), State.WORKER_LOST, "worker-lost", None, "unknown"),
     ],
@@ -59,28 +60,6 @@ def test_each_ending_has_its_own_code(ending: Ending, state: State, code: str, c
     assert (verdict.state, verdict.code, verdict.clock, verdict.ran) == (state, code, clock, ran)
     assert verdict.result is None
     assert verdict.detail
-
-
-@pytest.mark.F11
-@pytest.mark.parametrize(
-    ("peak_mib", "detail"),
-    [
-        (128, "The function needed more than its 128 MiB of memory and was ended."),
-        (127, "The function needed more than its 128 MiB of memory and was ended."),
-        (
-            118,
-            "The function was ended for lack of memory when it had less than its 128 MiB: its worker, or the machine, "
-            "had no more to give.",
-        ),
-    ],
-)
-def test_lack_of_memory_is_told_from_a_limit(peak_mib: int, detail: str) -> None:
-    """A function that was killed far below its limit is not blamed for it."""
-    ending = an_ending(reason=EndReason.OUT_OF_MEMORY, exit_code=None, memory_peak_bytes=peak_mib * 2**20)
-
-    verdict = verdict_of(ending, Limits(memory_mib=128), allowed_s=30.0)
-
-    assert (verdict.code, verdict.detail) == ("out-of-memory", detail)
 
 
 @pytest.mark.parametrize(

@@ -341,10 +341,7 @@ class DockerContainer:
             stderr=self._tail.content(),
             stderr_truncated=self._tail.is_truncated,
             cpu_us=words.cpu_us if words else 0,
-            # Before Linux 5.19 the init's word is its largest process's only: no proof that the limit was not met.
-            memory_peak_bytes=(
-                words.memory_peak_bytes if words and not is_out_of_memory else self._spec.limits.memory_bytes
-            ),
+            memory_peak_bytes=words.memory_peak_bytes if words else self._spec.limits.memory_bytes,
             start_s=max(0.0, min(first, ended_at) - started_at),
             run_s=ended_at - started_at,
         )
