@@ -151,8 +151,8 @@ class CgroupV1:
         return read_key(f"{self.memory}/memory.oom_control", "oom_kill")
 
     def has_met_its_limit(self) -> bool:
-        # `failcnt` stays 0 at the limit with some kernels (6.18). What is asked for last is charged page by page, but for
-        # the kernel's own pages, a few at once.
+        # `failcnt` stays 0 at the limit with some kernels (6.18). What is asked for last is charged page by page,
+        # but for the kernel's own pages, a few at once.
         return self.memory_peak_bytes() + NEAR_BYTES >= read_int(f"{self.memory}/memory.limit_in_bytes")
 
 
